@@ -1,0 +1,280 @@
+"""The schema of the `rcpsp` family: resource-constrained projects and shops, and their schedules.
+
+Times are integers in ``time_unit``; intervals are half-open ``[start, end)``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from cpsched.errors import ProblemError
+from cpsched.problem import Count, Name, ProblemBase, Record, Whole
+
+#: Objectives of the family, by their contract names; all are minimised.
+OBJECTIVES = (
+    "makespan",
+    "weighted_tardiness",
+    "late_tasks",
+    "weighted_flow_time",
+    "max_lateness",
+    "earliness_tardiness",
+    "setup_cost",
+    "resource_cost",
+    "resource_levelling",
+)
+ObjectiveName = Literal[
+    "makespan",
+    "weighted_tardiness",
+    "late_tasks",
+    "weighted_flow_time",
+    "max_lateness",
+    "earliness_tardiness",
+    "setup_cost",
+    "resource_cost",
+    "resource_levelling",
+]
+
+
+class CapacityChange(Record):
+    """Another capacity of a renewable resource during ``[start, end)``; 0 is a break."""
+
+    start: Count
+    end: Count
+    capacity: Count = 0
+
+    @model_validator(mode="after")
+    def _forward(self) -> CapacityChange:
+        if self.end <= self.start:
+            raise ProblemError(
+                "a capacity change must end after it starts",
+                place="capacity_changes",
+                value=(self.start, self.end),
+                remedy="Swap or correct start and end.",
+            )
+        return self
+
+
+class Resource(Record):
+    """A resource of one of three types.
+
+    A *renewable* resource has ``capacity`` units at every time (less during
+    ``capacity_changes``). A *nonrenewable* one has ``capacity`` units for the whole project. A
+    *reservoir* has a level that starts at ``initial``, is changed by the ``events`` of tasks, and
+    stays within ``[minimum, maximum]`` at every time after all events of that time.
+
+    ``unit_cost`` is the price of one unit: per time unit of use when renewable, per unit consumed
+    when nonrenewable.
+    """
+
+    name: Name
+    type: Literal["renewable", "nonrenewable", "reservoir"] = "renewable"
+    capacity: Count = 1
+    capacity_changes: tuple[CapacityChange, ...] = ()
+    initial: Whole = 0
+    minimum: Whole = 0
+    maximum: Whole | None = None
+    unit_cost: Count = 0
+
+
+class Mode(Record):
+    """One way to execute a task: how long it takes and what it needs.
+
+    ``demands`` maps renewable resources to units held during execution and nonrenewable ones to
+    units consumed. A flexible shop has one mode per eligible machine.
+    """
+
+    duration: Count
+    demands: dict[Name, Count] = Field(default_factory=dict)
+    cost: Count = 0
+
+
+class ReservoirEvent(Record):
+    """A task changes a reservoir's level by ``amount`` at its start or its end."""
+
+    resource: Name
+    amount: Whole
+    at: Literal["start", "end"] = "end"
+
+
+class Task(Record):
+    """A task, executed without interruption in exactly one of its modes.
+
+    ``release`` and ``deadline`` are hard (start not before, end not after), ``due`` is soft.
+    ``weight`` multiplies tardiness and flow time, ``earliness_weight`` earliness. An *optional*
+    task may be left out. A *pausable* task may pause while a renewable resource it needs is on a
+    break (capacity 0): it keeps its resources, its end moves back by the breaks inside, and it
+    neither starts nor ends inside one.
+    """
+
+    id: Name
+    modes: Annotated[tuple[Mode, ...], Field(min_length=1)]
+    release: Count = 0
+    deadline: Count | None = None
+    due: Count | None = None
+    weight: Count = 1
+    earliness_weight: Count = 0
+    optional: bool = False
+    pausable: bool = False
+    events: tuple[ReservoirEvent, ...] = ()
+
+
+class Precedence(Record):
+    """A generalized precedence between two tasks.
+
+    With ``type`` "end-start": ``min_lag <= start(after) - end(before) <= max_lag``; the other
+    types take the named ends (first of ``before``, second of ``after``). Lags may be negative; a
+    null one does not bind. It holds when both tasks are present.
+    """
+
+    before: Name
+    after: Name
+    type: Literal["end-start", "start-start", "end-end", "start-end"] = "end-start"
+    min_lag: Whole | None = 0
+    max_lag: Whole | None = None
+
+
+class Disjunctive(Record):
+    """A group of tasks of which no two may overlap in time."""
+
+    tasks: Annotated[tuple[Name, ...], Field(min_length=2)]
+    name: str = ""
+
+
+class Selection(Record):
+    """Which optional tasks of a group are present.
+
+    ``exactly_one``, ``at_least_one``, ``all_or_none`` of ``tasks``; ``implication``: when the
+    first is present, so are the others. With ``condition`` it binds only when that task is present.
+    """
+
+    type: Literal["exactly_one", "at_least_one", "all_or_none", "implication"]
+    tasks: Annotated[tuple[Name, ...], Field(min_length=1)]
+    condition: Name | None = None
+
+
+class Calendar(Record):
+    """Dates for time 0 and for breaks: how integers in a schedule become dates.
+
+    ``start`` is the date (ISO 8601) of time 0 and one time unit is ``unit``. Outside ``weekdays``
+    (0 = Monday), outside ``hours`` (with units below a day) and on ``holidays`` nobody works: those
+    times are breaks of the resources listed (all renewable ones when empty).
+    """
+
+    start: str
+    unit: Literal["minute", "hour", "day"] = "day"
+    weekdays: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6)
+    hours: tuple[int, int] = (0, 24)
+    holidays: tuple[str, ...] = ()
+    resources: tuple[Name, ...] = ()
+    length: Count = 3660
+
+
+class RcpspProblem(ProblemBase):
+    """A resource-constrained project scheduling problem.
+
+    Raises
+    ------
+    ProblemError
+        For duplicate ids, unknown names, reservoirs used as demands, and the like. A problem that
+        is well formed but has no schedule is not an error; `cpsched.solve` reports it.
+    """
+
+    kind: Literal["rcpsp"] = "rcpsp"
+    tasks: tuple[Task, ...]
+    resources: tuple[Resource, ...] = ()
+    precedences: tuple[Precedence, ...] = ()
+    disjunctive: tuple[Disjunctive, ...] = ()
+    selections: tuple[Selection, ...] = ()
+    objectives: tuple[ObjectiveName, ...] = ("makespan",)
+    horizon: Count | None = None
+    time_unit: str = ""
+    calendar: Calendar | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RcpspProblem:
+        ids = _unique([t.id for t in self.tasks], "tasks", "id")
+        types = {r.name: r.type for r in self.resources}
+        _unique([r.name for r in self.resources], "resources", "name")
+        for i, task in enumerate(self.tasks):
+            for m, mode in enumerate(task.modes):
+                for name in mode.demands:
+                    place = f"tasks.{i}.modes.{m}.demands"
+                    _known(name, types, place, "resource")
+                    if types[name] == "reservoir":
+                        raise ProblemError(
+                            "a reservoir is changed by events, not by demands",
+                            place=place,
+                            value=name,
+                            remedy="Move it to the task's 'events'.",
+                        )
+            for e, event in enumerate(task.events):
+                place = f"tasks.{i}.events.{e}.resource"
+                _known(event.resource, types, place, "resource")
+                if types[event.resource] != "reservoir":
+                    raise ProblemError(
+                        "only a reservoir can have events",
+                        place=place,
+                        value=event.resource,
+                        remedy="Set the resource's type to 'reservoir', or use 'demands'.",
+                    )
+        for i, p in enumerate(self.precedences):
+            _known(p.before, ids, f"precedences.{i}.before", "task")
+            _known(p.after, ids, f"precedences.{i}.after", "task")
+        for i, group in enumerate(self.disjunctive):
+            for name in _unique(list(group.tasks), f"disjunctive.{i}.tasks", ""):
+                _known(name, ids, f"disjunctive.{i}.tasks", "task")
+        for i, selection in enumerate(self.selections):
+            names = [*selection.tasks, *([selection.condition] if selection.condition else [])]
+            for name in names:
+                _known(name, ids, f"selections.{i}", "task")
+        if len(set(self.objectives)) != len(self.objectives):
+            raise ProblemError(
+                "objectives must not repeat",
+                place="objectives",
+                value=self.objectives,
+                remedy="Name each once.",
+            )
+        return self
+
+
+class ScheduledTask(Record):
+    """One executed task: ``resources`` are the renewable ones it holds."""
+
+    task: Name
+    mode: int = 0
+    start: int
+    end: int
+    resources: tuple[str, ...] = ()
+
+
+class RcpspSchedule(Record):
+    """Start, end and mode of every present task; absent optional tasks are not listed."""
+
+    tasks: tuple[ScheduledTask, ...]
+    makespan: int = 0
+
+
+def _unique(names: list[str], place: str, field: str) -> dict[str, int]:
+    index: dict[str, int] = {}
+    for i, name in enumerate(names):
+        if name in index:
+            raise ProblemError(
+                "names must be unique",
+                place=f"{place}.{i}.{field}".rstrip("."),
+                value=name,
+                remedy=f"Rename one of the two (positions {index[name]} and {i}).",
+            )
+        index[name] = i
+    return index
+
+
+def _known(name: str, known: dict[str, int] | dict[str, str], place: str, what: str) -> None:
+    if name not in known:
+        raise ProblemError(
+            f"the {what} must exist",
+            place=place,
+            value=name,
+            remedy=f"Add it, or correct the {what}.",
+        )
