@@ -220,7 +220,7 @@ def objectives_of_form(form: str) -> tuple[str, ...]:
     """Names of the objectives that a form of the problem has."""
     return {
         "allocation": ("height",),
-        "mapping": ("execution_time", "height"),
+        "mapping": ("execution_time",),
         "ordering": ("peak_memory", "height", "execution_time"),
     }[form]
 
