@@ -5,6 +5,7 @@ Times are integers in ``time_unit``; intervals are half-open ``[start, end)``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -270,7 +271,7 @@ def _unique(names: list[str], place: str, field: str) -> dict[str, int]:
     return index
 
 
-def _known(name: str, known: dict[str, int] | dict[str, str], place: str, what: str) -> None:
+def _known(name: str, known: Mapping[str, object], place: str, what: str) -> None:
     if name not in known:
         raise ProblemError(
             f"the {what} must exist",
