@@ -142,8 +142,7 @@ def summary(result: Result) -> str:
     ]
     if result.message:
         lines.append(f"  {result.message}")
-    for bound in result.bounds:
-        lines.append(f"  bound {show(bound.value)} on {bound.objective} by {bound.argument}")
+    lines += [f"  bound {show(b.value)} on {b.objective} by {b.argument}" for b in result.bounds]
     return "\n".join(lines)
 
 

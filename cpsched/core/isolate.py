@@ -1,4 +1,4 @@
-"""Search in a warm worker process, so that a native crash or exhausted memory costs the host nothing.
+"""Search in a warm worker process: a native crash or exhausted memory costs the host nothing.
 
 The host keeps the incumbent: the worker only reports schedules and bounds, which enter the run
 through the same checks as any other. A worker that dies loses its last unreported improvement.
