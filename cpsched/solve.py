@@ -131,7 +131,12 @@ def _pipeline(run: Run, hint: Any, isolation: str) -> None:
     _step(run, "bounds", lambda: family.bounds(prepared, run))
     if run.done():
         return
-    if isolation == "process":
+    if run.executor is not None:
+        from cpsched.many import search_over
+
+        executor = run.executor
+        _step(run, "search over the executor", lambda: search_over(run, executor, run.workers))
+    elif isolation == "process":
         from cpsched.core.isolate import search_isolated
 
         _step(run, "isolated search", lambda: search_isolated(run))

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from cpsched.cli import files, inspecting, solving
+from cpsched.cli import batch, files, inspecting, solving
 from cpsched.errors import CpschedError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 solving.register(app)
 inspecting.register(app)
 files.register(app)
+batch.register(app)
 
 
 @app.callback(invoke_without_command=True)
