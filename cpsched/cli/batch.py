@@ -41,7 +41,7 @@ def solve_batch(
         str | None, typer.Option(metavar="ADDRESS", help="Scheduler of a Dask cluster to use.")
     ] = None,
 ) -> None:
-    """Solve every problem of a folder; results that exist already are kept, so it can be resumed."""
+    """Solve every problem of a folder; existing results are kept, so it can be resumed."""
     if not folder.is_dir():
         raise ProblemError("a folder is expected", file=str(folder), remedy="Name a folder.")
     results = output or folder / "results"
