@@ -165,11 +165,10 @@ class Result:
     validation: Report
     wall_time: float
     problem_name: str
-    problem_sha256: str
     environment: dict[str, Any]
     message: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
-    problem: Any = field(default=None, repr=False, compare=False)
+    problem: Any = field(repr=False, compare=False, kw_only=True)
 
     def __getattr__(self, name: str) -> Any:
         extra = self.__dict__.get("extra", {})
@@ -182,7 +181,7 @@ class Result:
         out: dict[str, Any] = {
             "schema_version": "1",
             "kind": self.kind,
-            "problem": {"name": self.problem_name, "sha256": self.problem_sha256},
+            "problem": {"name": self.problem_name, "sha256": self.problem.sha256()},
             "status": self.status.value,
             "stop_reason": self.stop_reason.value,
             "objective": self.objective,
@@ -235,7 +234,6 @@ class Result:
             ),
             wall_time=data["wall_time"],
             problem_name=data["problem"]["name"],
-            problem_sha256=data["problem"]["sha256"],
             environment=data["environment"],
             message=data.get("message", ""),
             extra={key: value for key, value in data.items() if key not in known},

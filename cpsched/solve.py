@@ -199,7 +199,6 @@ def result_of(run: Run) -> Result:
         validation=Report(incumbent is not None),
         wall_time=run.clock.elapsed(),
         problem_name=run.problem.name,
-        problem_sha256=run.problem.sha256(),
         environment=environment(run),
         message=message,
         problem=run.problem,
@@ -208,8 +207,10 @@ def result_of(run: Run) -> Result:
 
 def environment(run: Run) -> dict[str, Any]:
     """Versions and settings that a result depends on."""
+    import cpsched
+
     out: dict[str, Any] = {
-        "cpsched": importlib.metadata.version("cpsched"),
+        "cpsched": cpsched.__version__,
         "ortools": importlib.metadata.version("ortools"),
         "workers": run.workers,
         "seed": run.seed,

@@ -50,9 +50,9 @@ def test_python_examples(workplace, bodies):
 def test_shell_examples(workplace, bodies):
     """The cpsched commands of a page's shell blocks run and do not fail."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    program = rf"\g<1>{shlex.quote(sys.executable)} -m cpsched "
     for command in (line for body in bodies for line in commands(body)):
-        program = f"{shlex.quote(sys.executable)} -m cpsched "
-        shown = re.sub(r"(^|\|\s*)cpsched ", lambda m: m.group(1) + program, command)
+        shown = re.sub(r"(^|\|\s*)cpsched ", program, command)
         done = subprocess.run(
             ["bash", "-o", "pipefail", "-c", shown],
             env=environment,
