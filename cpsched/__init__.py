@@ -14,6 +14,7 @@ from cpsched.explain import explain
 from cpsched.fallback import Fallback, fallback
 from cpsched.improve import improve
 from cpsched.many import solve_many
+from cpsched.replan import Event, replan
 from cpsched.result import Bound, Incumbent, Result, Status, StopReason
 from cpsched.solve import solve
 from cpsched.validate import Report, Violation, validate
@@ -29,6 +30,7 @@ _LAZY = {"load": "problem", "loads": "problem"}
 __all__ = [
     "Bound",
     "CpschedError",
+    "Event",
     "Fallback",
     "Incumbent",
     "ModelError",
@@ -45,6 +47,7 @@ __all__ = [
     "improve",
     "load",
     "loads",
+    "replan",
     "solve",
     "solve_many",
     "validate",

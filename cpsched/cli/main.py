@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from cpsched.cli import batch, files, inspecting, solving
+from cpsched.cli import batch, files, inspecting, replanning, solving
 from cpsched.errors import CpschedError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ solving.register(app)
 inspecting.register(app)
 files.register(app)
 batch.register(app)
+replanning.register(app)
 
 
 @app.callback(invoke_without_command=True)
