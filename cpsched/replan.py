@@ -184,8 +184,8 @@ def _read_event(event: Any, index: int, now: float) -> Event:
             remedy="Move 'now', or leave the event for later.",
         )
     data = {key: value for key, value in event.items() if key not in ("after", "before", "id")}
-    links = {key: tuple(str(i) for i in event.get(key, ())) for key in ("after", "before")}
-    return Event(**data, **links, id=str(event["id"]))
+    after, before = (tuple(str(i) for i in event.get(key, ())) for key in ("after", "before"))
+    return Event(**data, id=str(event["id"]), after=after, before=before)
 
 
 def replan(
@@ -238,7 +238,9 @@ def replan(
             f"problems of kind {problem.kind} cannot be replanned", remedy="Solve the rest anew."
         )
     revision = chosen.revise(problem, given, now, listed, stability)
-    result = _solve(revision.problem, revision.hint, clock, settings)
+    # Time is kept for giving up promises in case they cannot all hold.
+    share = 0.5 if revision.promises else 1.0
+    result = _solve(revision.problem, revision.hint, clock, settings, share)
     broken: list[dict[str, Any]] = []
     if result.schedule is None and revision.promises:
         result, broken = _give_up_promises(chosen, revision, clock, settings, result)
