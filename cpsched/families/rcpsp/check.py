@@ -92,7 +92,7 @@ class _Checker:
                 self.done[name] = done
                 mode = self.mode(done)
                 held = {r for r in _held(mode) if r in self.renewable}
-                if done.resources and set(done.resources) != held:
+                if done.resources and mode.duration and set(done.resources) != held:
                     message = (
                         f"task {name!r} in mode {done.mode} holds {_list(held)}, the schedule says "
                         f"{_list(done.resources)}"

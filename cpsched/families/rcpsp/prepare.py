@@ -67,7 +67,7 @@ class Instance:
         is absent from every schedule.
     duration : (M,)
     demand : (M, R)
-        Units of renewable resources.
+        Units of renewable resources; 0 for modes without a duration.
     consumption : (M, K)
         Units of nonrenewable resources.
     capacity : (R,)
@@ -195,6 +195,7 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
         rows, columns, amounts = np.array(cells, np.int64).T
         units[rows, columns] = amounts
     demand = np.ascontiguousarray(units[:, : len(renewable)])
+    demand[duration == 0] = 0  # what takes no time holds nothing
     consumption = np.ascontiguousarray(units[:, len(renewable) :])
     run.clock.check()
 

@@ -74,6 +74,8 @@ def breaks_of(names: Iterable[str], profiles: dict[str, list[Piece]]) -> list[Sp
 def end_after(start: int, duration: int, breaks: Sequence[Span]) -> int:
     """When work of ``duration`` that starts at ``start`` and rests in ``breaks`` ends."""
     end = start + duration
+    if not duration:
+        return end
     for left, right in breaks:
         if right <= start:
             continue
