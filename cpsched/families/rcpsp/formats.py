@@ -1,0 +1,78 @@
+"""The file formats of the `rcpsp` family: what `cpsched.load` reads and ``convert`` writes."""
+
+from __future__ import annotations
+
+from cpsched.families import Format
+from cpsched.families.rcpsp import formats_psplib, formats_rcp, formats_shop
+
+FORMATS: tuple[Format, ...] = (
+    Format(
+        name="psplib",
+        kind="rcpsp",
+        description="PSPLIB projects: .sm (one mode), .mm (several modes); MMLIB",
+        detection="'PRECEDENCE RELATIONS' in the text, else extension .sm or .mm",
+        detect=formats_psplib.detect,
+        read=formats_psplib.read,
+    ),
+    Format(
+        name="rcpsp-cpr",
+        kind="rcpsp",
+        description="RCPSP with consumption and production (reservoirs), .rcp",
+        detection="extension .rcp and three numbers in the first line",
+        detect=formats_rcp.detect_cpr,
+        read=formats_rcp.read_cpr,
+    ),
+    Format(
+        name="patterson",
+        kind="rcpsp",
+        description="Patterson projects, .rcp (also RG300, RG30, ...)",
+        detection="extension .rcp",
+        detect=formats_rcp.detect_patterson,
+        read=formats_rcp.read_patterson,
+    ),
+    Format(
+        name="rcpsp-max",
+        kind="rcpsp",
+        description="RCPSP/max projects with minimum and maximum time lags, .sch",
+        detection="extension .sch, in any case",
+        detect=formats_rcp.detect_max,
+        read=formats_rcp.read_max,
+    ),
+    Format(
+        name="fjsplib",
+        kind="rcpsp",
+        description="flexible job shop, .fjs",
+        detection="extension .fjs",
+        detect=formats_shop.detect_fjsplib,
+        read=formats_shop.read_fjsplib,
+    ),
+    Format(
+        name="wt",
+        kind="rcpsp",
+        description="OR-Library weighted tardiness on one machine: wt40, wt50, wt100",
+        detection="a name like wt40 or wt40.txt",
+        detect=formats_shop.detect_wt,
+        read=formats_shop.read_wt,
+        options={
+            "index": "which instance of the file, from 0 (default 0)",
+            "tasks": "tasks per instance (default: the number in the file's name)",
+        },
+    ),
+    Format(
+        name="jsplib",
+        kind="rcpsp",
+        description="job shop as text: jobs, machines, then a line of pairs per job",
+        detection="a line 'jobs machines', then a line of that many pairs",
+        detect=formats_shop.detect_jsplib,
+        read=formats_shop.read_jsplib,
+        options={"ragged": "true: jobs may differ in their number of operations"},
+    ),
+    Format(
+        name="openshop",
+        kind="rcpsp",
+        description="open shop as text: jobs, machines, then a line of durations per job",
+        detection="never; name it with --format openshop",
+        detect=lambda file, head: False,
+        read=formats_shop.read_openshop,
+    ),
+)
