@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cpsched.core.run import Run
     from cpsched.plot.figure import Figure
     from cpsched.problem import ProblemBase, Record
+    from cpsched.replan import Event, Revision
     from cpsched.result import Bound, Number, Objective, Values
     from cpsched.validate import Violation
 
@@ -119,6 +120,9 @@ class Family(Generic[P, S, I]):
         A schedule as ``{item: {field: value}}``, for diffs.
     draw
         The picture of a schedule.
+    revise
+        ``revise(problem, schedule, now, events, stability)``: the problem from now on, for
+        `cpsched.replan`; None where a kind cannot be replanned.
     """
 
     kind: str
@@ -138,6 +142,7 @@ class Family(Generic[P, S, I]):
     restrict: Callable[[P, frozenset[str]], P]
     items: Callable[[S], dict[str, dict[str, Any]]]
     draw: Callable[[P, S], Figure]
+    revise: Callable[[P, S, float, Sequence[Event], int], Revision] | None = None
     formats: tuple[Format, ...] = ()
     writers: tuple[Writer, ...] = ()
     generators: tuple[Generator, ...] = ()
