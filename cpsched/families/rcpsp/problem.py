@@ -251,10 +251,13 @@ class ScheduledTask(Record):
 
 
 class RcpspSchedule(Record):
-    """Start, end and mode of every present task; absent optional tasks are not listed."""
+    """Start, end and mode of every present task; absent optional tasks are not listed.
+
+    ``makespan`` is checked when given.
+    """
 
     tasks: tuple[ScheduledTask, ...]
-    makespan: int = 0
+    makespan: int | None = None
 
 
 def _unique(names: list[str], place: str, field: str) -> dict[str, int]:
