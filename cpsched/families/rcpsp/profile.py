@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import heapq
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from cpsched.errors import ProblemError
 from cpsched.families.rcpsp.problem import Calendar, RcpspProblem
@@ -74,6 +74,8 @@ def breaks_of(names: Iterable[str], profiles: dict[str, list[Piece]]) -> list[Sp
 def end_after(start: int, duration: int, breaks: Sequence[Span]) -> int:
     """When work of ``duration`` that starts at ``start`` and rests in ``breaks`` ends."""
     end = start + duration
+    if not duration:
+        return end
     for left, right in breaks:
         if right <= start:
             continue
@@ -81,6 +83,39 @@ def end_after(start: int, duration: int, breaks: Sequence[Span]) -> int:
             break
         end += right - max(left, start)
     return end
+
+
+def rests_by_start(
+    duration: int, breaks: Sequence[Span], low: int, high: int
+) -> Iterator[tuple[int, int, int]]:
+    """How long work that may rest in breaks rests, by its start.
+
+    Yields
+    ------
+    tuple
+        ``(first, last, rest)``: started in ``first .. last``, both included and outside breaks,
+        work of ``duration`` (at least 1) rests that long. Starts from ``low`` to ``high`` are
+        covered.
+    """
+    begins = [low, *(end for _, end in breaks)]
+    for k, begin in enumerate(begins):
+        first = max(begin, low)
+        stop = breaks[k][0] if k < len(breaks) else high + 1
+        final = min(stop - 1, high)
+        # Work that fits behind the breaks crossed so far, and the rest in them.
+        room, rest, crossed = 0, 0, k
+        while first <= final:
+            last = final
+            if crossed < len(breaks):
+                last = min(final, stop + room - duration)
+            if last >= first:
+                yield first, last, rest
+                first = last + 1
+            if crossed < len(breaks):
+                rest += breaks[crossed][1] - breaks[crossed][0]
+                if crossed + 1 < len(breaks):
+                    room += breaks[crossed + 1][0] - breaks[crossed][1]
+                crossed += 1
 
 
 def calendar_breaks(calendar: Calendar) -> list[Span]:

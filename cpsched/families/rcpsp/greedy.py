@@ -1,0 +1,107 @@
+"""First schedules within milliseconds: priority rules, justification, constructive repair."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpsched.core import jit
+from cpsched.families.rcpsp import kernels
+from cpsched.families.rcpsp.arrays import LARGE, Kit, kit_of, schedule_of
+from cpsched.families.rcpsp.modes import first_modes
+
+if TYPE_CHECKING:
+    from cpsched.core.run import Run
+    from cpsched.families.rcpsp.prepare import Instance
+    from cpsched.families.rcpsp.problem import RcpspSchedule
+
+IntArray = NDArray[np.int64]
+
+
+def greedy(instance: Instance, run: Run) -> None:
+    """Offer a schedule as soon as there is one, then better ones while they cost little."""
+    if instance.n == 0:
+        return
+    jit.ready()
+    kit = kit_of(instance)
+    if kit is None:
+        return
+    mode = first_modes(instance, run)
+    start = kit.by_rank(priority(instance, "lft"), mode, run.clock.expired)
+    if start is None:
+        return
+    run.offer(lambda: schedule_of(instance, start, mode), "greedy:parallel-sgs")
+    if run.done():
+        return
+    improve(instance, kit, run, start, mode, "greedy:justification")
+    for rule in ("lst", "resources") if instance.n <= LARGE else ():
+        rank = priority(instance, rule)
+        for scheme in ("parallel", "serial"):
+            if run.done() or run.clock.elapsed() > 0.2 * run.clock.limit:
+                return
+            if scheme == "parallel":
+                found = kit.by_rank(rank, mode, run.clock.expired)
+                if found is None:
+                    return
+            else:
+                found = kit.serial(kit.list_by(rank), mode)
+            improve(instance, kit, run, found, mode, f"greedy:{scheme}-sgs")
+
+
+def priority(instance: Instance, rule: str) -> IntArray:
+    """Rank of each task, (n,), smallest first: a permutation.
+
+    ``lst``, ``lft``: latest start or finish first; ``resources``: latest finish, weighed with the
+    share of the capacities that a task takes.
+    """
+    shortest = instance.duration[instance.mode_start[:-1]]
+    if rule == "lst":
+        key = -instance.tail.astype(float)
+    else:
+        key = (shortest - instance.tail).astype(float)
+    if rule == "resources":
+        load = (instance.demand / np.maximum(1, instance.capacity)).max(axis=1, initial=0.0)
+        per_task = load[instance.mode_start[:-1]] * shortest
+        key -= 2.0 * per_task
+    rank = np.empty(instance.n, np.int64)
+    rank[np.lexsort((instance.head, key))] = np.arange(instance.n)
+    return rank
+
+
+def improve(
+    instance: Instance, kit: Kit, run: Run, start: IntArray, mode: IntArray, source: str
+) -> None:
+    """Justify a schedule until that no longer helps, and offer the result."""
+    run.clock.spend(1e-6 * kit.n)
+    if kit.n > LARGE and not jit.ready():
+        return
+    start, mode = kit.improve(start, mode, run.clock.expired)
+    run.offer(lambda: schedule_of(instance, start, mode), source)
+
+
+def repair(instance: Instance, run: Run, schedule: RcpspSchedule) -> None:
+    """Offer schedules near a partial or invalid one: its order and modes, made feasible."""
+    kit = kit_of(instance)
+    if kit is None:
+        return
+    index = {name: i for i, name in enumerate(instance.ids)}
+    key = np.where(instance.head < 2**59, instance.head, 0).astype(float)
+    mode = first_modes(instance, run)
+    for one in schedule.tasks:
+        i = index.get(one.task)
+        if i is None:
+            continue
+        key[i] = one.start
+        count = int(instance.mode_start[i + 1] - instance.mode_start[i])
+        if 0 <= one.mode < count and instance.mode_usable[instance.mode_start[i] + one.mode]:
+            mode[i] = instance.mode_start[i] + one.mode
+    used = np.zeros(len(kit.net.budget), np.int64)
+    if kernels.excess(kit.net, mode, used) > 0:
+        mode = first_modes(instance, run)
+    rank = np.empty(instance.n, np.int64)
+    rank[np.lexsort((instance.head, key))] = np.arange(instance.n)
+    start = kit.serial(kit.list_by(rank), mode)
+    run.offer(lambda: schedule_of(instance, start, mode), "repair")
+    improve(instance, kit, run, start, mode, "repair")
