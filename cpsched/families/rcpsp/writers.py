@@ -78,7 +78,8 @@ def _expressible(
 def write_psplib(problem: RcpspProblem, schedule: RcpspSchedule | None) -> str:
     """The problem as PSPLIB ``.sm`` or ``.mm`` text.
 
-    A dummy first and last job are added where they are missing. Jobs are numbered in the order of the tasks, whose ids are not kept.
+    A dummy first and last job are added where they are missing. Jobs are numbered in the order of
+    the tasks, whose ids are not kept.
 
     Raises
     ------
