@@ -313,7 +313,7 @@ class Model:
             if sum(least) > capacity:
                 self.cp.add_no_overlap(intervals)
                 continue
-            if self.afterwards is not None:
+            if self.afterwards is not None and not fixed:
                 intervals.append(self.afterwards)
                 demands.append(capacity)
             self.cp.add_cumulative(intervals, demands, capacity)
