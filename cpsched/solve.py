@@ -131,7 +131,12 @@ def _pipeline(run: Run, hint: Any, isolation: str) -> None:
     _step(run, "bounds", lambda: family.bounds(prepared, run))
     if run.done():
         return
-    if isolation == "process":
+    if run.executor is not None:
+        from cpsched.many import search_over
+
+        executor = run.executor
+        _step(run, "search over the executor", lambda: search_over(run, executor, run.workers))
+    elif isolation == "process":
         from cpsched.core.isolate import search_isolated
 
         _step(run, "isolated search", lambda: search_isolated(run))
@@ -194,7 +199,6 @@ def result_of(run: Run) -> Result:
         validation=Report(incumbent is not None),
         wall_time=run.clock.elapsed(),
         problem_name=run.problem.name,
-        problem_sha256=run.problem.sha256(),
         environment=environment(run),
         message=message,
         problem=run.problem,
@@ -203,8 +207,10 @@ def result_of(run: Run) -> Result:
 
 def environment(run: Run) -> dict[str, Any]:
     """Versions and settings that a result depends on."""
+    import cpsched
+
     out: dict[str, Any] = {
-        "cpsched": importlib.metadata.version("cpsched"),
+        "cpsched": cpsched.__version__,
         "ortools": importlib.metadata.version("ortools"),
         "workers": run.workers,
         "seed": run.seed,

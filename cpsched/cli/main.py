@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from cpsched.cli import files, inspecting, solving
+from cpsched.cli import batch, files, inspecting, replanning, solving
 from cpsched.errors import CpschedError
 
 app = typer.Typer(
@@ -21,6 +21,8 @@ app = typer.Typer(
 solving.register(app)
 inspecting.register(app)
 files.register(app)
+batch.register(app)
+replanning.register(app)
 
 
 @app.callback(invoke_without_command=True)
@@ -38,27 +40,42 @@ def root(
 
 def entry() -> None:
     """Run the command line; every failure is one message and an exit code."""
+    code: int | str | None
     try:
         app()
+        code = 0
+    except SystemExit as leaving:
+        code = leaving.code
     except CpschedError as error:
-        fail(str(error))
+        code = complain(str(error), 2)
     except BrokenPipeError:
         # The reader of the pipe has gone: nothing is left to tell it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        code = 0
     except KeyboardInterrupt:
-        fail("interrupted", code=130)
+        code = complain("interrupted", 130)
     except Exception as error:
         if os.environ.get("CPSCHED_DEBUG"):
             raise
-        fail(
+        code = complain(
             f"internal error: {type(error).__name__}: {error}. Set CPSCHED_DEBUG=1 for the "
             "traceback, and report it.",
-            code=1,
+            1,
         )
+    leave(code if isinstance(code, int) else 0 if code is None else 2)
 
 
-def fail(message: str, code: int = 2) -> None:
-    """Print one line to stderr and exit."""
+def complain(message: str, code: int) -> int:
+    """Print one line to stderr; gives back the exit code."""
     print(f"cpsched: error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def leave(code: int) -> None:
+    """Exit; without waiting when a solver call that was given up still runs."""
+    engine = sys.modules.get("cpsched.core.engine")
+    if engine is not None and engine.running():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from cpsched.core.run import Run
-from cpsched.result import Bound
+from cpsched.many import merge
 
 logger = logging.getLogger("cpsched")
 
@@ -163,35 +163,14 @@ def search_isolated(run: Run) -> None:
                 run.error = f"the worker process died (exit {code}); the best schedule is kept"
                 logger.error("%s", run.error)
                 return
-            if _merge(run, message):
+            merge(run, message)
+            if message.get("done"):
                 worker.idle = True
                 return
     finally:
         if worker.alive():
             with _lock:
                 _idle_workers.append(worker)
-
-
-def _merge(run: Run, message: dict[str, Any]) -> bool:
-    """Take over one report; True when the search is over."""
-    if "schedule" in message:
-        run.offer(run.family.read_schedule(message["schedule"]), message["source"])
-    for data in message.get("bounds", ()):
-        given = data.get("given")
-        run.raise_bound(
-            Bound(
-                data["value"],
-                data["argument"],
-                data["objective"],
-                data.get("data", {}),
-                None if given is None else tuple(given),
-            )
-        )
-    if message.get("infeasible"):
-        run.claim_infeasible(message["infeasible"], message.get("message", ""))
-    if message.get("error"):
-        run.error = message["error"]
-    return bool(message.get("done", False))
 
 
 @atexit.register

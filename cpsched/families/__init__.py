@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from cpsched.errors import ProblemError
@@ -18,11 +19,16 @@ if TYPE_CHECKING:
     from cpsched.core.run import Run
     from cpsched.plot.figure import Figure
     from cpsched.problem import ProblemBase, Record
+    from cpsched.replan import Event, Revision
     from cpsched.result import Bound, Number, Objective, Values
     from cpsched.validate import Violation
 
 #: Every kind, in the order in which their formats are tried: module under ``cpsched.families``.
-KINDS: tuple[str, ...] = ("rcpsp", "workflow", "serving", "pods", "kernel", "memory")
+KINDS: tuple[str, ...] = tuple(
+    kind
+    for kind in ("rcpsp", "workflow", "serving", "pods", "kernel", "memory")
+    if (Path(__file__).parent / kind / "__init__.py").exists()
+)
 
 P = TypeVar("P", bound="ProblemBase")
 S = TypeVar("S", bound="Record")
@@ -119,6 +125,9 @@ class Family(Generic[P, S, I]):
         A schedule as ``{item: {field: value}}``, for diffs.
     draw
         The picture of a schedule.
+    revise
+        ``revise(problem, schedule, now, events, stability)``: the problem from now on, for
+        `cpsched.replan`; None where a kind cannot be replanned.
     """
 
     kind: str
@@ -138,6 +147,7 @@ class Family(Generic[P, S, I]):
     restrict: Callable[[P, frozenset[str]], P]
     items: Callable[[S], dict[str, dict[str, Any]]]
     draw: Callable[[P, S], Figure]
+    revise: Callable[[P, S, float, Sequence[Event], int], Revision] | None = None
     formats: tuple[Format, ...] = ()
     writers: tuple[Writer, ...] = ()
     generators: tuple[Generator, ...] = ()

@@ -43,7 +43,7 @@ def notebook_html(result: Result) -> str:
         f"({result.stop_reason.value}), {escape(str(result.objective_name))} "
         f"{result.objective}, bound {result.bound}, {result.wall_time:.2f} s"
     )
-    if result.schedule is None or result.problem is None:
+    if result.schedule is None:
         return f"<p>{facts}</p>"
     from cpsched.families import family
 

@@ -92,7 +92,7 @@ class _Checker:
                 self.done[name] = done
                 mode = self.mode(done)
                 held = {r for r in _held(mode) if r in self.renewable}
-                if done.resources and set(done.resources) != held:
+                if done.resources and mode.duration and set(done.resources) != held:
                     message = (
                         f"task {name!r} in mode {done.mode} holds {_list(held)}, the schedule says "
                         f"{_list(done.resources)}"
@@ -364,8 +364,8 @@ def mode_cost(problem: RcpspProblem, mode: Mode) -> int:
 
 
 def _levelling(problem: RcpspProblem, schedule: RcpspSchedule) -> int:
+    """Resting tasks count: they keep their resources."""
     tasks = {t.id: t for t in problem.tasks}
-    profiles = capacity_profiles(problem)
     total = 0
     for resource in problem.resources:
         if resource.type != "renewable":
@@ -373,12 +373,8 @@ def _levelling(problem: RcpspProblem, schedule: RcpspSchedule) -> int:
         steps: dict[int, int] = defaultdict(int)
         for d in schedule.tasks:
             units = tasks[d.task].modes[d.mode].demands.get(resource.name, 0)
-            stretches = [(d.start, d.end)]
-            if tasks[d.task].pausable:
-                stretches = _without(stretches[0], profiles.get(resource.name, []))
-            for start, end in stretches:
-                steps[start] += units
-                steps[end] -= units
+            steps[d.start] += units
+            steps[d.end] -= units
         use = last = 0
         for time in sorted(steps):
             total += use * use * (time - last)

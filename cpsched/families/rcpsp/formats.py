@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cpsched.families import Format
-from cpsched.families.rcpsp import formats_psplib, formats_rcp, formats_shop
+from cpsched.families import Format, Writer
+from cpsched.families.rcpsp import formats_csv, formats_psplib, formats_rcp, formats_shop, writers
 
 FORMATS: tuple[Format, ...] = (
     Format(
@@ -68,11 +68,40 @@ FORMATS: tuple[Format, ...] = (
         options={"ragged": "true: jobs may differ in their number of operations"},
     ),
     Format(
+        name="rcpsp-csv",
+        kind="rcpsp",
+        description="a planner's CSV of tasks, with sections for resources, calendar, ...",
+        detection="columns id and duration, or a first line like [tasks]",
+        detect=formats_csv.detect,
+        read=formats_csv.read,
+        options=formats_csv.OPTIONS,
+    ),
+    Format(
         name="openshop",
         kind="rcpsp",
         description="open shop as text: jobs, machines, then a line of durations per job",
         detection="never; name it with --format openshop",
         detect=lambda file, head: False,
         read=formats_shop.read_openshop,
+    ),
+)
+
+#: All but ``minizinc``, which belongs to the model.
+WRITERS: tuple[Writer, ...] = (
+    Writer(
+        name="psplib",
+        description="PSPLIB .sm or .mm text (projects without lags, calendars or reservoirs)",
+        write=writers.write_psplib,
+    ),
+    Writer(
+        name="csv",
+        description="CSV with sections, which reads back as the same problem",
+        write=writers.write_csv,
+    ),
+    Writer(
+        name="dates",
+        description="CSV of the schedule by start, with dates when the problem has a calendar",
+        write=writers.write_dates,
+        needs_schedule=True,
     ),
 )

@@ -134,17 +134,11 @@ class _Psplib(Scanner):
             )
             count = self.integer(f"the number of successors of job {job}", most=n)
             lines.append(self.line)
-            row = []
-            for _ in range(count):
-                row.append(
-                    self.integer(
-                        f"a successor of job {job}",
-                        least=1,
-                        most=n,
-                        remedy="Correct the job number, or the number of successors.",
-                    )
-                    - 1
-                )
+            remedy = "Correct the job number, or the number of successors."
+            row = [
+                self.integer(f"a successor of job {job}", least=1, most=n, remedy=remedy) - 1
+                for _ in range(count)
+            ]
             successors.append(row)
         return mode_counts, successors, lines
 

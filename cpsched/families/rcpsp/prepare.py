@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,7 @@ class Instance:
         is absent from every schedule.
     duration : (M,)
     demand : (M, R)
-        Units of renewable resources.
+        Units of renewable resources; 0 for modes without a duration.
     consumption : (M, K)
         Units of nonrenewable resources.
     capacity : (R,)
@@ -147,8 +148,13 @@ class Instance:
         """The breaks in which a pausable task rests in that mode (none when not pausable)."""
         if not self.pausable[task] or not self.duration[mode]:
             return []
-        held = tuple(r for r in np.flatnonzero(self.demand[mode]).tolist() if self.profiles[r])
+        held = np.flatnonzero(self.demand[mode]).tolist()
+        return self.breaks_of([r for r in held if self.profiles[r]])
+
+    def breaks_of(self, resources: Sequence[int]) -> list[Span]:
+        """The times in which one of these renewable resources has no capacity."""
         known: dict[tuple[int, ...], list[Span]] = self.extras.setdefault("breaks", {})
+        held = tuple(resources)
         if held not in known:
             named = {str(r): list(self.profiles[r]) for r in held}
             known[held] = breaks_of(named, named)
@@ -189,6 +195,7 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
         rows, columns, amounts = np.array(cells, np.int64).T
         units[rows, columns] = amounts
     demand = np.ascontiguousarray(units[:, : len(renewable)])
+    demand[duration == 0] = 0  # what takes no time holds nothing
     consumption = np.ascontiguousarray(units[:, len(renewable) :])
     run.clock.check()
 

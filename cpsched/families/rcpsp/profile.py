@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import heapq
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from cpsched.errors import ProblemError
+from cpsched.families.rcpsp.dates import parse_date
 from cpsched.families.rcpsp.problem import Calendar, RcpspProblem
 
 #: A piece of a step function: half-open ``[start, end)`` and the value there.
@@ -74,6 +75,8 @@ def breaks_of(names: Iterable[str], profiles: dict[str, list[Piece]]) -> list[Sp
 def end_after(start: int, duration: int, breaks: Sequence[Span]) -> int:
     """When work of ``duration`` that starts at ``start`` and rests in ``breaks`` ends."""
     end = start + duration
+    if not duration:
+        return end
     for left, right in breaks:
         if right <= start:
             continue
@@ -81,6 +84,39 @@ def end_after(start: int, duration: int, breaks: Sequence[Span]) -> int:
             break
         end += right - max(left, start)
     return end
+
+
+def rests_by_start(
+    duration: int, breaks: Sequence[Span], low: int, high: int
+) -> Iterator[tuple[int, int, int]]:
+    """How long work that may rest in breaks rests, by its start.
+
+    Yields
+    ------
+    tuple
+        ``(first, last, rest)``: started in ``first .. last``, both included and outside breaks,
+        work of ``duration`` (at least 1) rests that long. Starts from ``low`` to ``high`` are
+        covered.
+    """
+    begins = [low, *(end for _, end in breaks)]
+    for k, begin in enumerate(begins):
+        first = max(begin, low)
+        stop = breaks[k][0] if k < len(breaks) else high + 1
+        final = min(stop - 1, high)
+        # Work that fits behind the breaks crossed so far, and the rest in them.
+        room, rest, crossed = 0, 0, k
+        while first <= final:
+            last = final
+            if crossed < len(breaks):
+                last = min(final, stop + room - duration)
+            if last >= first:
+                yield first, last, rest
+                first = last + 1
+            if crossed < len(breaks):
+                rest += breaks[crossed][1] - breaks[crossed][0]
+                if crossed + 1 < len(breaks):
+                    room += breaks[crossed + 1][0] - breaks[crossed][1]
+                crossed += 1
 
 
 def calendar_breaks(calendar: Calendar) -> list[Span]:
@@ -92,7 +128,7 @@ def calendar_breaks(calendar: Calendar) -> list[Span]:
         For dates, weekdays or hours that do not exist.
     """
     per_day = _UNITS_PER_DAY[calendar.unit]
-    begin = _date(calendar.start, "calendar.start")
+    begin = parse_date(calendar.start, "calendar.start")
     day = begin.date()
     offset, remainder = divmod(
         (begin - dt.datetime.combine(day, dt.time())).total_seconds() * per_day, 86400
@@ -121,12 +157,12 @@ def calendar_breaks(calendar: Calendar) -> list[Span]:
         )
     if per_day == 1:
         first, last = 0, 24
-    holidays = {_date(h, "calendar.holidays").date() for h in calendar.holidays}
-    days = min((calendar.length + int(offset)) // per_day + 1, 200_000)
+    holidays = {parse_date(h, "calendar.holidays").date() for h in calendar.holidays}
+    limit = calendar.length * per_day - int(offset)
     out: list[Span] = []
     position = -int(offset)
     open_until = 0  # end of the latest working stretch
-    for k in range(days):
+    for k in range(calendar.length):
         try:
             date = day + dt.timedelta(days=k)
         except OverflowError:
@@ -138,18 +174,6 @@ def calendar_breaks(calendar: Calendar) -> list[Span]:
                 out.append((open_until, left))
             open_until = max(open_until, position + last * per_day // 24)
         position += per_day
-    if open_until < calendar.length:
-        out.append((open_until, calendar.length))
-    return [(s, min(e, calendar.length)) for s, e in out if s < calendar.length]
-
-
-def _date(text: str, place: str) -> dt.datetime:
-    try:
-        return dt.datetime.fromisoformat(text).replace(tzinfo=None)
-    except ValueError:
-        raise ProblemError(
-            "a date must be written as in ISO 8601",
-            place=place,
-            value=text,
-            remedy="Write it like 2026-03-02 or 2026-03-02T08:00.",
-        ) from None
+    if open_until < limit:
+        out.append((open_until, limit))
+    return out
