@@ -103,7 +103,6 @@ def test_cpr():
         ("Q2", -4, "start"),
         ("Q2", 1, "end"),
     ]
-    assert [(e.resource, e.amount, e.at) for e in problem.tasks[0].events] == [("Q1", -2, "start")]
 
 
 def test_cpr_dummies_have_no_events():
