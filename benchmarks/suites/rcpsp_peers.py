@@ -28,7 +28,7 @@ def pyjobshop(case: Case, problem: RcpspProblem, limit: float, workers: int, see
     """PyJobShop with its OR-Tools backend; only demands that are not zero are passed on."""
     if not expressible(problem) or any(r.type == "reservoir" for r in problem.resources):
         return UNSUPPORTED
-    from pyjobshop import Model
+    from pyjobshop import Machine, Model
 
     model = Model()
     resources: dict[str, Any] = {}
@@ -54,8 +54,13 @@ def pyjobshop(case: Case, problem: RcpspProblem, limit: float, workers: int, see
             bounds["latest_end"] = t.deadline
         tasks[t.id] = task = model.add_task(job=job, **bounds)
         for mode in t.modes:
-            needs = [(resources[name], units) for name, units in mode.demands.items() if units]
-            needs += [(room, 1) for room in rooms[t.id]]
+            # PyJobShop's machines take one task at a time without a demand.
+            needs = [
+                (resources[name], 0 if isinstance(resources[name], Machine) else units)
+                for name, units in mode.demands.items()
+                if units
+            ]
+            needs += [(room, 0) for room in rooms[t.id]]
             model.add_mode(task, [r for r, _ in needs], mode.duration, [u for _, u in needs])
     before = {
         "end-start": model.add_end_before_start,
