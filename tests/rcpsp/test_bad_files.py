@@ -117,7 +117,9 @@ def test_long_cycle_is_quick():
 
 def test_job_numbers_must_be_in_order():
     """A job that is listed twice, or missing, is reported with the number expected."""
-    error = complaint("psplib", changed(texts.SM, "   3        1          1 ", "   2        1          1 "))
+    error = complaint(
+        "psplib", changed(texts.SM, "   3        1          1 ", "   2        1          1 ")
+    )
     assert error.place == "line 20"
 
 

@@ -103,9 +103,7 @@ def test_cpr():
         ("Q2", -4, "start"),
         ("Q2", 1, "end"),
     ]
-    assert [(e.resource, e.amount, e.at) for e in problem.tasks[0].events] == [
-        ("Q1", -2, "start")
-    ]
+    assert [(e.resource, e.amount, e.at) for e in problem.tasks[0].events] == [("Q1", -2, "start")]
 
 
 def test_max_lags():
