@@ -84,6 +84,9 @@ def _read_rcp(scan: Scanner, *, reservoirs: bool) -> RcpspProblem:
         for k in range(Q):
             consumed = scan.integer(f"a consumption of task {i}")
             produced = scan.integer(f"a production of task {i}")
+            # The published optima ignore what the dummy tasks consume and produce.
+            if not duration:
+                continue
             if consumed:
                 events.append({"resource": f"Q{k + 1}", "amount": -consumed, "at": "start"})
             if produced:

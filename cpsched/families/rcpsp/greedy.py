@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from cpsched.core import jit
 from cpsched.families.rcpsp import kernels
 from cpsched.families.rcpsp.arrays import LARGE, Kit, kit_of, schedule_of
+from cpsched.families.rcpsp.general import choose_present, general_kit
 from cpsched.families.rcpsp.modes import first_modes
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ def greedy(instance: Instance, run: Run) -> None:
     jit.ready()
     kit = kit_of(instance)
     if kit is None:
+        _general(instance, run)
         return
     mode = first_modes(instance, run)
     start = kit.by_rank(priority(instance, "lft"), mode, run.clock.expired)
@@ -50,17 +53,60 @@ def greedy(instance: Instance, run: Run) -> None:
             improve(instance, kit, run, found, mode, f"greedy:{scheme}-sgs")
 
 
+def _general(instance: Instance, run: Run) -> None:
+    """Schedules under all rules: priority rules first, then random lists until one works."""
+    kit = general_kit(instance)
+    rng = random.Random(run.seed)
+    rules = ["lst", "lft", "stock"]
+    compiled = jit.ready()
+    limit = run.clock.elapsed() + min(0.7, 0.25 * run.clock.limit)
+    tries = 0
+    while not run.clock.expired():
+        tries += 1
+        run.clock.spend(2e-6 * instance.n * (1 if compiled else 50))
+        present = choose_present(instance, rng)
+        if present is None:
+            if tries > 20:
+                return
+            continue
+        mode = first_modes(instance, run, present)
+        rule = rules[tries - 1] if tries <= len(rules) else rng.choice(rules)
+        rank = priority(instance, rule)
+        if tries > len(rules):
+            spread = 0.05 * tries * instance.n
+            key = rank + np.array([rng.uniform(0, spread) for _ in range(instance.n)])
+            rank = np.argsort(np.argsort(key))
+        latest = 2 * instance.horizon
+        made = kit.construct(rank, mode, present, rng, run.clock.expired, latest)
+        if made is not None:
+            start = made.start
+            run.offer(
+                lambda: schedule_of(instance, start, mode, present),  # noqa: B023
+                f"greedy:{rule}",
+            )
+        elapsed = run.clock.spent if run.deterministic else run.clock.elapsed()
+        if (run.incumbent is not None and tries >= len(rules)) or elapsed > limit:
+            return
+
+
 def priority(instance: Instance, rule: str) -> IntArray:
     """Rank of each task, (n,), smallest first: a permutation.
 
     ``lst``, ``lft``: latest start or finish first; ``resources``: latest finish, weighed with the
-    share of the capacities that a task takes.
+    share of the capacities that a task takes; ``stock``: with what it adds to reservoirs.
     """
     shortest = instance.duration[instance.mode_start[:-1]]
     if rule == "lst":
         key = -instance.tail.astype(float)
     else:
         key = (shortest - instance.tail).astype(float)
+    if rule == "stock":
+        # Tasks that add to scarce reservoirs come first.
+        gain = np.zeros(instance.n)
+        for tank in instance.reservoirs:
+            np.add.at(gain, tank.events[:, 0], tank.events[:, 1] / (1.0 + abs(tank.initial)))
+        spread = float(np.ptp(gain)) or 1.0
+        key -= gain * (float(np.ptp(key)) / spread)
     if rule == "resources":
         load = (instance.demand / np.maximum(1, instance.capacity)).max(axis=1, initial=0.0)
         per_task = load[instance.mode_start[:-1]] * shortest
