@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from cpsched.families.rcpsp import kernels
 from cpsched.families.rcpsp.kernels import Net
-from cpsched.families.rcpsp.problem import RcpspSchedule, ScheduledTask
-from cpsched.families.rcpsp.profile import end_after
 
 if TYPE_CHECKING:
     from cpsched.families.rcpsp.prepare import Instance
@@ -366,46 +364,3 @@ def mode_costs(instance: Instance) -> IntArray:
         own + (instance.demand @ per_use) * instance.duration + instance.consumption @ per_unit,
         np.int64,
     )
-
-
-def schedule_of(
-    instance: Instance, start: IntArray, mode: IntArray, present: Any = None
-) -> RcpspSchedule:
-    """The schedule object of starts (n,) and modes (n,), as indices into the mode arrays."""
-    held: dict[int, tuple[str, ...]] = instance.extras.setdefault("held", {})
-    out = []
-    latest = 0
-    first = instance.mode_start.tolist()
-    starts, modes = start.tolist(), mode.tolist()
-    durations = instance.duration[mode].tolist()
-    pausable = instance.pausable.any()
-    for i, name in enumerate(instance.ids):
-        if present is not None and not present[i]:
-            continue
-        m = modes[i]
-        if m not in held:
-            held[m] = tuple(
-                r for r, units in zip(instance.renewable, instance.demand[m], strict=True) if units
-            )
-        end = starts[i] + durations[i]
-        if pausable:
-            end = end_after(starts[i], durations[i], instance.breaks(i, m))
-        latest = max(latest, end)
-        out.append(
-            ScheduledTask(task=name, mode=m - first[i], start=starts[i], end=end, resources=held[m])
-        )
-    return RcpspSchedule(tasks=tuple(out), makespan=latest)
-
-
-def starts_of(instance: Instance, schedule: RcpspSchedule) -> tuple[IntArray, IntArray]:
-    """Starts and modes (as indices into the mode arrays) of a complete schedule."""
-    index = instance.extras.get("index")
-    if index is None:
-        index = instance.extras["index"] = {name: i for i, name in enumerate(instance.ids)}
-    start = np.zeros(instance.n, np.int64)
-    mode = instance.mode_start[:-1].copy()
-    for one in schedule.tasks:
-        i = index[one.task]
-        start[i] = one.start
-        mode[i] += one.mode
-    return start, mode

@@ -176,7 +176,8 @@ def _net(instance: Instance) -> GeneralNet:
 def _grouped(n: int, rows: list[tuple[int, Any]], width: int) -> tuple[IntArray, IntArray]:
     """Rows grouped by their first entry: pointers (n + 1,) and the rows (X, width)."""
     pointer = np.zeros(n + 1, np.int64)
-    np.cumsum(np.bincount([i for i, _ in rows], minlength=n) if rows else 0, out=pointer[1:])
+    owners = np.array([i for i, _ in rows], np.int64)
+    np.cumsum(np.bincount(owners, minlength=n), out=pointer[1:])
     rows = sorted(rows, key=lambda row: row[0])
     return pointer, np.array([row for _, row in rows], np.int64).reshape(-1, width)
 

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from cpsched.core import jit
 from cpsched.families.rcpsp import kernels
-from cpsched.families.rcpsp.arrays import LARGE, Kit, kit_of, schedule_of
+from cpsched.families.rcpsp.arrays import LARGE, Kit, kit_of
 from cpsched.families.rcpsp.general import choose_present, general_kit
 from cpsched.families.rcpsp.modes import first_modes
+from cpsched.families.rcpsp.schedule import schedule_of
 
 if TYPE_CHECKING:
     from cpsched.core.run import Run
@@ -35,7 +36,7 @@ def greedy(instance: Instance, run: Run) -> None:
     start = kit.by_rank(priority(instance, "lft"), mode, run.clock.expired)
     if start is None:
         return
-    run.offer(lambda: schedule_of(instance, start, mode), "greedy:parallel-sgs")
+    run.offer(lambda: schedule_of(instance, start.tolist(), mode.tolist()), "greedy:parallel-sgs")
     if run.done():
         return
     improve(instance, kit, run, start, mode, "greedy:justification")
@@ -79,9 +80,10 @@ def _general(instance: Instance, run: Run) -> None:
         latest = 2 * instance.horizon
         made = kit.construct(rank, mode, present, rng, run.clock.expired, latest)
         if made is not None:
-            start = made.start
+            start = made.start.tolist()
+            chosen = np.where(present, mode, -1).tolist()
             run.offer(
-                lambda: schedule_of(instance, start, mode, present),  # noqa: B023
+                lambda: schedule_of(instance, start, chosen),  # noqa: B023
                 f"greedy:{rule}",
             )
         elapsed = run.clock.spent if run.deterministic else run.clock.elapsed()
@@ -124,7 +126,7 @@ def improve(
     if kit.n > LARGE and not jit.ready():
         return
     start, mode = kit.improve(start, mode, run.clock.expired)
-    run.offer(lambda: schedule_of(instance, start, mode), source)
+    run.offer(lambda: schedule_of(instance, start.tolist(), mode.tolist()), source)
 
 
 def repair(instance: Instance, run: Run, schedule: RcpspSchedule) -> None:
@@ -149,5 +151,5 @@ def repair(instance: Instance, run: Run, schedule: RcpspSchedule) -> None:
     rank = np.empty(instance.n, np.int64)
     rank[np.lexsort((instance.head, key))] = np.arange(instance.n)
     start = kit.serial(kit.list_by(rank), mode)
-    run.offer(lambda: schedule_of(instance, start, mode), "repair")
+    run.offer(lambda: schedule_of(instance, start.tolist(), mode.tolist()), "repair")
     improve(instance, kit, run, start, mode, "repair")
