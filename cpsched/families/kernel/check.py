@@ -117,7 +117,8 @@ def last_uses(problem: KernelProblem) -> dict[str, list[tuple[str, Edge, int]]]:
                 if len(seen) <= 10_000:
                     todo += [(e, key[1]) for e in out[edge.target] if e.distance == 0]
         uses[operation.id] = [
-            (target, edge, distance - edge.distance) for (target, distance, _), edge in found.items()
+            (target, edge, distance - edge.distance)
+            for (target, distance, _), edge in found.items()
         ]
     return uses
 
@@ -387,7 +388,9 @@ def _groups(layout: Layout) -> list[Violation]:
     warps = sum(_widths(layout).values())
     if limit is not None and warps > limit:
         found.append(
-            Violation("warps", f"the groups have {warps} warps, {limit} exist", amount=warps - limit)
+            Violation(
+                "warps", f"the groups have {warps} warps, {limit} exist", amount=warps - limit
+            )
         )
     return found
 
@@ -536,8 +539,7 @@ def _register_pressure(layout: Layout) -> int:
     the average number of live words. One word per result in a graph without registers."""
     any_words = any(o.registers for o in layout.problem.operations)
     return sum(
-        (o.registers if any_words else 1) * layout.lifetime[o.id]
-        for o in layout.problem.operations
+        (o.registers if any_words else 1) * layout.lifetime[o.id] for o in layout.problem.operations
     )
 
 

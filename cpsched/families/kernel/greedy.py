@@ -51,9 +51,7 @@ class Grid:
     depth: list[int]
 
 
-def grid_for(
-    instance: Instance, interval: int, group: list[int | None], depth: list[int]
-) -> Grid:
+def grid_for(instance: Instance, interval: int, group: list[int | None], depth: list[int]) -> Grid:
     """The grid of an interval; its interval may be up to a tick longer."""
     tick = max(1, -(-interval // LARGEST_TABLE))
     delay = edge_delays(instance, group)
@@ -374,9 +372,7 @@ def to_schedule(
     return schedule_from(instance, interval, exact, grid.group, grid.depth)
 
 
-def serial(
-    instance: Instance, group: list[int | None], depth: list[int]
-) -> KernelSchedule | None:
+def serial(instance: Instance, group: list[int | None], depth: list[int]) -> KernelSchedule | None:
     """One operation after the other, no overlap at all: valid whenever memory suffices."""
     order = _topological(instance, edge_reach(instance, depth))
     delay = edge_delays(instance, group)

@@ -102,4 +102,3 @@ def schedule_from(
         operations=operations,
         buffers=tuple(BufferDepth(buffer=n, depth=d) for n, d in (rings | held).items()),
     )
-

@@ -171,9 +171,7 @@ class KernelModel:
                 pinned = True
                 self.v.member.append([int(g == operation.group) for g in range(instance.groups)])
             else:
-                row = [0] + [
-                    model.new_bool_var(f"in {o} {g}") for g in range(1, instance.groups)
-                ]
+                row = [0] + [model.new_bool_var(f"in {o} {g}") for g in range(1, instance.groups)]
                 model.add_exactly_one(row[1:])
                 self.v.member.append(row)
         for g in range(instance.groups):
@@ -476,7 +474,9 @@ class KernelModel:
         """Live words of every group within its warps' registers, and of all groups together."""
         instance, model = self.instance, self.model
         machine = instance.problem.machine
-        holders = [o for o in range(instance.n) if self._operations[o].registers and instance.life[o]]
+        holders = [
+            o for o in range(instance.n) if self._operations[o].registers and instance.life[o]
+        ]
         bound = machine.registers_per_warp
         file = machine.registers
         if bound is None and file is None:

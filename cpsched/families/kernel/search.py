@@ -170,15 +170,11 @@ class _Intervals:
         return True
 
 
-def realise(
-    instance: Instance, run: Run, interval: int, slots: Slots
-) -> KernelSchedule | None:
+def realise(instance: Instance, run: Run, interval: int, slots: Slots) -> KernelSchedule | None:
     """A valid schedule with these slots and groups, or None when their live ranges disagree."""
     longest = 0
     for late in (False, True):
-        stage = stages_for(
-            instance, interval, slots.slot, slots.group, slots.depth, late=late
-        )
+        stage = stages_for(instance, interval, slots.slot, slots.group, slots.depth, late=late)
         if stage is None:
             return None
         starts = [s + interval * int(k) for s, k in zip(slots.slot, stage, strict=True)]
@@ -186,9 +182,7 @@ def realise(
         if not check(instance.problem, schedule):
             return schedule
         longest = max(longest, schedule.length)
-    model = KernelModel(
-        instance, interval, run.clock, horizon=longest + 4 * interval, fixed=slots
-    )
+    model = KernelModel(instance, interval, run.clock, horizon=longest + 4 * interval, fixed=slots)
     return _solve(instance, run, model, 0.3)
 
 
@@ -213,9 +207,7 @@ def link(instance: Instance, run: Run, interval: int, slots: Slots) -> KernelSch
     return None
 
 
-def _solve(
-    instance: Instance, run: Run, model: KernelModel, share: float
-) -> KernelSchedule | None:
+def _solve(instance: Instance, run: Run, model: KernelModel, share: float) -> KernelSchedule | None:
     outcome = engine.solve(
         model.model,
         run.clock,

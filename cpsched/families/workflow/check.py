@@ -116,9 +116,7 @@ class Replay:
             )
         if name == "weighted_flow_time":
             if not problem.workflows:
-                return math.fsum(
-                    t.weight * (self.at[t.id].end - t.release) for t in problem.tasks
-                )
+                return math.fsum(t.weight * (self.at[t.id].end - t.release) for t in problem.tasks)
             return math.fsum(
                 flow.weight * (end - flow.release)
                 for (flow, _), end in zip(flows, ends, strict=True)
@@ -256,9 +254,7 @@ def _check_tasks(replay: Replay, out: list[Violation]) -> None:
         elif placed_.machine not in replay.machine:
             out.append(Violation("machine", f"there is no machine {placed_.machine}", where))
         elif placed_.option >= len(task.choices):
-            out.append(
-                Violation("option", f"task {task.id} has no option {placed_.option}", where)
-            )
+            out.append(Violation("option", f"task {task.id} has no option {placed_.option}", where))
         elif not fits(task, task.choices[placed_.option], replay.machine[placed_.machine]):
             out.append(
                 Violation("machine", f"task {task.id} cannot run on {placed_.machine}", where)

@@ -55,9 +55,7 @@ def mean_transfers(inst: Instance, sizes: Floats) -> Floats:
 def upward_ranks(inst: Instance) -> Floats:
     """HEFT's upward ranks, rounded so that equal ranks stay equal."""
     comm = mean_transfers(inst, inst.succ_bytes)
-    rank = kernels.upward_ranks(
-        inst.topo, inst.succ_ptr, inst.succ_dst, comm, mean_durations(inst)
-    )
+    rank = kernels.upward_ranks(inst.topo, inst.succ_ptr, inst.succ_dst, comm, mean_durations(inst))
     return _rounded(rank)
 
 

@@ -200,8 +200,10 @@ def _transfer(v: Variables, u: int, t: int, size: float) -> None:
             by_lag[v.coarse(inst.lag(size, p, q))].append(q)
         for lag, targets in by_lag.items():
             if lag > lags[0]:
-                goal = v.located(t, targets[0]) if len(targets) == 1 else sum(
-                    v.located(t, q) for q in targets
+                goal = (
+                    v.located(t, targets[0])
+                    if len(targets) == 1
+                    else sum(v.located(t, q) for q in targets)
                 )
                 # Both literals true demand the lag; each alone demands nothing beyond the least.
                 model.add(
@@ -271,9 +273,11 @@ def resources(v: Variables) -> None:
             if v.coarse(a) < min(v.coarse(b), v.horizon + 1)
         ]
         for active in scenarios:
-            here = [(r, i) for t, r, i in cells if t in active] if active else [
-                (r, i) for _, r, i in cells
-            ]
+            here = (
+                [(r, i) for t, r, i in cells if t in active]
+                if active
+                else [(r, i) for _, r, i in cells]
+            )
             if inst.unit[p] and len(group) == 1:
                 model.add_no_overlap([*(i for _, i in here), *breaks])
                 continue
@@ -322,9 +326,7 @@ def makespan(v: Variables) -> None:
             if least == 0 and inst.succ_ptr[t + 1] > inst.succ_ptr[t] and max(ways) == 0:
                 continue
             extra = sum(
-                (w - least) * x
-                for w, (_, _, x) in zip(ways, v.use[t], strict=True)
-                if w > least
+                (w - least) * x for w, (_, _, x) in zip(ways, v.use[t], strict=True) if w > least
             )
             v.model.add(v.makespan >= v.end[t] + least + extra)
     else:
@@ -482,9 +484,7 @@ def storage(v: Variables, peak: Any = None) -> None:
             until = model.new_int_var(0, v.horizon, f"until_{file}_at_{q}")
             since = model.new_int_var(0, v.horizon, f"since_{file}_at_{q}")
             for t in local:
-                model.add(until >= v.end[t]).only_enforce_if(
-                    [present, *_literals(model, v, t, q)]
-                )
+                model.add(until >= v.end[t]).only_enforce_if([present, *_literals(model, v, t, q)])
             if (file, q) in v.transfers:
                 model.add(since == v.transfers[file, q][0]).only_enforce_if(present)
                 model.add(until >= v.transfers[file, q][1]).only_enforce_if(present)
@@ -593,4 +593,3 @@ def horizon_of(inst: Instance, latest: int | None) -> int:
     if len(bounded) == inst.n and inst.n:
         total = min(total, int(bounded.max()))
     return total + 1
-
