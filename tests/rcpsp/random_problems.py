@@ -85,9 +85,7 @@ def _task(rng: random.Random, name: str, features: tuple[str, ...]) -> dict[str,
         demands = {"R": rng.randint(0, 2), "S": rng.randint(0, 1)}
         if "nonrenewable" in features:
             demands["N"] = rng.randint(0, 3)
-        modes.append(
-            {"duration": rng.randint(0, 3), "demands": demands, "cost": rng.randint(0, 3)}
-        )
+        modes.append({"duration": rng.randint(0, 3), "demands": demands, "cost": rng.randint(0, 3)})
     task: dict[str, Any] = {"id": name, "modes": modes, "weight": rng.randint(0, 3)}
     task["earliness_weight"] = rng.randint(0, 2)
     if rng.random() < 0.7:

@@ -27,9 +27,7 @@ def data_of(problem: RcpspProblem) -> dict[str, Any]:
     nonrenewable = [r for r in problem.resources if r.type == "nonrenewable"]
     tanks = [r for r in problem.resources if r.type == "reservoir"]
     profiles = capacity_profiles(problem)
-    pieces = [
-        (k, *piece) for k, r in enumerate(renewable, 1) for piece in profiles.get(r.name, ())
-    ]
+    pieces = [(k, *piece) for k, r in enumerate(renewable, 1) for piece in profiles.get(r.name, ())]
     column = {r.name: k for k, r in enumerate(tanks, 1)}
     events = [
         (i, column[e.resource], e.amount, e.at == "end")
