@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -200,12 +201,20 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
     if cells:
         rows, columns, amounts = np.array(cells, np.int64).T
         units[rows, columns] = amounts
+    fixed = [(i, t.fixed) for i, t in enumerate(tasks) if t.fixed is not None]
+    for i, fact in fixed:
+        duration[mode_start[i] + fact.mode] = fact.end - fact.start
     demand = np.ascontiguousarray(units[:, : len(renewable)])
     demand[duration == 0] = 0  # what takes no time holds nothing
     consumption = np.ascontiguousarray(units[:, len(renewable) :])
     run.clock.check()
 
     profiles = capacity_profiles(problem)
+    extras: dict[str, Any] = {}
+    if fixed:
+        # Facts are taken out of the resources: the others get what they leave.
+        profiles = without_facts(problem, profiles)
+        extras["held"] = held_names([r.name for r in renewable], demand)
     pieces = tuple(tuple(profiles.get(r.name, ())) for r in renewable)
     base = np.array([r.capacity for r in renewable], np.int64)
     capacity = np.array(
@@ -213,17 +222,28 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
         np.int64,
     )
     budget = np.array([r.capacity for r in nonrenewable], np.int64)
-    optional = np.array([t.optional for t in tasks], bool)
-    pausable = np.array([t.pausable for t in tasks], bool)
+    optional = np.array([t.optional and t.fixed is None for t in tasks], bool)
+    pausable = np.array([t.pausable and t.fixed is None for t in tasks], bool)
     release = np.array([t.release for t in tasks], np.int64)
+    for i, fact in fixed:
+        mode = mode_start[i] + fact.mode
+        budget = np.maximum(0, budget - consumption[mode])
+        consumption[mode_start[i] : mode_start[i + 1]] = 0
+        demand[mode_start[i] : mode_start[i + 1]] = 0
+        release[i] = fact.start
     latest = FAR if problem.horizon is None else problem.horizon
     deadline = np.array(
         [latest if t.deadline is None else min(t.deadline, latest) for t in tasks], np.int64
     )
+    for i, fact in fixed:
+        deadline[i] = fact.end
     due = np.array([FAR if t.due is None else t.due for t in tasks], np.int64)
 
     names = [r.name for r in nonrenewable]
     usable = _usable_modes(ids, names, mode_start, demand, consumption, capacity, budget, optional)
+    for i, fact in fixed:
+        usable[mode_start[i] : mode_start[i + 1]] = False
+        usable[mode_start[i] + fact.mode] = True
     shortest, longest = _duration_range(mode_start, duration, usable)
     _refuse_huge(problem, duration, longest, units)
     edges = _edges(problem, index)
@@ -312,7 +332,7 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
         tail=np.array(tail, np.int64),
         horizon=horizon,
         plain=plain,
-        extras={},
+        extras=extras,
         renewable=tuple(r.name for r in renewable),
         nonrenewable=tuple(r.name for r in nonrenewable),
         base=base,
@@ -321,6 +341,57 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
         disjunctive=disjunctive,
         selections=selections,
     )
+
+
+def without_facts(
+    problem: RcpspProblem, profiles: dict[str, list[Piece]]
+) -> dict[str, list[Piece]]:
+    """Capacity profiles of the renewable resources, less what facts hold outside breaks."""
+    used: dict[str, list[Piece]] = {}
+    for task in problem.tasks:
+        if task.fixed is None or task.fixed.end == task.fixed.start:
+            continue
+        for name, units in task.modes[task.fixed.mode].demands.items():
+            if units:
+                used.setdefault(name, []).append((task.fixed.start, task.fixed.end, units))
+    out = dict(profiles)
+    for resource in problem.resources:
+        if resource.type == "renewable" and resource.name in used:
+            out[resource.name] = _less(
+                resource.capacity, profiles.get(resource.name, []), used[resource.name]
+            )
+    return out
+
+
+def _less(ordinary: int, profile: Sequence[Piece], used: list[Piece]) -> list[Piece]:
+    steps: dict[int, list[int]] = {}
+    for start, end, capacity in profile:
+        for time, sign in ((start, 1), (end, -1)):
+            steps.setdefault(time, [0, 0])[0] += sign * (capacity - ordinary)
+    for start, end, units in used:
+        for time, sign in ((start, 1), (end, -1)):
+            steps.setdefault(time, [0, 0])[1] += sign * units
+    out: list[Piece] = []
+    capacity, held = ordinary, 0
+    times = sorted(steps)
+    for time, until in itertools.pairwise(times):
+        capacity += steps[time][0]
+        held += steps[time][1]
+        left = max(0, capacity - held)
+        if left != ordinary:
+            if out and out[-1][1] == time and out[-1][2] == left:
+                out[-1] = (out[-1][0], until, left)
+            else:
+                out.append((time, until, left))
+    return out
+
+
+def held_names(renewable: Sequence[str], demand: IntArray) -> list[tuple[str, ...]]:
+    """Names of the renewable resources that each mode holds."""
+    lists: list[list[str]] = [[] for _ in range(len(demand))]
+    for m, r in np.argwhere(demand > 0).tolist():
+        lists[m].append(renewable[r])
+    return [tuple(names) for names in lists]
 
 
 def _refuse_huge(
@@ -413,6 +484,8 @@ def _edges(problem: RcpspProblem, index: dict[str, int]) -> IntArray:
             FAR if p.max_lag is None else p.max_lag,
         )
         for p in problem.precedences
+        if problem.tasks[index[p.before]].fixed is None
+        or problem.tasks[index[p.after]].fixed is None
     ]
     return np.array(rows, np.int64).reshape(-1, 5)
 
