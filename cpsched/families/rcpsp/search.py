@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cpsched.core import engine
 from cpsched.core.exact import solve_levels
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 def search(instance: Instance, run: Run) -> None:
     """Improve and prove until the run is done."""
+    if not engine.ready(run.clock):
+        return
     from cpsched.families.rcpsp.model import build
 
     solve_levels(run, lambda level: build(instance, run, level))
