@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cpsched.errors import Infeasible, ProblemError
 from cpsched.families.rcpsp.graph import Arc, longest_paths, reduced_edges
+from cpsched.families.rcpsp.horizon import horizon_of
 from cpsched.families.rcpsp.profile import Piece, Span, breaks_of, capacity_profiles
 
 if TYPE_CHECKING:
@@ -43,6 +44,10 @@ class Reservoir:
     minimum: int
     maximum: int | None
     events: IntArray
+
+    def holds(self, level: int) -> bool:
+        """Whether a level lies in the range."""
+        return level >= self.minimum and (self.maximum is None or level <= self.maximum)
 
 
 @dataclass(frozen=True)
@@ -175,6 +180,7 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
         When the clock ran out on the way.
     """
     tasks = problem.tasks
+    objectives = tuple(o.name for o in run.objectives)
     n = len(tasks)
     ids = tuple(t.id for t in tasks)
     index = {name: i for i, name in enumerate(ids)}
@@ -242,7 +248,7 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
     _refuse_huge(problem, duration, longest, units)
     edges = _edges(problem, index)
     stretch = _longest_rest(pieces) if pausable.any() else 0
-    longest = np.where(pausable & (longest > 0), longest + stretch, longest)
+    worked, longest = longest, np.where(pausable & (longest > 0), longest + stretch, longest)
     arcs = _arcs(edges, shortest, longest)
     run.clock.check()
 
@@ -263,13 +269,23 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
             )
         usable[mode_start[i] : mode_start[i + 1]] = False
 
-    due_known = due[due < FAR]
-    horizon = max(
-        int(release.max(initial=0)),
-        int(due_known.max(initial=0)),
-        max((p[1] for own in pieces for p in own), default=0),
+    varies = np.array([bool(own) for own in pieces], bool)
+    placements = {
+        (tuple(np.flatnonzero((demand[m] > 0) & varies).tolist()), bool(pausable[i]), duration[m])
+        for i in range(n if varies.any() else 0)
+        for m in range(mode_start[i], mode_start[i + 1])
+        if usable[m]
+    }
+    horizon = horizon_of(
+        max(int(release.max(initial=0)), int(due[due < FAR].max(initial=0))),
+        shortest.tolist(),
+        worked.tolist(),
+        _arcs(edges, worked, shortest),
+        pieces,
+        base.tolist(),
+        [(held, rests, int(d)) for held, rests, d in placements],
+        "resource_levelling" in objectives,
     )
-    horizon += _sum_of_steps(longest, _arcs(edges, longest, shortest))
     if n and deadline.max() < FAR:
         horizon = min(horizon, int(deadline.max()))
     if horizon > LARGEST_SUM:
@@ -279,6 +295,7 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
             remedy="Use a coarser time unit.",
         )
     reservoirs, disjunctive, selections = _groups(problem, index)
+    _refuse_levels(reservoirs, heads + shortest, heads)
     plain = (
         not optional.any()
         and not pausable.any()
@@ -294,7 +311,7 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
     )
     return Instance(
         problem=problem,
-        objectives=tuple(o.name for o in run.objectives),
+        objectives=objectives,
         ids=ids,
         mode_start=mode_start,
         duration=duration,
@@ -493,16 +510,16 @@ def _arcs(edges: IntArray, shortest: IntArray, longest: IntArray) -> list[Arc]:
     return arcs
 
 
-def _sum_of_steps(longest: IntArray, arcs: list[Arc]) -> int:
-    """Sum over the tasks of the largest step an active schedule can make from each.
-
-    In a schedule in which no task can start earlier every start is reached from time 0 or from a
-    date by a chain of distinct tasks, each step a duration or a lag.
-    """
-    step = longest.tolist()
-    for i, _, weight in arcs:
-        step[i] = max(step[i], weight)
-    return sum(step)
+def _refuse_levels(reservoirs: tuple[Reservoir, ...], end: IntArray, start: IntArray) -> None:
+    """Raise `Infeasible` for a level that is out of its range before any event can happen."""
+    for tank in reservoirs:
+        first = np.where(tank.events[:, 2] > 0, end[tank.events[:, 0]], start[tank.events[:, 0]])
+        if not tank.holds(tank.initial) and not (first <= 0).any():
+            raise Infeasible(
+                f"reservoir {tank.name!r} starts at level {tank.initial}, out of its range, and "
+                "no task can change it at time 0",
+                "reservoir",
+            )
 
 
 def _groups(
