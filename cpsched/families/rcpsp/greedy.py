@@ -56,6 +56,8 @@ def greedy(instance: Instance, run: Run) -> None:
 
 def _general(instance: Instance, run: Run) -> None:
     """Schedules under all rules: priority rules first, then random lists until one works."""
+    if any(not tank.holds(tank.initial) for tank in instance.reservoirs):
+        return  # events at time 0 must come first: left to CP-SAT
     kit = general_kit(instance)
     rng = random.Random(run.seed)
     rules = ["lst", "lft", "stock"]

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from cpsched.families.rcpsp.prepare import Instance
+from cpsched.families.rcpsp.prepare import Instance, held_names
 from cpsched.families.rcpsp.problem import RcpspSchedule, ScheduledTask
 from cpsched.families.rcpsp.profile import end_after
 
@@ -60,10 +58,7 @@ def _held(instance: Instance) -> list[tuple[str, ...]]:
     """Names of the renewable resources that each mode holds."""
     known: list[tuple[str, ...]] | None = instance.extras.get("held")
     if known is None:
-        lists: list[list[str]] = [[] for _ in range(len(instance.duration))]
-        for m, r in np.argwhere(instance.demand > 0).tolist():
-            lists[m].append(instance.renewable[r])
-        known = instance.extras["held"] = [tuple(names) for names in lists]
+        known = instance.extras["held"] = held_names(instance.renewable, instance.demand)
     return known
 
 
