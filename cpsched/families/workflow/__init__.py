@@ -10,6 +10,7 @@ from cpsched.families.workflow.check import check, evaluate
 from cpsched.families.workflow.draw import draw
 from cpsched.families.workflow.explain import constraints, restrict
 from cpsched.families.workflow.formats import FORMATS
+from cpsched.families.workflow.generate import GENERATORS
 from cpsched.families.workflow.problem import (
     MAXIMISED,
     OBJECTIVES,
@@ -80,4 +81,5 @@ FAMILY: Family[WorkflowProblem, WorkflowSchedule, Any] = Family(
     draw=draw,
     formats=FORMATS,
     writers=WRITERS,
+    generators=GENERATORS,
 )

@@ -335,7 +335,7 @@ def area_lp(
 
 
 def identical(inst: Instance) -> bool:
-    """Whether every task has one option that takes the same time on every machine, one at a time."""
+    """Whether all machines run one task at a time and a task takes the same time on each."""
     if inst.rows != inst.n or not bool(inst.unit.all()) or bool(inst.conditional.any()):
         return False
     return bool((inst.dur == inst.dur[:, :1]).all()) and bool((inst.dur >= 0).all())
@@ -447,10 +447,7 @@ def separate_value(inst: Instance, name: str) -> float:
 def _separate(inst: Instance, run: Run) -> None:
     for objective in run.objectives:
         if objective.name != "makespan" and inst.rows * inst.m <= 2_000_000:
-            if inst.n == 0:
-                value = 0.0
-            else:
-                value = separate_value(inst, objective.name)
+            value = separate_value(inst, objective.name) if inst.n else 0.0
             run.raise_bound(Bound(value, "separate", objective.name))
 
 

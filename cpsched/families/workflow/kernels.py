@@ -31,9 +31,7 @@ def upward_ranks(topo: Any, succ_ptr: Any, succ_dst: Any, comm: Any, mean: Any) 
 
 
 @kernel
-def optimistic_costs(
-    topo: Any, succ_ptr: Any, succ_dst: Any, comm: Any, dmin: Any
-) -> Any:
+def optimistic_costs(topo: Any, succ_ptr: Any, succ_dst: Any, comm: Any, dmin: Any) -> Any:
     """PEFT's optimistic cost table: per task and machine the least remaining way after it."""
     n, m = dmin.shape
     table = np.zeros((n, m))
@@ -96,7 +94,14 @@ def data_ready(
 
 @kernel
 def earliest(
-    pt: Any, pu: Any, count: int, ready: int, length: int, need0: int, need1: int, need2: int,
+    pt: Any,
+    pu: Any,
+    count: int,
+    ready: int,
+    length: int,
+    need0: int,
+    need1: int,
+    need2: int,
     cap: Any,
 ) -> int:
     """First time from ``ready`` on when the needs fit for ``length`` ticks; NEVER if none."""
@@ -113,11 +118,7 @@ def earliest(
     at = ready
     k = low
     while k < count:
-        if (
-            pu[k, 0] + need0 > cap[0]
-            or pu[k, 1] + need1 > cap[1]
-            or pu[k, 2] + need2 > cap[2]
-        ):
+        if pu[k, 0] + need0 > cap[0] or pu[k, 1] + need1 > cap[1] or pu[k, 2] + need2 > cap[2]:
             if k + 1 >= count:
                 return NEVER
             at = pt[k + 1]
@@ -192,9 +193,22 @@ def occupy(
 
 @kernel
 def place(
-    t: int, row_ptr: Any, dur: Any, demand: Any, cap: Any, unit: Any, deadline: Any,
-    fix_row: Any, fix_mach: Any, bias: Any, biased: bool,
-    pt: Any, pu: Any, pn: Any, ready: Any, out: Any,
+    t: int,
+    row_ptr: Any,
+    dur: Any,
+    demand: Any,
+    cap: Any,
+    unit: Any,
+    deadline: Any,
+    fix_row: Any,
+    fix_mach: Any,
+    bias: Any,
+    biased: bool,
+    pt: Any,
+    pu: Any,
+    pn: Any,
+    ready: Any,
+    out: Any,
 ) -> float:
     """Best row, machine and start of a task by end (plus bias), into ``out``; its score.
 
@@ -218,8 +232,15 @@ def place(
                 at = earliest(pt[p], pu[p], pn[p], ready[p], length, 1, 0, 0, cap[p])
             else:
                 at = earliest(
-                    pt[p], pu[p], pn[p], ready[p], length,
-                    demand[r, 0], demand[r, 1], demand[r, 2], cap[p],
+                    pt[p],
+                    pu[p],
+                    pn[p],
+                    ready[p],
+                    length,
+                    demand[r, 0],
+                    demand[r, 1],
+                    demand[r, 2],
+                    cap[p],
                 )
             if at >= NEVER:
                 continue
@@ -236,11 +257,33 @@ def place(
 
 @kernel
 def list_schedule(
-    order: Any, row_ptr: Any, dur: Any, demand: Any, cap: Any, unit: Any,
-    pred_ptr: Any, pred_src: Any, pred_bytes: Any, link: Any, tpb: Any, lat: Any,
-    release: Any, deadline: Any, inputs: Any, has_inputs: bool,
-    fix_row: Any, fix_mach: Any, bias: Any, biased: bool,
-    pt: Any, pu: Any, pn: Any, start: Any, end: Any, row: Any, mach: Any,
+    order: Any,
+    row_ptr: Any,
+    dur: Any,
+    demand: Any,
+    cap: Any,
+    unit: Any,
+    pred_ptr: Any,
+    pred_src: Any,
+    pred_bytes: Any,
+    link: Any,
+    tpb: Any,
+    lat: Any,
+    release: Any,
+    deadline: Any,
+    inputs: Any,
+    has_inputs: bool,
+    fix_row: Any,
+    fix_mach: Any,
+    bias: Any,
+    biased: bool,
+    pt: Any,
+    pu: Any,
+    pn: Any,
+    start: Any,
+    end: Any,
+    row: Any,
+    mach: Any,
 ) -> int:
     """Place tasks in the given order where they end first, in gaps too.
 
@@ -258,8 +301,22 @@ def list_schedule(
                 ready[p] = inputs[t, p]
         data_ready(t, pred_ptr, pred_src, pred_bytes, link, tpb, lat, end, mach, ready)
         place(
-            t, row_ptr, dur, demand, cap, unit, deadline, fix_row, fix_mach, bias, biased,
-            pt, pu, pn, ready, out,
+            t,
+            row_ptr,
+            dur,
+            demand,
+            cap,
+            unit,
+            deadline,
+            fix_row,
+            fix_mach,
+            bias,
+            biased,
+            pt,
+            pu,
+            pn,
+            ready,
+            out,
         )
         if out[0] < 0:
             return i
@@ -279,10 +336,31 @@ def list_schedule(
 
 @kernel
 def dynamic_schedule(
-    rule: int, row_ptr: Any, dur: Any, demand: Any, cap: Any, unit: Any,
-    pred_ptr: Any, pred_src: Any, pred_bytes: Any, succ_ptr: Any, succ_dst: Any,
-    link: Any, tpb: Any, lat: Any, release: Any, deadline: Any, inputs: Any, has_inputs: bool,
-    pt: Any, pu: Any, pn: Any, start: Any, end: Any, row: Any, mach: Any,
+    rule: int,
+    row_ptr: Any,
+    dur: Any,
+    demand: Any,
+    cap: Any,
+    unit: Any,
+    pred_ptr: Any,
+    pred_src: Any,
+    pred_bytes: Any,
+    succ_ptr: Any,
+    succ_dst: Any,
+    link: Any,
+    tpb: Any,
+    lat: Any,
+    release: Any,
+    deadline: Any,
+    inputs: Any,
+    has_inputs: bool,
+    pt: Any,
+    pu: Any,
+    pn: Any,
+    start: Any,
+    end: Any,
+    row: Any,
+    mach: Any,
 ) -> int:
     """Min-min (rule 0), max-min (1) or sufferage (2) over the tasks whose data exist.
 
@@ -330,13 +408,18 @@ def dynamic_schedule(
                         if ready[p] + length >= second[t]:
                             continue
                         if unit[p]:
-                            at = earliest(
-                                pt[p], pu[p], pn[p], ready[p], length, 1, 0, 0, cap[p]
-                            )
+                            at = earliest(pt[p], pu[p], pn[p], ready[p], length, 1, 0, 0, cap[p])
                         else:
                             at = earliest(
-                                pt[p], pu[p], pn[p], ready[p], length,
-                                demand[r, 0], demand[r, 1], demand[r, 2], cap[p],
+                                pt[p],
+                                pu[p],
+                                pn[p],
+                                ready[p],
+                                length,
+                                demand[r, 0],
+                                demand[r, 1],
+                                demand[r, 2],
+                                cap[p],
                             )
                         if at >= NEVER:
                             continue
@@ -374,9 +457,7 @@ def dynamic_schedule(
         if unit[p]:
             fits = occupy(pt, pu, pn, p, start[t], end[t], 1, 0, 0)
         else:
-            fits = occupy(
-                pt, pu, pn, p, start[t], end[t], demand[r, 0], demand[r, 1], demand[r, 2]
-            )
+            fits = occupy(pt, pu, pn, p, start[t], end[t], demand[r, 0], demand[r, 1], demand[r, 2])
         if not fits:
             return -1 - done
         touched = p
@@ -392,8 +473,16 @@ def dynamic_schedule(
 
 @kernel
 def machine_heads(
-    topo: Any, pred_ptr: Any, pred_src: Any, pred_bytes: Any, link: Any, tpb: Any, lat: Any,
-    low: Any, dmin: Any, exclusive: Any,
+    topo: Any,
+    pred_ptr: Any,
+    pred_src: Any,
+    pred_bytes: Any,
+    link: Any,
+    tpb: Any,
+    lat: Any,
+    low: Any,
+    dmin: Any,
+    exclusive: Any,
 ) -> Any:
     """Per task and machine a lower bound on its start there, transfers included.
 
@@ -441,7 +530,7 @@ def machine_heads(
                 smallest = NEVER
                 local = np.zeros(degree, dtype=np.int64)
                 count = 0
-                done = np.int64(0)
+                done: Any = np.int64(0)
                 for j in range(degree + 1):
                     outside = remote[by_arrival[j]] if j < degree else np.int64(0)
                     here = max(outside, done)
@@ -454,12 +543,12 @@ def machine_heads(
                     u = pred_src[first + by_arrival[j]]
                     if dmin[u, p] >= NEVER:
                         break
-                    k = count
-                    while k > 0 and head[local[k - 1], p] > head[u, p]:
-                        local[k] = local[k - 1]
-                        k -= 1
-                    local[k] = u
-                    count += 1
+                    spot = count
+                    while spot > 0 and head[local[spot - 1], p] > head[u, p]:
+                        local[spot] = local[spot - 1]
+                        spot -= 1
+                    local[spot] = u
+                    count = j + 1
                     done = np.int64(0)
                     for k in range(count):
                         w = local[k]
@@ -487,16 +576,56 @@ def warm_up() -> None:
     def result() -> tuple[Any, Any, Any, Any]:
         return one.copy(), one.copy(), one.copy(), one.copy()
 
+    times, used, count = profile()
+    earliest(times[0], used[0], 1, 0, 1, 1, 0, 0, triple[0])
+    occupy(times, used, count, 0, 0, 1, 1, 0, 0)
     upward_ranks(one, empty, none, np.zeros(0), np.ones(1))
     optimistic_costs(one, empty, none, np.zeros(0), square)
     machine_heads(one, empty, none, np.zeros(0), link, np.zeros(1), one, square, square, unit)
     list_schedule(
-        one, two, square, triple, triple, unit, empty, none, np.zeros(0), link, np.zeros(1), one,
-        one, one + NEVER, square, False, one - 1, one - 1, np.zeros((1, 1)), False,
-        *profile(), *result(),
+        one,
+        two,
+        square,
+        triple,
+        triple,
+        unit,
+        empty,
+        none,
+        np.zeros(0),
+        link,
+        np.zeros(1),
+        one,
+        one,
+        one + NEVER,
+        square,
+        False,
+        one - 1,
+        one - 1,
+        np.zeros((1, 1)),
+        False,
+        *profile(),
+        *result(),
     )
     for rule in range(3):
         dynamic_schedule(
-            rule, two, square, triple, triple, unit, empty, none, np.zeros(0), empty, none, link,
-            np.zeros(1), one, one, one + NEVER, square, False, *profile(), *result(),
+            rule,
+            two,
+            square,
+            triple,
+            triple,
+            unit,
+            empty,
+            none,
+            np.zeros(0),
+            empty,
+            none,
+            link,
+            np.zeros(1),
+            one,
+            one,
+            one + NEVER,
+            square,
+            False,
+            *profile(),
+            *result(),
         )

@@ -19,8 +19,18 @@ NEVER = 2**60
 
 @kernel
 def arrival(
-    t: int, p: int, pred_ptr: Any, pred_src: Any, pred_bytes: Any, link: Any, tpb: Any, lat: Any,
-    end: Any, mach: Any, floor: int, cause: Any,
+    t: int,
+    p: int,
+    pred_ptr: Any,
+    pred_src: Any,
+    pred_bytes: Any,
+    link: Any,
+    tpb: Any,
+    lat: Any,
+    end: Any,
+    mach: Any,
+    floor: int,
+    cause: Any,
 ) -> int:
     """Earliest start of ``t`` on ``p`` by release and data; ``cause[t]`` is the latest source."""
     at = floor
@@ -39,20 +49,43 @@ def arrival(
 
 @kernel
 def decode(
-    first: int, order: Any, row: Any, mach: Any, simple: bool,
-    dur: Any, demand: Any, cap: Any, unit: Any,
-    pred_ptr: Any, pred_src: Any, pred_bytes: Any, link: Any, tpb: Any, lat: Any,
-    release: Any, inputs: Any, has_inputs: bool,
-    pt0: Any, pu0: Any, pn0: Any, pt: Any, pu: Any, pn: Any,
-    start: Any, end: Any, cause: Any, last: Any, free: Any,
-) -> int:
+    first: int,
+    order: Any,
+    row: Any,
+    mach: Any,
+    simple: bool,
+    dur: Any,
+    demand: Any,
+    cap: Any,
+    unit: Any,
+    pred_ptr: Any,
+    pred_src: Any,
+    pred_bytes: Any,
+    link: Any,
+    tpb: Any,
+    lat: Any,
+    release: Any,
+    inputs: Any,
+    has_inputs: bool,
+    pt0: Any,
+    pu0: Any,
+    pn0: Any,
+    pt: Any,
+    pu: Any,
+    pn: Any,
+    start: Any,
+    end: Any,
+    cause: Any,
+    last: Any,
+    free: Any,
+) -> Any:
     """Start and end of every task from position ``first`` of the order on; the makespan.
 
     ``last`` and ``free`` are scratch per machine. Returns NEVER when a task has no place.
     """
     n = len(order)
     m = dur.shape[1]
-    makespan = np.int64(0)
+    makespan: Any = np.int64(0)
     if simple:
         for p in range(m):
             free[p] = 0
@@ -82,9 +115,7 @@ def decode(
         floor = release[t]
         if has_inputs and inputs[t, p] > floor:
             floor = inputs[t, p]
-        at = arrival(
-            t, p, pred_ptr, pred_src, pred_bytes, link, tpb, lat, end, mach, floor, cause
-        )
+        at = arrival(t, p, pred_ptr, pred_src, pred_bytes, link, tpb, lat, end, mach, floor, cause)
         if simple:
             if length > 0:
                 if free[p] > at:
@@ -114,13 +145,39 @@ def decode(
 
 @kernel
 def anneal(
-    iterations: int, warm: float, cold: float, seed: int, target: int,
-    order: Any, row: Any, mach: Any, simple: bool,
-    row_ptr: Any, dur: Any, demand: Any, cap: Any, unit: Any,
-    pred_ptr: Any, pred_src: Any, pred_bytes: Any, succ_ptr: Any, succ_dst: Any,
-    link: Any, tpb: Any, lat: Any, release: Any, deadline: Any, inputs: Any, has_inputs: bool,
-    pt0: Any, pu0: Any, pn0: Any, best_order: Any, best_row: Any, best_mach: Any,
-) -> int:
+    iterations: int,
+    warm: float,
+    cold: float,
+    seed: int,
+    target: int,
+    order: Any,
+    row: Any,
+    mach: Any,
+    simple: bool,
+    row_ptr: Any,
+    dur: Any,
+    demand: Any,
+    cap: Any,
+    unit: Any,
+    pred_ptr: Any,
+    pred_src: Any,
+    pred_bytes: Any,
+    succ_ptr: Any,
+    succ_dst: Any,
+    link: Any,
+    tpb: Any,
+    lat: Any,
+    release: Any,
+    deadline: Any,
+    inputs: Any,
+    has_inputs: bool,
+    pt0: Any,
+    pu0: Any,
+    pn0: Any,
+    best_order: Any,
+    best_row: Any,
+    best_mach: Any,
+) -> Any:
     """Simulated annealing on the makespan; the best found goes into ``best_*``.
 
     ``order``, ``row`` and ``mach`` are the current state, changed in place. ``warm`` and ``cold``
@@ -150,11 +207,37 @@ def anneal(
         if deadline[t] < NEVER:
             bounded = True
     makespan = decode(
-        0, order, row, mach, simple, dur, demand, cap, unit, pred_ptr, pred_src, pred_bytes,
-        link, tpb, lat, release, inputs, has_inputs, pt0, pu0, pn0, pt, pu, pn,
-        start, end, cause, last, free,
+        0,
+        order,
+        row,
+        mach,
+        simple,
+        dur,
+        demand,
+        cap,
+        unit,
+        pred_ptr,
+        pred_src,
+        pred_bytes,
+        link,
+        tpb,
+        lat,
+        release,
+        inputs,
+        has_inputs,
+        pt0,
+        pu0,
+        pn0,
+        pt,
+        pu,
+        pn,
+        start,
+        end,
+        cause,
+        last,
+        free,
     )
-    late = np.int64(0)
+    late: Any = np.int64(0)
     if bounded:
         for t in range(n):
             late += max(np.int64(0), end[t] - deadline[t])
@@ -167,7 +250,7 @@ def anneal(
     best_row[:] = row
     best_mach[:] = mach
     length = -1
-    state = np.int64(seed % 2147483646 + 1)
+    state: Any = np.int64(seed % 2147483646 + 1)
     cooling = (cold / warm) ** (1.0 / max(1, iterations))
     heat = warm
     for _ in range(iterations):
@@ -240,10 +323,35 @@ def anneal(
         start2[:] = start
         cause2[:] = cause
         makespan2 = decode(
-            first, order, row, mach, simple, dur, demand, cap, unit,
-            pred_ptr, pred_src, pred_bytes,
-            link, tpb, lat, release, inputs, has_inputs, pt0, pu0, pn0, pt, pu, pn,
-            start2, end2, cause2, last, free,
+            first,
+            order,
+            row,
+            mach,
+            simple,
+            dur,
+            demand,
+            cap,
+            unit,
+            pred_ptr,
+            pred_src,
+            pred_bytes,
+            link,
+            tpb,
+            lat,
+            release,
+            inputs,
+            has_inputs,
+            pt0,
+            pu0,
+            pn0,
+            pt,
+            pu,
+            pn,
+            start2,
+            end2,
+            cause2,
+            last,
+            free,
         )
         late2 = np.int64(0)
         if bounded:
@@ -286,13 +394,36 @@ def warm_up() -> None:
     one = np.zeros(1, dtype=np.int64)
     for simple in (True, False):
         anneal(
-            3, 1.0, 0.5, 1, 0, one.copy(), one.copy(), one.copy(), simple,
-            np.array([0, 1], dtype=np.int64), np.ones((1, 1), dtype=np.int64),
-            np.zeros((1, 3), dtype=np.int64), np.ones((1, 3), dtype=np.int64),
-            np.ones(1, dtype=np.bool_), np.zeros(2, dtype=np.int64), one[:0],
-            np.zeros(0), np.zeros(2, dtype=np.int64), one[:0],
-            np.full((1, 1), -1, dtype=np.int64), np.zeros(1), one, one, one + NEVER,
-            np.zeros((1, 1), dtype=np.int64), False,
-            np.zeros((1, 4), dtype=np.int64), np.zeros((1, 4, 3), dtype=np.int64), one + 1,
-            one.copy(), one.copy(), one.copy(),
+            3,
+            1.0,
+            0.5,
+            1,
+            0,
+            one.copy(),
+            one.copy(),
+            one.copy(),
+            simple,
+            np.array([0, 1], dtype=np.int64),
+            np.ones((1, 1), dtype=np.int64),
+            np.zeros((1, 3), dtype=np.int64),
+            np.ones((1, 3), dtype=np.int64),
+            np.ones(1, dtype=np.bool_),
+            np.zeros(2, dtype=np.int64),
+            one[:0],
+            np.zeros(0),
+            np.zeros(2, dtype=np.int64),
+            one[:0],
+            np.full((1, 1), -1, dtype=np.int64),
+            np.zeros(1),
+            one,
+            one,
+            one + NEVER,
+            np.zeros((1, 1), dtype=np.int64),
+            False,
+            np.zeros((1, 4), dtype=np.int64),
+            np.zeros((1, 4, 3), dtype=np.int64),
+            one + 1,
+            one.copy(),
+            one.copy(),
+            one.copy(),
         )

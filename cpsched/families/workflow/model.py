@@ -49,6 +49,7 @@ class Variables:
     on: dict[tuple[int, int], Any] = field(default_factory=dict)
     intervals: dict[tuple[int, int], Any] = field(default_factory=dict)
     transfers: dict[tuple[str, int], tuple[Any, Any, Any]] = field(default_factory=dict)
+    ended: set[int] = field(default_factory=set)
     notes: dict[str, Any] = field(default_factory=dict)
 
     def coarse(self, ticks: int) -> int:
@@ -97,7 +98,7 @@ def variables(inst: Instance, horizon: int, factor: int) -> Variables:
     from ortools.sat.python import cp_model
 
     model = cp_model.CpModel()
-    heads, tails = heads_and_tails(inst)
+    heads, _ = heads_and_tails(inst)
     v = Variables(model, inst, factor, horizon // factor, [], [], [], None)  # type: ignore[arg-type]
     classes = machine_classes(inst)
     v.makespan = model.new_int_var(0, v.horizon, "makespan")
@@ -142,6 +143,7 @@ def variables(inst: Instance, horizon: int, factor: int) -> Variables:
                 )
             )
             v.end.append(end)
+            v.ended.add(t)
         per_machine: dict[int, list[Any]] = defaultdict(list)
         for _, g, x in v.use[t]:
             if len(g) == 1:
@@ -200,8 +202,10 @@ def _transfer(v: Variables, u: int, t: int, size: float) -> None:
             by_lag[v.coarse(inst.lag(size, p, q))].append(q)
         for lag, targets in by_lag.items():
             if lag > lags[0]:
-                goal = v.located(t, targets[0]) if len(targets) == 1 else sum(
-                    v.located(t, q) for q in targets
+                goal = (
+                    v.located(t, targets[0])
+                    if len(targets) == 1
+                    else sum(v.located(t, q) for q in targets)
                 )
                 # Both literals true demand the lag; each alone demands nothing beyond the least.
                 model.add(
@@ -271,9 +275,11 @@ def resources(v: Variables) -> None:
             if v.coarse(a) < min(v.coarse(b), v.horizon + 1)
         ]
         for active in scenarios:
-            here = [(r, i) for t, r, i in cells if t in active] if active else [
-                (r, i) for _, r, i in cells
-            ]
+            here = (
+                [(r, i) for t, r, i in cells if t in active]
+                if active
+                else [(r, i) for _, r, i in cells]
+            )
             if inst.unit[p] and len(group) == 1:
                 model.add_no_overlap([*(i for _, i in here), *breaks])
                 continue
@@ -322,9 +328,7 @@ def makespan(v: Variables) -> None:
             if least == 0 and inst.succ_ptr[t + 1] > inst.succ_ptr[t] and max(ways) == 0:
                 continue
             extra = sum(
-                (w - least) * x
-                for w, (_, _, x) in zip(ways, v.use[t], strict=True)
-                if w > least
+                (w - least) * x for w, (_, _, x) in zip(ways, v.use[t], strict=True) if w > least
             )
             v.model.add(v.makespan >= v.end[t] + least + extra)
     else:
@@ -482,9 +486,7 @@ def storage(v: Variables, peak: Any = None) -> None:
             until = model.new_int_var(0, v.horizon, f"until_{file}_at_{q}")
             since = model.new_int_var(0, v.horizon, f"since_{file}_at_{q}")
             for t in local:
-                model.add(until >= v.end[t]).only_enforce_if(
-                    [present, *_literals(model, v, t, q)]
-                )
+                model.add(until >= v.end[t]).only_enforce_if([present, *_literals(model, v, t, q)])
             if (file, q) in v.transfers:
                 model.add(since == v.transfers[file, q][0]).only_enforce_if(present)
                 model.add(until >= v.transfers[file, q][1]).only_enforce_if(present)
@@ -530,7 +532,7 @@ def hint(v: Variables, plan: Plan) -> None:
         if not v.use[t]:
             continue
         model.add_hint(v.start[t], v.coarse(plan.start[t]))
-        if not _is_expression(v.end[t]):
+        if t in v.ended:
             model.add_hint(v.end[t], v.coarse(plan.start[t]) + v.length(plan.row[t], plan.mach[t]))
         for r, g, x in v.use[t]:
             if not isinstance(x, int):
@@ -540,10 +542,6 @@ def hint(v: Variables, plan: Plan) -> None:
             model.add_hint(same, int(plan.mach[u] == plan.mach[t]))
     if len(ends):
         model.add_hint(v.makespan, min(v.horizon, v.coarse(int(ends.max()))))
-
-
-def _is_expression(end: Any) -> bool:
-    return not hasattr(end, "index")
 
 
 def plan_from(v: Variables, values: Sequence[int]) -> Plan:
@@ -593,4 +591,3 @@ def horizon_of(inst: Instance, latest: int | None) -> int:
     if len(bounded) == inst.n and inst.n:
         total = min(total, int(bounded.max()))
     return total + 1
-

@@ -201,9 +201,9 @@ def _log_success(v: Variables) -> Expression:
     return Expression(total, scale, slack)
 
 
-def _spend(v: Variables, resource: str, factor: Callable[[int, int], Fraction]) -> dict[
-    tuple[int, int, int], Fraction
-]:
+def _spend(
+    v: Variables, resource: str, factor: Callable[[int, int], Fraction]
+) -> dict[tuple[int, int, int], Fraction]:
     """Reserved spend times ``factor(task, row)`` per choice, where rates do not vary over time."""
     inst = v.inst
     problem = inst.problem
@@ -274,9 +274,9 @@ def _varying(
                         model.add(at >= begins[k]).only_enforce_if(enforced)
                         if k + 1 < len(steps):
                             model.add(at <= begins[k + 1]).only_enforce_if(enforced)
-                        model.add(
-                            level == base[k] + slopes[k] * (at - begins[k])
-                        ).only_enforce_if(enforced)
+                        model.add(level == base[k] + slopes[k] * (at - begins[k])).only_enforce_if(
+                            enforced
+                        )
                     ends.append(level)
                 condition = [] if isinstance(x, int) else [x]
                 model.add(spent >= ends[1] - ends[0]).only_enforce_if(condition)

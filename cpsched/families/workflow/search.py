@@ -170,4 +170,3 @@ def repair(inst: Instance, run: Run, schedule: WorkflowSchedule) -> None:
     order = greedy.ready_order(inst, key)
     plan = greedy.list_plan(inst, order, fix_row=fix_row, fix_mach=fix_mach)
     greedy.offer(run, inst, plan, "repair")
-

@@ -212,7 +212,10 @@ def write_minizinc(problem: WorkflowProblem, schedule: WorkflowSchedule | None) 
             "one_at_a_time": [bool(u) for u in inst.unit],
             "release": [
                 [
-                    max(int(inst.release[t]), int(inst.inputs[t, p]) if inst.inputs is not None else 0)
+                    max(
+                        int(inst.release[t]),
+                        int(inst.inputs[t, p]) if inst.inputs is not None else 0,
+                    )
                     for p in range(m)
                 ]
                 for t in range(n)
