@@ -249,10 +249,15 @@ def offer(run: Run, inst: Instance, plan: Plan | None, source: str) -> bool:
     return run.offer(schedule, source, values)
 
 
+def is_compiled(inst: Instance, run: Run) -> bool:
+    """Whether kernels run compiled; tiny instances do not wait for the compiled code to load."""
+    return inst.rows * inst.m > 150 and jit.ready(run.clock.remaining())
+
+
 def portfolio(inst: Instance, run: Run) -> None:
     """Offer the list schedulers' plans, HEFT first, costly ones only where they are affordable."""
     clock = run.clock
-    compiled = jit.ready(clock.remaining())
+    compiled = is_compiled(inst, run)
     work = inst.rows * inst.m
     size = work * (2e-7 if compiled else 1e-5)
 
