@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cpsched.core.clock import Clock, Stop
 from cpsched.errors import ProblemError
 from cpsched.families import family
-from cpsched.result import Number, Result, Status
+from cpsched.result import Number, Objective, Result, Status
 
 if TYPE_CHECKING:
     from cpsched.plot.figure import Figure
@@ -164,11 +164,23 @@ def pareto(
                 continue
             if better > 0 and objective.name == "log_success":
                 continue
-            regions.append((*region[:k], better, *region[k + 1 :]))
+            narrowed = (*region[:k], better, *region[k + 1 :])
+            if not any(_within(narrowed, other, wanted[1:]) for other in regions):
+                regions.append(narrowed)
     signs = [-1 if o.maximise else 1 for o in wanted]
     kept = [v for v in points if not any(_dominates(w, v, signs) for w in points if w != v)]
     kept.sort(key=lambda v: [s * x for s, x in zip(signs, v, strict=True)])
     return Front(tuple(names), tuple(points[v] for v in kept), complete)
+
+
+def _within(
+    inner: Sequence[Number | None], outer: Sequence[Number | None], wanted: Sequence[Objective]
+) -> bool:
+    """Whether one region lies in another."""
+    return all(
+        b is None or (a is not None and (a >= b if o.maximise else a <= b))
+        for a, b, o in zip(inner, outer, wanted, strict=True)
+    )
 
 
 def _dominates(one: Sequence[Number], other: Sequence[Number], signs: Sequence[int]) -> bool:

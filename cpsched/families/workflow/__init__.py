@@ -31,6 +31,14 @@ def objective(problem: WorkflowProblem, name: str) -> Objective | None:
     return Objective(name, name in MAXIMISED) if name in OBJECTIVES else None
 
 
+def limit(problem: WorkflowProblem, name: str, value: float) -> WorkflowProblem:
+    """The problem with a hard limit on an objective, besides the limits it has."""
+    limits = {str(known): most for known, most in problem.limits.items()}
+    tighter = max if name in MAXIMISED else min
+    limits[name] = tighter(limits.get(name, value), value)
+    return problem.model_copy(update={"limits": limits})
+
+
 def items(schedule: WorkflowSchedule) -> dict[str, dict[str, Any]]:
     """Machine, option and times by task, for diffs."""
     return {
@@ -79,6 +87,7 @@ FAMILY: Family[WorkflowProblem, WorkflowSchedule, Any] = Family(
     restrict=restrict,
     items=items,
     draw=draw,
+    limit=limit,
     formats=FORMATS,
     writers=WRITERS,
     generators=GENERATORS,
