@@ -91,9 +91,9 @@ def _makespan(inst: Instance, run: Run) -> None:
 
 
 def _affordable(inst: Instance, run: Run) -> bool:
-    """Whether building and presolving the whole model leaves time to search it."""
+    """Whether a model of the whole problem can be expected to find what annealing does not."""
     cells = inst.rows * inst.m + 2 * len(inst.pred_src)
-    return run.clock.remaining() > 2e-4 * cells
+    return cells <= 4000 and run.clock.remaining() > 2e-4 * cells
 
 
 def _exact_makespan(inst: Instance, run: Run, background: local.Background | None) -> None:
