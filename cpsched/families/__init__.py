@@ -128,6 +128,9 @@ class Family(Generic[P, S, I]):
     revise
         ``revise(problem, schedule, now, events, stability)``: the problem from now on, for
         `cpsched.replan`; None where a kind cannot be replanned.
+    limit
+        ``limit(problem, objective, value)``: the problem in which an objective is at most (when
+        maximised, at least) a value, for `cpsched.pareto`; None where a kind has no such limits.
     """
 
     kind: str
@@ -148,6 +151,7 @@ class Family(Generic[P, S, I]):
     items: Callable[[S], dict[str, dict[str, Any]]]
     draw: Callable[[P, S], Figure]
     revise: Callable[[P, S, float, Sequence[Event], int], Revision] | None = None
+    limit: Callable[[P, str, Number], P] | None = None
     formats: tuple[Format, ...] = ()
     writers: tuple[Writer, ...] = ()
     generators: tuple[Generator, ...] = ()
