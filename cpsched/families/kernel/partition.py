@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from cpsched.families.kernel.prepare import Instance
@@ -60,8 +61,8 @@ def _deal(instance: Instance, blocks: list[list[int]], count: int) -> list[int |
         for a, b in ((u, w), (w, u)):
             neighbours.setdefault(a, {}).setdefault(b, 0)
             neighbours[a][b] += cost
-    machine = instance.problem.machine
-    room = machine.registers_per_warp
+    room = instance.problem.machine.registers_per_warp
+    clash = _clashes(instance)
     words = [0] * (count + 1)
     busy = [0] * (count + 1)
     weights = sorted(
@@ -77,6 +78,8 @@ def _deal(instance: Instance, blocks: list[list[int]], count: int) -> list[int |
         else:
 
             def price(g: int, block: list[int] = block, demand: int = demand) -> tuple[float, int]:
+                if any(clash.get((o, p)) for o in block for p in range(instance.n) if group[p] == g):
+                    return math.inf, g
                 near = sum(
                     c
                     for o in block
@@ -84,7 +87,7 @@ def _deal(instance: Instance, blocks: list[list[int]], count: int) -> list[int |
                     if group[other] == g
                 )
                 full = (words[g] + demand) / room if room else 0.0
-                return (full + count * busy[g] / scale - near / 60.0, g)
+                return full + count * busy[g] / scale - near / 60.0, g
 
             best = min(range(1, count + 1), key=price)
         if best >= len(words):
@@ -95,3 +98,26 @@ def _deal(instance: Instance, blocks: list[list[int]], count: int) -> list[int |
         words[best] += demand
         busy[best] += time
     return group
+
+
+def _clashes(instance: Instance) -> dict[tuple[int, int], bool]:
+    """Pairs whose results are live together in every schedule and exceed one group's registers.
+
+    That is so when one reads the other and something that comes after it reads the other too.
+    """
+    operations = instance.problem.operations
+    per_warp = instance.problem.machine.registers_per_warp
+    out: dict[tuple[int, int], bool] = {}
+    if per_warp is None:
+        return out
+    after: list[set[int]] = [set() for _ in range(instance.n)]
+    for e in range(len(instance.source)):
+        if instance.distance[e] == 0 and instance.buffer[e] < 0:
+            after[int(instance.source[e])].add(int(instance.target[e]))
+    for u, uses in enumerate(instance.life):
+        readers = {x.target for x in uses if x.distance == 0}
+        for w in readers:
+            limit = per_warp * max(operations[u].min_warps, operations[w].min_warps)
+            if operations[u].registers + operations[w].registers > limit and after[w] & readers:
+                out[u, w] = out[w, u] = True
+    return out
