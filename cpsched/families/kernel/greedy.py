@@ -60,12 +60,6 @@ def grid_for(
     """The grid of an interval; its interval may be up to a tick longer."""
     tick = max(1, -(-interval // LARGEST_TABLE))
     delay = edge_delays(instance, group)
-    waits = [False] * instance.n
-    if instance.problem.grouped:
-        for e, edge in enumerate(instance.problem.edges):
-            u, w = int(instance.source[e]), int(instance.target[e])
-            if edge.blocking or (instance.spill[e] and group[u] != group[w]):
-                waits[w] = True
     uses = []
     for rows in instance.uses:
         uses.append(
@@ -81,10 +75,21 @@ def grid_for(
         reach=edge_reach(instance, depth),
         uses=uses,
         issue=[-(-c // tick) for c in instance.issue],
-        waits=waits,
+        waits=waiting(instance, group),
         group=group,
         depth=depth,
     )
+
+
+def waiting(instance: Instance, group: list[int | None]) -> list[bool]:
+    """Which operations begin with a wait under an assignment to groups."""
+    waits = [False] * instance.n
+    if instance.problem.grouped:
+        for e, edge in enumerate(instance.problem.edges):
+            u, w = int(instance.source[e]), int(instance.target[e])
+            if edge.blocking or (instance.spill[e] and group[u] != group[w]):
+                waits[w] = True
+    return waits
 
 
 class Table:
@@ -402,13 +407,15 @@ def serial(
     into: list[list[int]] = [[] for _ in range(instance.n)]
     for e in np.flatnonzero(reach == 0).tolist():
         into[int(instance.target[e])].append(e)
+    waits = waiting(instance, group)
     starts = [0] * instance.n
     now = 0
     for o in sequence(instance, reach):
         ready = [starts[int(instance.source[e])] + int(delay[e]) for e in into[o]]
         starts[o] = max([now, *ready])
         table = max((s + c for _, s, c, _ in instance.uses[o]), default=0)
-        now = starts[o] + max(table, instance.issue[o])
+        # Nothing else of the group may begin in the cycle of a wait.
+        now = starts[o] + max(table, instance.issue[o], int(waits[o]))
     interval = max(now, instance.mii, 1)
     for e in np.flatnonzero(reach > 0).tolist():
         slack = starts[int(instance.source[e])] + int(delay[e]) - starts[int(instance.target[e])]
