@@ -62,9 +62,9 @@ def _deal(instance: Instance, blocks: list[list[int]], count: int) -> list[int |
             neighbours.setdefault(a, {}).setdefault(b, 0)
             neighbours[a][b] += cost
     room = instance.problem.machine.registers_per_warp
-    clash = _clashes(instance)
     words = [0] * (count + 1)
     busy = [0] * (count + 1)
+    members: list[list[int]] = [[] for _ in range(instance.groups)]
     weights = sorted(
         blocks, key=lambda b: (-sum(operations[o].registers for o in b), -len(b), b[0])
     )
@@ -78,7 +78,7 @@ def _deal(instance: Instance, blocks: list[list[int]], count: int) -> list[int |
         else:
 
             def price(g: int, block: list[int] = block, demand: int = demand) -> tuple[float, int]:
-                if any(clash.get((o, p)) for o in block for p in range(instance.n) if group[p] == g):
+                if any((o, p) in instance.apart for o in block for p in members[g]):
                     return math.inf, g
                 near = sum(
                     c
@@ -95,29 +95,7 @@ def _deal(instance: Instance, blocks: list[list[int]], count: int) -> list[int |
             busy += [0] * (best + 1 - len(busy))
         for o in block:
             group[o] = best
+        members[best] += block
         words[best] += demand
         busy[best] += time
     return group
-
-
-def _clashes(instance: Instance) -> dict[tuple[int, int], bool]:
-    """Pairs whose results are live together in every schedule and exceed one group's registers.
-
-    That is so when one reads the other and something that comes after it reads the other too.
-    """
-    operations = instance.problem.operations
-    per_warp = instance.problem.machine.registers_per_warp
-    out: dict[tuple[int, int], bool] = {}
-    if per_warp is None:
-        return out
-    after: list[set[int]] = [set() for _ in range(instance.n)]
-    for e in range(len(instance.source)):
-        if instance.distance[e] == 0 and instance.buffer[e] < 0:
-            after[int(instance.source[e])].add(int(instance.target[e]))
-    for u, uses in enumerate(instance.life):
-        readers = {x.target for x in uses if x.distance == 0}
-        for w in readers:
-            limit = per_warp * max(operations[u].min_warps, operations[w].min_warps)
-            if operations[u].registers + operations[w].registers > limit and after[w] & readers:
-                out[u, w] = out[w, u] = True
-    return out

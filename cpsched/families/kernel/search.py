@@ -82,7 +82,10 @@ class _Intervals:
         bisect = monotone(instance)
         last = max(saturation(instance), low)
         top = last if limit is None else min(last, limit)
-        step = 1
+        # Intervals are in cycles: a hundredth of the bound is a fine first step where steps may
+        # skip, since the bisection comes back for the rest.
+        first_step = max(1, low // 128) if bisect else 1
+        step = first_step
         trial = low
         failed = low - 1  # the largest interval without a schedule so far, proved or not
         while not run.clock.expired():
