@@ -114,7 +114,7 @@ def make_room(board: Board, run: Run) -> None:
         if c in hopeless or board.at[p] >= 0:
             continue
         run.clock.spend(2e-5 * len(board.free))
-        if run.clock.remaining() < 0.3 * run.clock.limit or run.clock.cancelled:
+        if run.clock.remaining() < 0.85 * run.clock.limit or run.clock.cancelled:
             return
         n = board.best_node(c)
         if n >= 0:

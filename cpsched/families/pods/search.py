@@ -1,7 +1,216 @@
-"""The search."""
+"""The search: certificates and plans tier by tier, then the disruption, then what time allows."""
+
 from __future__ import annotations
-from typing import Any
-def search(instance: Any, run: Any) -> None:
-    pass
-def repair(instance: Any, run: Any, schedule: Any) -> None:
-    pass
+
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+
+from cpsched.core import jit
+from cpsched.core.run import Run
+from cpsched.families.pods import disrupt, dive, patterns
+from cpsched.families.pods.plan import Stuck, in_order, name_pods, schedule_of
+from cpsched.families.pods.prepare import Instance, Ints
+from cpsched.families.pods.problem import PodsSchedule
+from cpsched.result import Bound
+
+logger = logging.getLogger("cpsched")
+
+
+def search(instance: Instance, run: Run) -> None:
+    """Improve and prove until the run is done."""
+    jit.ready(run.clock.remaining())
+    if not plain(instance):
+        return
+    place(instance, run)
+    least_disruption(instance, run)
+
+
+def plain(instance: Instance) -> bool:
+    """Whether patterns of single nodes decide: no constraint joins nodes or times."""
+    return not (
+        instance.together
+        or instance.spreads
+        or instance.gang_minimum
+        or instance.problem.quotas
+        or instance.cell_resources
+        or any(c.domains < instance.nodes for c in instance.conflicts)
+    )
+
+
+# ---------------------------------------------------------------------- placed counts
+
+
+def placed_levels(instance: Instance, run: Run) -> list[int] | None:
+    """Levels of the tiers in the run's objectives when they come first and in order, else None."""
+    names = [f"placed@{p}" for p in instance.tiers]
+    if [o.name for o in run.objectives[: len(names)]] != names:
+        return None
+    return list(range(len(names)))
+
+
+def place(instance: Instance, run: Run) -> None:
+    """Certify the placed counts, and look for a plan that reaches them."""
+    levels = placed_levels(instance, run)
+    if levels is None or run.incumbent is None or all(run.proved(k) for k in levels):
+        return
+    pack = patterns.packing(instance)
+    until = 0.1 * run.clock.remaining()
+    frozen: list[int] = []
+    columns: list[tuple[int, Ints]] = _columns_of(pack, run)
+    last: patterns.Certificate | None = None
+    for tier in levels:
+        everything = int((pack.available * pack.weight)[pack.tier <= tier].sum())
+        known = run.bound(tier)
+        target = everything if known is None else min(everything, int(known))
+        reached = int(run.incumbent.values[tier])
+        if reached < target or tier == levels[-1]:
+            last = patterns.generate(
+                pack, tier, list(frozen), columns, run.clock, until=until
+            )
+            columns += [(g, f) for g, f, _ in last.master.columns]
+            if last.bound is not None and last.bound < target and last.multipliers is not None:
+                target = last.bound
+                run.raise_bound(pattern_bound(instance, pack, last, frozen))
+        frozen.append(target)
+    if last is None or all(run.proved(k) for k in levels):
+        return
+    _reach(instance, run, pack, last, columns, levels)
+
+
+def _columns_of(pack: patterns.Packing, run: Run) -> list[tuple[int, Ints]]:
+    """Fillings of the incumbent's nodes as columns of their groups."""
+    counts = dive.counts_of(pack, end_of(pack.instance, run))
+    return [(g, counts[n]) for g, group in enumerate(pack.groups) for n in group.members]
+
+
+def end_of(instance: Instance, run: Run) -> Ints:
+    """Node of each pod at the incumbent's end."""
+    assert run.incumbent is not None
+    index: dict[str | None, int] = {n.name: i for i, n in enumerate(instance.problem.nodes)}
+    index[None] = -1
+    at = {p.pod: index[p.node] for p in run.incumbent.schedule.placements}
+    return np.array([at[p.name] for p in instance.problem.pods], dtype=np.int64)
+
+
+def pattern_bound(
+    instance: Instance, pack: patterns.Packing, found: patterns.Certificate, frozen: list[int]
+) -> Bound:
+    """The bound of a certificate, with the multipliers that prove it per representative pod."""
+    assert found.bound is not None and found.multipliers is not None
+    classes, tiers = found.multipliers
+    names = [instance.classes[c].pod.name for c in pack.classes.tolist()]
+    data = {
+        "multipliers": {n: int(m) for n, m in zip(names, classes.tolist(), strict=True) if m},
+        "tiers": [int(m) for m in tiers.tolist()],
+    }
+    priority = instance.tiers[found.tier]
+    given = tuple(frozen) if frozen else None
+    return Bound(found.bound, "node-patterns", f"placed@{priority}", data, given)
+
+
+def _reach(
+    instance: Instance,
+    run: Run,
+    pack: patterns.Packing,
+    last: patterns.Certificate,
+    columns: list[tuple[int, Ints]],
+    levels: list[int],
+) -> None:
+    """Look for a plan with the certified counts: dive, then choose among all known patterns."""
+    start = run.clock.remaining()
+    chosen = dive.dive(pack, last.master, run.clock, 0.25 * start)
+    if chosen:
+        columns += chosen
+        offer_counts(instance, run, dive.lay_out(pack, chosen, run), "patterns:dive")
+    if all(run.proved(k) for k in levels) or run.done():
+        return
+    columns += [(g, f) for g, f, _ in last.master.columns]
+    chosen = dive.choose(pack, columns, run, 0.4 * run.clock.remaining())
+    if chosen:
+        offer_counts(instance, run, dive.lay_out(pack, chosen, run), "patterns:choose")
+
+
+def offer_counts(
+    instance: Instance, run: Run, counts: Mapping[tuple[int, int], int], source: str
+) -> bool:
+    """Put an end state into an executable order and offer it."""
+    try:
+        actions = in_order(instance, name_pods(instance, counts))
+    except Stuck as reason:
+        logger.debug("no order for an end state: %s", reason)
+        return False
+    return run.offer(lambda: schedule_of(instance, actions), source)
+
+
+# ---------------------------------------------------------------------- disruption
+
+
+def least_disruption(instance: Instance, run: Run) -> None:
+    """Prove the least disruption for the incumbent's placed counts, and look for it."""
+    levels = placed_levels(instance, run)
+    if levels is None or run.incumbent is None or run.done():
+        return
+    level = len(levels)
+    if len(run.objectives) <= level or run.objectives[level].name != "disruption":
+        return
+    pack = patterns.packing(instance, distinct=True)
+    while not run.done():
+        values = [int(v) for v in run.incumbent.values[:level]]
+        stage = disrupt.Stage(pack, values)
+        counts = dive.counts_of(pack, end_of(instance, run))
+        start = [(g, counts[group.members[0]]) for g, group in enumerate(pack.groups)]
+        best, multipliers, master = disrupt.generate(
+            stage,
+            start,
+            run.clock,
+            reached=int(run.incumbent.values[level]),
+            until=0.4 * run.clock.remaining(),
+        )
+        if multipliers is not None:
+            run.raise_bound(disruption_bound(instance, pack, best, multipliers, values))
+        if run.done():
+            return
+        columns = [(g, f) for g, f, _ in master.columns]
+        found = disrupt.choose(
+            stage, columns, run, run.clock.remaining(), int(run.incumbent.values[level])
+        )
+        if found is None or not offer_counts(instance, run, found, "patterns:least-disruption"):
+            return
+
+
+def disruption_bound(
+    instance: Instance,
+    pack: patterns.Packing,
+    value: int,
+    multipliers: disrupt.Multipliers,
+    values: list[int],
+) -> Bound:
+    """The Lagrangian bound on the disruption, with its multipliers per representative pod."""
+    names = [instance.classes[c].pod.name for c in pack.classes.tolist()]
+    rows = {
+        key: {n: int(m) for n, m in zip(names, row.tolist(), strict=True) if m}
+        for key, row in zip(("leaving", "moving", "evicting", "available"), multipliers, strict=False)
+    }
+    data = {**rows, "tiers": [int(m) for m in multipliers[4].tolist()]}
+    return Bound(value, "node-patterns-disruption", "disruption", data, tuple(values))
+
+
+def repair(instance: Instance, run: Run, schedule: PodsSchedule) -> None:
+    """Offer the end state of a schedule in a new order."""
+    index = {n.name: i for i, n in enumerate(instance.problem.nodes)}
+    pods = {p.name: i for i, p in enumerate(instance.problem.pods)}
+    target = {}
+    for placement in schedule.placements:
+        p = pods.get(placement.pod)
+        n = -1 if placement.node is None else index.get(placement.node)
+        if p is None or n is None or instance.at[p] == n:
+            continue
+        if n >= 0 or instance.at[p] >= 0:
+            target[p] = n
+    try:
+        actions = in_order(instance, target)
+    except Stuck:
+        return
+    run.offer(lambda: schedule_of(instance, actions), "repair")
