@@ -13,6 +13,7 @@ Lower bounds are Lagrangian for any multipliers, hence valid when interrupted.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from cpsched.core.clock import Clock
 from cpsched.core.run import Run
 from cpsched.families.pods import kernels
 from cpsched.families.pods.dive import running_counts
-from cpsched.families.pods.patterns import PRICING_NODES, SCALE, Packing
+from cpsched.families.pods.patterns import LEAST_NODES, SCALE, Packing
 from cpsched.families.pods.prepare import Ints
 
 #: Multipliers of a Lagrangian bound, scaled integers: rows E+M, M, E, F per class; one per tier.
@@ -64,10 +65,16 @@ class Stage:
         a = np.minimum(a, SCALE * min(self.eviction, self.move))
         return a, np.minimum(b, SCALE * self.move - a), np.minimum(c, SCALE * self.eviction - a), d, t
 
-    def bound(self, m: Multipliers, rows: int = 4) -> tuple[int, list[Ints]]:
+    def bound(
+        self,
+        m: Multipliers,
+        least: Callable[[Ints, Ints], list[int]] | None = None,
+        rows: int = 4,
+    ) -> tuple[int, list[Ints]]:
         """A lower bound on the disruption (scaled), and good fillings per node.
 
-        ``m`` must be clamped.
+        ``m`` must be clamped. ``least`` gives per node the value of a known filling, from the
+        profit of a pod of each class and the bonus when it stays.
         """
         a, b, c, d, t = m
         total = int(((a + c) * self.running).sum() - (b * self.pending).sum())
@@ -76,11 +83,14 @@ class Stage:
         base = c - b - d + (t[:, None] * self.below).sum(axis=0)
         stay = a + b
         fillings = []
-        for (index, limit, bonus, size), group in zip(self.items, self.pack.groups, strict=True):
+        known = [0] * len(self.items) if least is None else least(base, stay)
+        for g, ((index, limit, bonus, size), group) in enumerate(
+            zip(self.items, self.pack.groups, strict=True)
+        ):
             found = np.zeros((rows, len(index)), dtype=np.int64)
             profit = base[index] + bonus * stay[index]
             _, best, filled, _ = kernels.knapsack(
-                profit, size, limit, group.room, PRICING_NODES, found
+                profit, size, limit, group.room, LEAST_NODES, known[g], found
             )
             total -= int(best)
             per_class = np.zeros((filled, len(self.running)), dtype=np.int64)
@@ -127,6 +137,8 @@ class DisruptionMaster:
             objective.SetCoefficient(short, 1000.0)
         self.columns: list[tuple[int, Ints, Any]] = []
         self._seen: set[tuple[int, bytes]] = set()
+        self._placed = np.zeros((0, len(pack.classes)), dtype=np.int64)
+        self._stays = np.zeros((0, len(pack.classes)), dtype=np.int64)
 
     def add(self, node: int, filling: Ints) -> bool:
         """Add a filling of a node; False when it is known."""
@@ -152,6 +164,21 @@ class DisruptionMaster:
                 row.SetCoefficient(x, part)
         self.columns.append((node, filling, x))
         return True
+
+    def known_values(self, base: Ints, stay: Ints) -> list[int]:
+        """Per node the best value of a known filling for the profits and bonuses."""
+        missing = len(self.columns) - len(self._placed)
+        if missing:
+            fresh = self.columns[-missing:]
+            here = [self.stage.here[self.stage.pack.groups[n].members[0]] for n, _, _ in fresh]
+            placed = np.array([f for _, f, _ in fresh], dtype=np.int64)
+            self._placed = np.concatenate([self._placed, placed])
+            self._stays = np.concatenate([self._stays, np.minimum(placed, np.array(here))])
+        worth = self._placed @ base + self._stays @ stay
+        out = [0] * len(self.stage.pack.groups)
+        for (node, _, _), value in zip(self.columns, worth.tolist(), strict=True):
+            out[node] = max(out[node], value)
+        return out
 
     def solve(self) -> float | None:
         """Value of the restricted master, None when the LP solver failed."""
@@ -205,7 +232,7 @@ def generate(
         if centre is not None and misses % 2 == 0:
             mixed = tuple((3 * x + 7 * y) // 10 for x, y in zip(centre, duals, strict=True))
             at = stage.clamp(mixed)  # type: ignore[arg-type]
-        scaled, fillings = stage.bound(at)
+        scaled, fillings = stage.bound(at, master.known_values)
         clock.spend(1e-3 * len(stage.pack.groups))
         bound = -((-scaled) // SCALE)
         if centre is None or scaled > centre_value:

@@ -9,13 +9,11 @@ import numpy as np
 from cpsched.core import engine
 from cpsched.core.clock import Clock
 from cpsched.core.run import Run
-from cpsched.families.pods.patterns import Master, Packing, price, profits_of
+from cpsched.families.pods.patterns import DIVE_NODES, SCALE, Master, Packing, price, profits_of
 from cpsched.families.pods.prepare import Ints
 
 #: Pricing rounds after each fixing.
 ROUNDS = 3
-#: Branch-and-bound nodes of a pricing while diving, where no proof is needed.
-DIVE_NODES = 5_000
 
 #: Chosen patterns: (group, filling), one per node in use.
 Chosen = list[tuple[int, Ints]]
@@ -38,16 +36,18 @@ def dive(pack: Packing, master: Master, clock: Clock, until: float = 0.0) -> Cho
                 return None
             duals = master.multipliers()
             profits = profits_of(pack, master.tier, *duals)
-            priced = price(pack, profits, counts, nodes=DIVE_NODES)
+            # The row of a group prices a node: only fillings above that can enter the basis.
+            least = [
+                max(0, int(SCALE * row.dual_value()) + 1) if free else 2**60
+                for row, free in zip(master.group_rows, members, strict=True)
+            ]
+            priced = price(pack, profits, least, counts=counts, nodes=DIVE_NODES)
             clock.spend(2e-3 * len(pack.groups))
-            added = 0
-            for g, fillings in enumerate(priced.fillings):
-                if members[g]:
-                    # The row of the group prices a node; only better fillings can enter.
-                    worth = master.group_rows[g].dual_value() * 1e6
-                    for filling in fillings:
-                        if filling @ profits > worth + 1:
-                            added += master.add(g, filling)
+            added = sum(
+                master.add(g, filling)
+                for g, fillings in enumerate(priced.fillings)
+                for filling in fillings
+            )
             if not added:
                 break
         if master.solve() is None:

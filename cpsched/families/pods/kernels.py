@@ -87,7 +87,7 @@ def multipliers(profit, share, limit, weight, order):  # type: ignore[no-untyped
 
 
 @kernel
-def knapsack(profit, size, limit, room, most_nodes, found):  # type: ignore[no-untyped-def]
+def knapsack(profit, size, limit, room, most_nodes, least, found):  # type: ignore[no-untyped-def]
     """Bounded knapsack in several dimensions by depth-first branch and bound.
 
     Parameters
@@ -98,13 +98,16 @@ def knapsack(profit, size, limit, room, most_nodes, found):  # type: ignore[no-u
         int64 item x resource, and per resource.
     most_nodes
         Give up proving after so many nodes.
+    least
+        Look only for values above this.
     found
         int64 rows that receive the last improving fillings, newest first.
 
     Returns
     -------
     tuple
-        Best value, a proven upper bound, rows filled, nodes visited.
+        Best value (``least`` when nothing better exists), a proven upper bound on the value or
+        ``least``, rows filled, nodes visited.
     """
     n_all, resources = size.shape
     ids = np.empty(n_all, dtype=np.int64)
@@ -119,8 +122,7 @@ def knapsack(profit, size, limit, room, most_nodes, found):  # type: ignore[no-u
                 ids[n] = i
                 n += 1
     if n == 0:
-        found[0, :] = 0
-        return 0, 0, 1, 0
+        return max(0, least), max(0, least), 0, 0
     gain = np.empty(n)
     most = np.empty(n, dtype=np.int64)
     share = np.zeros((n, resources))
@@ -137,14 +139,13 @@ def knapsack(profit, size, limit, room, most_nodes, found):  # type: ignore[no-u
     root = multipliers(gain, share, most, weight, order)
     left = room.copy()
     count = np.zeros(n, dtype=np.int64)
-    best = 0
+    best = max(0, least)
     rows = 0
     value = 0
     surrogate = 1.0
     depth = 0
     visited = 0
     exact = True
-    found[0, :] = 0
     while True:
         leaf = True
         while depth < n:
@@ -192,7 +193,7 @@ def knapsack(profit, size, limit, room, most_nodes, found):  # type: ignore[no-u
     bound = best
     if not exact:
         bound = max(best, int(np.floor(root + 1e-3)))
-    return best, bound, max(1, min(rows, found.shape[0])), visited
+    return best, bound, min(rows, found.shape[0]), visited
 
 
 def warm_up() -> None:
@@ -202,4 +203,4 @@ def warm_up() -> None:
     limit = np.array([2, 2, 2], dtype=np.int64)
     room = np.array([7, 6], dtype=np.int64)
     found = np.zeros((4, 3), dtype=np.int64)
-    knapsack(profit, size, limit, room, 1000, found)
+    knapsack(profit, size, limit, room, 1000, 0, found)

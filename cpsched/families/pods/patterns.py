@@ -19,10 +19,14 @@ from cpsched.families.pods.prepare import Bools, Instance, Ints
 
 #: Multipliers are rounded to integers of this scale, so that the bound is exact.
 SCALE = 10**6
-#: Branch-and-bound nodes of one pricing before it settles for the fractional bound.
-PRICING_NODES = 30_000
-#: Fillings kept from one pricing.
-ROWS = 4
+#: Branch-and-bound nodes of one pricing, over all groups, before it settles for the fractional
+#: bound; and at least per group.
+PRICING_NODES = 400_000
+LEAST_NODES = 20_000
+#: The same where no proof is needed.
+DIVE_NODES = 3_000
+#: Further fillings from one pricing.
+REPEATS = 4
 
 
 @dataclass(frozen=True)
@@ -112,37 +116,59 @@ def _limits(instance: Instance, classes: Ints, available: Ints, fixed: Bools) ->
 
 @dataclass(frozen=True)
 class Priced:
-    """The best filling of each group for some profits, and a bound on its value."""
+    """Bounds on the best filling of each group for some profits, and good fillings."""
 
-    values: list[int]
     bounds: list[int]
-    fillings: list[Ints]
+    fillings: list[list[Ints]]
 
 
 def price(
-    pack: Packing, profits: Ints, counts: Ints | None = None, *, nodes: int = PRICING_NODES
+    pack: Packing,
+    profits: Ints,
+    least: list[int],
+    *,
+    counts: Ints | None = None,
+    nodes: int = 0,
+    repeats: int = REPEATS,
 ) -> Priced:
     """Solve the pricing problem of every group.
 
     Parameters
     ----------
     profits
-        int64 per class, or per group and class.
+        int64 per class.
+    least
+        Per group a value that some filling is known to have: only better ones are looked for.
     counts
         What is available of each class; all by default.
+    nodes
+        Branch-and-bound nodes per group; 0 for enough to prove most.
+    repeats
+        Further fillings per group from what the ones before leave, so that one round gives
+        columns for all classes.
     """
-    values, bounds, fillings = [], [], []
+    bounds, fillings = [], []
     available = pack.available if counts is None else counts
-    for g, group in enumerate(pack.groups):
-        profit = profits if profits.ndim == 1 else profits[g]
-        found = np.zeros((ROWS, len(profit)), dtype=np.int64)
-        value, bound, rows, _ = kernels.knapsack(
-            profit, pack.size, np.minimum(group.limit, available), group.room, nodes, found
+    found = np.zeros((1, len(profits)), dtype=np.int64)
+    nodes = nodes or max(LEAST_NODES, PRICING_NODES // max(1, len(pack.groups)))
+    for group, known in zip(pack.groups, least, strict=True):
+        limit = np.minimum(group.limit, available)
+        _, bound, rows, _ = kernels.knapsack(
+            profits, pack.size, limit, group.room, nodes, known, found
         )
-        values.append(int(value))
         bounds.append(int(bound))
-        fillings.append(found[:rows].copy())
-    return Priced(values, bounds, fillings)
+        kept = [found[0].copy()] * rows
+        for _ in range(min(repeats, len(group.members) - 1) if rows else 0):
+            limit = np.minimum(limit, available - kept[-1]) if len(kept) == 1 else limit - kept[-1]
+            limit = np.maximum(limit, 0)
+            _, _, rows, _ = kernels.knapsack(
+                profits, pack.size, limit, group.room, DIVE_NODES, known * 9 // 10, found
+            )
+            if not rows:
+                break
+            kept.append(found[0].copy())
+        fillings.append(kept)
+    return Priced(bounds, fillings)
 
 
 class Master:
@@ -175,6 +201,7 @@ class Master:
             self.objective.SetCoefficient(short, -1000.0)
         self.columns: list[tuple[int, Ints, Any]] = []
         self._seen: set[tuple[int, bytes]] = set()
+        self._stacked = np.zeros((0, len(pack.classes)), dtype=np.int64)
         self.worth = np.where(pack.tier <= tier, pack.weight, 0)
 
     def add(self, group: int, filling: Ints) -> bool:
@@ -212,6 +239,21 @@ class Master:
             [max(0, round(-SCALE * row.dual_value())) for row in self.tier_rows], dtype=np.int64
         )
         return classes, tiers
+
+    def known_values(self, profits: Ints) -> list[int]:
+        """Best value that a known column of each group has for the profits."""
+        out = [0] * len(self.pack.groups)
+        for (group, _, _), value in zip(self.columns, self.fillings() @ profits, strict=True):
+            out[group] = max(out[group], int(value))
+        return out
+
+    def fillings(self) -> Ints:
+        """The fillings of all columns as rows."""
+        missing = len(self.columns) - len(self._stacked)
+        if missing:
+            fresh = np.array([f for _, f, _ in self.columns[-missing:]], dtype=np.int64)
+            self._stacked = np.concatenate([self._stacked, fresh])
+        return self._stacked
 
     def values(self) -> list[float]:
         """Value of every column in the last solution."""
@@ -254,7 +296,7 @@ def generate(
     start: list[tuple[int, Ints]],
     clock: Clock,
     *,
-    reached: int | None = None,
+    quick: bool = False,
     until: float = 0.0,
 ) -> Certificate:
     """Column generation for one tier.
@@ -265,8 +307,8 @@ def generate(
         Values of the tiers before it.
     start
         Columns (group, filling) to begin with.
-    reached
-        Value of a known plan: stop when the bound meets it.
+    quick
+        Stop when quick pricing finds no more columns.
     until
         Stop when the clock has less than this left.
     """
@@ -275,6 +317,8 @@ def generate(
     for group, filling in start:
         master.add(group, filling)
     best = Certificate(tier, None, None, master)
+    nodes = DIVE_NODES
+    most = max(LEAST_NODES, PRICING_NODES // max(1, len(pack.groups)))
     centre: tuple[Ints, Ints] | None = None
     misses = 0
     while clock.remaining() > until and not clock.cancelled:
@@ -285,7 +329,8 @@ def generate(
             break  # nothing left to prove: no bound is below all pods
         duals = master.multipliers()
         at = duals if centre is None or misses % 2 else _between(centre, duals)
-        priced = price(pack, profits_of(pack, tier, *at))
+        profits = profits_of(pack, tier, *at)
+        priced = price(pack, profits, master.known_values(profits), nodes=nodes)
         bound = lagrangian(pack, frozen, *at, priced)
         clock.spend(2e-3 * len(pack.groups))
         if best.bound is None or bound < best.bound:
@@ -294,14 +339,19 @@ def generate(
         for g, fillings in enumerate(priced.fillings):
             for filling in fillings:
                 added += master.add(g, filling)
-        if best.bound <= int(value + 1e-6) or (reached is not None and best.bound <= reached):
+        if best.bound <= int(value + 1e-6):
             break
-        if added == 0:
+        if added:
+            misses = 0
+        elif quick:
+            break
+        elif nodes < most:
+            # Nothing more by quick pricing: look, and prove, harder.
+            nodes = min(most, 12 * nodes)
+        else:
             misses += 1
             if misses > 2:
                 break
-        else:
-            misses = 0 if misses % 2 == 0 else misses
     return best
 
 

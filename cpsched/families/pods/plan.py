@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from cpsched.families.pods.board import Action, Board
 from cpsched.families.pods.check import tier_counts
 from cpsched.families.pods.prepare import Instance
@@ -102,6 +104,10 @@ def name_pods(instance: Instance, counts: Mapping[tuple[int, int], int]) -> dict
     return target
 
 
+#: Pods bound elsewhere for a while before an order is given up.
+MOST_DETOURS = 50
+
+
 class Stuck(Exception):  # noqa: N818  an outcome, not an error
     """No order of the actions was found; the text says what stands in the way."""
 
@@ -135,13 +141,20 @@ def in_order(instance: Instance, target: Mapping[int, int]) -> list[Action]:
     for pods in arriving.values():
         pods.sort(key=lambda p: (-instance.classes[instance.class_of[p]].priority, p))
     dirty = set(arriving)
+    detours = 0
     while waiting or leaving:
         bound = _bind_possible(board, arriving, dirty, waiting)
         if bound:
             continue
         victim = _next_eviction(board, arriving, leaving, for_good)
         if victim is None:
-            raise Stuck(_why(board, waiting, leaving))
+            detours += 1
+            parked = _park(board, waiting) if detours <= MOST_DETOURS else None
+            if parked is None:
+                raise Stuck(_why(board, waiting, leaving))
+            leaving.add(parked)
+            dirty |= _linked(instance, arriving)
+            continue
         dirty.add(int(board.at[victim]))
         dirty |= _linked(instance, arriving)
         board.evict(victim)
@@ -150,6 +163,18 @@ def in_order(instance: Instance, target: Mapping[int, int]) -> list[Action]:
         if victim in waiting:
             dirty.add(waiting[victim])
     return board.actions
+
+
+def _park(board: Board, waiting: Mapping[int, int]) -> int | None:
+    """Bind an evicted pod somewhere for the time being, so that its budget recovers."""
+    for p in sorted(board.away & waiting.keys()):
+        mask = board.mask(int(board.instance.class_of[p]))
+        # Never where another pod is about to arrive.
+        mask[sorted(set(waiting.values()))] = False
+        if mask.any():
+            board.bind(p, int(np.argmax(mask)))
+            return p
+    return None
 
 
 def _linked(instance: Instance, arriving: Mapping[int, list[int]]) -> set[int]:

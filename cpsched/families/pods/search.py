@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,6 +11,14 @@ import numpy as np
 from cpsched.core import jit
 from cpsched.core.run import Run
 from cpsched.families.pods import disrupt, dive, patterns
+from cpsched.families.pods.improve import (
+    WHOLE,
+    end_of,
+    search_neighbourhoods,
+    size_of,
+    solve_whole,
+    stated,
+)
 from cpsched.families.pods.plan import Stuck, in_order, name_pods, schedule_of
 from cpsched.families.pods.prepare import Instance, Ints
 from cpsched.families.pods.problem import PodsSchedule
@@ -21,10 +30,17 @@ logger = logging.getLogger("cpsched")
 def search(instance: Instance, run: Run) -> None:
     """Improve and prove until the run is done."""
     jit.ready(run.clock.remaining())
-    if not plain(instance):
+    if plain(instance) and run.incumbent is not None:
+        place(instance, run)
+        least_disruption(instance, run)
+    if run.done() or not stated(instance, run):
         return
-    place(instance, run)
-    least_disruption(instance, run)
+    small = size_of(instance) <= WHOLE
+    if run.incumbent is None or (small and not plain(instance)):
+        solve_whole(instance, run, 0.6 * run.clock.remaining())
+    search_neighbourhoods(instance, run, 0.6 * run.clock.remaining() if small else math.inf)
+    if small:
+        solve_whole(instance, run)
 
 
 def plain(instance: Instance) -> bool:
@@ -51,15 +67,37 @@ def placed_levels(instance: Instance, run: Run) -> list[int] | None:
 
 
 def place(instance: Instance, run: Run) -> None:
-    """Certify the placed counts, and look for a plan that reaches them."""
+    """Certify the placed counts, and look for a plan that reaches them.
+
+    Quick pricing first, for columns to dive with; then exact pricing, for the bound.
+    """
     levels = placed_levels(instance, run)
     if levels is None or run.incumbent is None or all(run.proved(k) for k in levels):
         return
     pack = patterns.packing(instance)
-    until = 0.1 * run.clock.remaining()
-    frozen: list[int] = []
-    columns: list[tuple[int, Ints]] = _columns_of(pack, run)
+    columns = _columns_of(pack, run)
+    budget = run.clock.remaining()
+    for quick, until in ((True, 0.55), (False, 0.25)):
+        last = _certify(instance, run, pack, columns, levels, quick, until * budget)
+        if last is not None and not all(run.proved(k) for k in levels):
+            _reach(instance, run, pack, last, columns, levels, 0.5 * until * budget)
+        if run.done() or all(run.proved(k) for k in levels):
+            return
+
+
+def _certify(
+    instance: Instance,
+    run: Run,
+    pack: patterns.Packing,
+    columns: list[tuple[int, Ints]],
+    levels: list[int],
+    quick: bool,
+    until: float,
+) -> patterns.Certificate | None:
+    """Bounds of the tiers in order, each with the ones before at their bounds."""
+    assert run.incumbent is not None
     last: patterns.Certificate | None = None
+    frozen: list[int] = []
     for tier in levels:
         everything = int((pack.available * pack.weight)[pack.tier <= tier].sum())
         known = run.bound(tier)
@@ -67,31 +105,22 @@ def place(instance: Instance, run: Run) -> None:
         reached = int(run.incumbent.values[tier])
         if reached < target or tier == levels[-1]:
             last = patterns.generate(
-                pack, tier, list(frozen), columns, run.clock, until=until
+                pack, tier, list(frozen), columns, run.clock, quick=quick, until=until
             )
-            columns += [(g, f) for g, f, _ in last.master.columns]
+            columns += [(g, f) for g, f, _ in last.master.columns[-500:]]
             if last.bound is not None and last.bound < target and last.multipliers is not None:
                 target = last.bound
                 run.raise_bound(pattern_bound(instance, pack, last, frozen))
         frozen.append(target)
-    if last is None or all(run.proved(k) for k in levels):
-        return
-    _reach(instance, run, pack, last, columns, levels)
+    return last
 
 
 def _columns_of(pack: patterns.Packing, run: Run) -> list[tuple[int, Ints]]:
     """Fillings of the incumbent's nodes as columns of their groups."""
-    counts = dive.counts_of(pack, end_of(pack.instance, run))
-    return [(g, counts[n]) for g, group in enumerate(pack.groups) for n in group.members]
-
-
-def end_of(instance: Instance, run: Run) -> Ints:
-    """Node of each pod at the incumbent's end."""
     assert run.incumbent is not None
-    index: dict[str | None, int] = {n.name: i for i, n in enumerate(instance.problem.nodes)}
-    index[None] = -1
-    at = {p.pod: index[p.node] for p in run.incumbent.schedule.placements}
-    return np.array([at[p.name] for p in instance.problem.pods], dtype=np.int64)
+    assert run.incumbent is not None
+    counts = dive.counts_of(pack, end_of(pack.instance, run.incumbent.schedule))
+    return [(g, counts[n]) for g, group in enumerate(pack.groups) for n in group.members]
 
 
 def pattern_bound(
@@ -117,17 +146,16 @@ def _reach(
     last: patterns.Certificate,
     columns: list[tuple[int, Ints]],
     levels: list[int],
+    until: float,
 ) -> None:
     """Look for a plan with the certified counts: dive, then choose among all known patterns."""
-    start = run.clock.remaining()
-    chosen = dive.dive(pack, last.master, run.clock, 0.25 * start)
+    chosen = dive.dive(pack, last.master, run.clock, until)
     if chosen:
         columns += chosen
         offer_counts(instance, run, dive.lay_out(pack, chosen, run), "patterns:dive")
-    if all(run.proved(k) for k in levels) or run.done():
+    if all(run.proved(k) for k in levels) or run.clock.remaining() <= until:
         return
-    columns += [(g, f) for g, f, _ in last.master.columns]
-    chosen = dive.choose(pack, columns, run, 0.4 * run.clock.remaining())
+    chosen = dive.choose(pack, columns, run, 0.5 * (run.clock.remaining() - until))
     if chosen:
         offer_counts(instance, run, dive.lay_out(pack, chosen, run), "patterns:choose")
 
@@ -136,6 +164,17 @@ def offer_counts(
     instance: Instance, run: Run, counts: Mapping[tuple[int, int], int], source: str
 ) -> bool:
     """Put an end state into an executable order and offer it."""
+    total = np.zeros(len(instance.tiers), dtype=np.int64)
+    for (c, _), count in counts.items():
+        total[instance.tier_of[c]] += instance.classes[c].weight * count
+    for group in instance.classes:
+        if group.fixed:
+            total[instance.tier_of[group.index]] += group.weight * len(group.members)
+    levels = placed_levels(instance, run)
+    if levels is not None and run.incumbent is not None:
+        reached = tuple(int(v) for v in np.cumsum(total))
+        if reached < tuple(run.incumbent.values[: len(levels)]):
+            return False
     try:
         actions = in_order(instance, name_pods(instance, counts))
     except Stuck as reason:
@@ -159,7 +198,7 @@ def least_disruption(instance: Instance, run: Run) -> None:
     while not run.done():
         values = [int(v) for v in run.incumbent.values[:level]]
         stage = disrupt.Stage(pack, values)
-        counts = dive.counts_of(pack, end_of(instance, run))
+        counts = dive.counts_of(pack, end_of(instance, run.incumbent.schedule))
         start = [(g, counts[group.members[0]]) for g, group in enumerate(pack.groups)]
         best, multipliers, master = disrupt.generate(
             stage,
