@@ -83,7 +83,9 @@ class Board:
         i = self.instance
         chosen = running[matches[i.class_of[running]]]
         where = domain[self.at[chosen]]
-        counts = np.bincount(where[where >= 0], minlength=max(size, int(domain.max(initial=-1)) + 1))
+        counts = np.bincount(
+            where[where >= 0], minlength=max(size, int(domain.max(initial=-1)) + 1)
+        )
         for c in np.flatnonzero(matches).tolist():
             self._seen_by[c].append((domain, counts))
         return counts

@@ -50,14 +50,14 @@ def check_placements(problem: PodsProblem, schedule: PodsSchedule) -> list[Viola
     if missing:
         first = min(missing)
         found.append(
-            Violation("placement", f"{len(missing)} pods are missing, first {first}", {"pod": first})
+            Violation(
+                "placement", f"{len(missing)} pods are missing, first {first}", {"pod": first}
+            )
         )
     return found
 
 
-def check_steps(
-    problem: PodsProblem, schedule: PodsSchedule, state: State
-) -> list[Violation]:
+def check_steps(problem: PodsProblem, schedule: PodsSchedule, state: State) -> list[Violation]:
     """Replay the steps on the state: each must be possible in the state before it."""
     found: list[Violation] = []
     for index, step in enumerate(schedule.steps):
@@ -148,9 +148,7 @@ def _preemption(problem: PodsProblem, schedule: PodsSchedule, state: State) -> l
     gained = [
         p.priority
         for p in problem.pods
-        if p.node is None
-        and state.where[p.name] is not None
-        and p.preemption_policy != "Never"
+        if p.node is None and state.where[p.name] is not None and p.preemption_policy != "Never"
     ]
     highest = max(gained, default=None)
     return [
@@ -237,7 +235,9 @@ def _still_held(problem: PodsProblem, schedule: PodsSchedule, state: State) -> l
         ):
             if not holds:
                 found.append(
-                    Violation(rule, f"pod {name} at {at}: it does not hold at the end", {"pod": name})
+                    Violation(
+                        rule, f"pod {name} at {at}: it does not hold at the end", {"pod": name}
+                    )
                 )
     return found
 

@@ -23,7 +23,7 @@ from cpsched.core.clock import Clock
 from cpsched.core.run import Run
 from cpsched.families.pods import kernels
 from cpsched.families.pods.dive import running_counts
-from cpsched.families.pods.patterns import LEAST_NODES, SCALE, Packing
+from cpsched.families.pods.patterns import DIVE_NODES, LEAST_NODES, SCALE, Packing
 from cpsched.families.pods.prepare import Ints
 
 #: Multipliers of a Lagrangian bound, scaled integers: rows E+M, M, E, F per class; one per tier.
@@ -40,9 +40,10 @@ class Stage:
         self.running = sum(self.here.values(), np.zeros(len(pack.classes), dtype=np.int64))
         self.pending = pack.available - self.running
         self.eviction, self.move = problem.eviction_weight, problem.move_weight
-        self.below = np.array(
-            [pack.tier <= t for t in range(len(values))], dtype=bool
-        ) * pack.weight[None, :]
+        self.below = (
+            np.array([pack.tier <= t for t in range(len(values))], dtype=bool)
+            * pack.weight[None, :]
+        )
         # A class that runs on a node is two items there: pods that stay, and further ones.
         self.items: list[tuple[Ints, Ints, Ints, Ints]] = []
         for group in pack.groups:
@@ -63,7 +64,40 @@ class Stage:
         """Multipliers for which the bound is finite: a+c <= eviction, a+b <= move weight."""
         a, b, c, d, t = (np.maximum(x, 0) for x in m)
         a = np.minimum(a, SCALE * min(self.eviction, self.move))
-        return a, np.minimum(b, SCALE * self.move - a), np.minimum(c, SCALE * self.eviction - a), d, t
+        return (
+            a,
+            np.minimum(b, SCALE * self.move - a),
+            np.minimum(c, SCALE * self.eviction - a),
+            d,
+            t,
+        )
+
+    def profits(self, m: Multipliers) -> tuple[Ints, Ints]:
+        """Profit of a placed pod of each class, and the bonus when it stays."""
+        a, b, c, d, t = m
+        base: Ints = c - b - d + (t[:, None] * self.below).sum(axis=0)
+        return base, a + b
+
+    def price(self, g: int, base: Ints, stay: Ints, least: int, left: Ints) -> list[Ints]:
+        """Good fillings of a node from what is left of each class, worth more than ``least``."""
+        index, limit, bonus, size = self.items[g]
+        found = np.zeros((2, len(index)), dtype=np.int64)
+        profit = base[index] + bonus * stay[index]
+        _, _, filled, _ = kernels.knapsack(
+            profit,
+            size,
+            np.minimum(limit, left[index]),
+            self.pack.groups[g].room,
+            DIVE_NODES,
+            least,
+            found,
+        )
+        out = []
+        for row in range(filled):
+            filling = np.zeros(len(left), dtype=np.int64)
+            np.add.at(filling, index, found[row])
+            out.append(filling)
+        return [f for f in out if bool((f <= left).all())]
 
     def bound(
         self,
@@ -80,8 +114,7 @@ class Stage:
         total = int(((a + c) * self.running).sum() - (b * self.pending).sum())
         total -= int((d * self.pack.available).sum())
         total += sum(int(x) * v for x, v in zip(t.tolist(), self.values, strict=True))
-        base = c - b - d + (t[:, None] * self.below).sum(axis=0)
-        stay = a + b
+        base, stay = self.profits(m)
         fillings = []
         known = [0] * len(self.items) if least is None else least(base, stay)
         for g, ((index, limit, bonus, size), group) in enumerate(
@@ -186,6 +219,27 @@ class DisruptionMaster:
             return None
         return float(self.objective.Value())
 
+    def leave(
+        self,
+        left: Ints,
+        leaving: Ints,
+        moving: Ints,
+        evicting: Ints,
+        need: list[int],
+        open_nodes: set[int],
+    ) -> None:
+        """Leave the master with the rows of what is not fixed yet."""
+        for k in range(len(left)):
+            self.available[k].SetUb(float(left[k]))
+            self.leaving[k].SetLb(float(leaving[k]))
+            self.moving[k].SetLb(float(moving[k]))
+            self.evicting[k].SetLb(float(evicting[k]))
+        for row, value in zip(self.tiers, need, strict=True):
+            row.SetLb(float(max(0, value)))
+        for node, filling, x in self.columns:
+            usable = node in open_nodes and bool((filling <= left).all())
+            x.SetUb(1.0 if usable else 0.0)
+
     def multipliers(self) -> Multipliers:
         """Duals of the rows as scaled integers, clamped."""
 
@@ -252,6 +306,63 @@ def generate(
             if misses > 2:
                 break
     return best, at_best, master
+
+
+def dive(
+    stage: Stage, master: DisruptionMaster, clock: Clock, until: float = 0.0
+) -> dict[tuple[int, int], int] | None:
+    """Fix the strongest fillings node by node, pricing new ones in between.
+
+    The master's rows are changed: it serves one dive. None when out of time or short of counts.
+    """
+    pack = stage.pack
+    left = pack.available.copy()
+    leaving, moving = stage.running.copy(), -stage.pending
+    evicting = stage.running.copy()
+    need = list(stage.values)
+    open_nodes = set(range(len(pack.groups)))
+    counts: dict[tuple[int, int], int] = {}
+    while open_nodes:
+        for _ in range(2):
+            if clock.remaining() <= until or clock.cancelled or master.solve() is None:
+                return None
+            base, stay = stage.profits(master.multipliers())
+            worth = [max(0, int(SCALE * row.dual_value() * -1) + 1) for row in master.nodes]
+            added = 0
+            for g in open_nodes:
+                for filling in stage.price(g, base, stay, worth[g], left):
+                    added += master.add(g, filling)
+            clock.spend(1e-3 * len(open_nodes))
+            if not added:
+                break
+        if master.solve() is None:
+            return None
+        values = [x.solution_value() for _, _, x in master.columns]
+        fixed = 0
+        for k in sorted(range(len(values)), key=lambda k: -values[k]):
+            g, filling, _ = master.columns[k]
+            if values[k] < 1e-6 or (fixed >= max(1, len(open_nodes) // 8) and values[k] < 0.999):
+                break
+            if g not in open_nodes or not bool((filling <= left).all()):
+                continue
+            if fixed and values[k] < 0.3:
+                break
+            n = pack.groups[g].members[0]
+            kept = np.minimum(filling, stage.here[n])
+            left -= filling
+            leaving -= kept
+            moving += filling - kept
+            evicting -= filling
+            for t, below in enumerate(stage.below):
+                need[t] -= int((filling * below).sum())
+            open_nodes.discard(g)
+            fixed += 1
+            for c in np.flatnonzero(filling).tolist():
+                counts[int(pack.classes[c]), n] = int(filling[c])
+        if not fixed:
+            break
+        master.leave(left, leaving, moving, evicting, need, open_nodes)
+    return counts if max(need, default=0) <= 0 else None
 
 
 def choose(

@@ -54,9 +54,12 @@ def dive(pack: Packing, master: Master, clock: Clock, until: float = 0.0) -> Cho
             return None
         values = master.values()
         order = sorted(range(len(values)), key=lambda k: -values[k])
-        fixed = False
+        fixed = 0
+        share = max(1, sum(members) // 8)
         for k in order:
-            if values[k] < 1e-6 or (fixed and values[k] < 0.999):
+            if values[k] < 1e-6 or (fixed >= share and values[k] < 0.999):
+                break
+            if fixed and values[k] < 0.3:
                 break
             group, filling, _ = master.columns[k]
             copies = max(1, int(values[k] + 1e-6))
@@ -65,7 +68,7 @@ def dive(pack: Packing, master: Master, clock: Clock, until: float = 0.0) -> Cho
                 counts = counts - filling
                 members[group] -= 1
                 copies -= 1
-                fixed = True
+                fixed += 1
                 for t in range(len(need)):
                     need[t] -= int((filling * pack.weight)[pack.tier <= t].sum())
         if not fixed:
@@ -103,9 +106,7 @@ def choose(
     if not columns:
         return None
     model = cp_model.CpModel()
-    picks = [
-        model.new_int_var(0, len(pack.groups[g].members), "") for g, _ in columns
-    ]
+    picks = [model.new_int_var(0, len(pack.groups[g].members), "") for g, _ in columns]
     for g, group in enumerate(pack.groups):
         mine = [x for x, (h, _) in zip(picks, columns, strict=True) if h == g]
         model.add(cp_model.LinearExpr.sum(mine) <= len(group.members))
@@ -123,13 +124,9 @@ def choose(
         factor *= 1 + int((pack.available * pack.weight)[pack.tier == tier].sum())
         if factor > 2**40:
             return None
-    weights = [
-        int(w) * factors[int(t)] for w, t in zip(pack.weight, pack.tier, strict=True)
-    ]
+    weights = [int(w) * factors[int(t)] for w, t in zip(pack.weight, pack.tier, strict=True)]
     model.maximize(cp_model.LinearExpr.weighted_sum(placed, weights))
-    outcome = engine.solve(
-        model, run.clock, workers=run.workers, seed=run.seed, seconds=seconds
-    )
+    outcome = engine.solve(model, run.clock, workers=run.workers, seed=run.seed, seconds=seconds)
     if outcome.values is None:
         return None
     chosen: Chosen = []

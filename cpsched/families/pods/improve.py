@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -104,7 +105,9 @@ def _solve_level(instance: Instance, run: Run, level: int, seconds: float) -> No
     )
     if outcome.status == "INFEASIBLE" and state.exact:
         if run.incumbent is None:
-            run.claim_infeasible("cp-sat", "the solver proved that no end state exists", state.model)
+            run.claim_infeasible(
+                "cp-sat", "the solver proved that no end state exists", state.model
+            )
         return
     if outcome.values is not None and outcome.bound is not None:
         on_bound(outcome.bound)
@@ -130,7 +133,12 @@ def schedule_from(state: EndState, values: list[int]) -> PodsSchedule | None:
 # ---------------------------------------------------------------------- neighbourhoods
 
 
-def search_neighbourhoods(instance: Instance, run: Run, seconds: float = math.inf) -> None:
+def search_neighbourhoods(
+    instance: Instance,
+    run: Run,
+    seconds: float = math.inf,
+    stop_when: Callable[[], bool] | None = None,
+) -> None:
     """Free the pods of a few nodes at a time and ask for something strictly better."""
     if run.incumbent is None:
         return
@@ -143,7 +151,7 @@ def search_neighbourhoods(instance: Instance, run: Run, seconds: float = math.in
         )
     ]
     call = max(0.05, min(1.0, 0.2 * run.clock.remaining()))
-    lns.search(run, moves, seconds=seconds, call_seconds=call)
+    lns.search(run, moves, seconds=seconds, call_seconds=call, stop_when=stop_when)
 
 
 def _builder(instance: Instance, run: Run, choose: Any) -> Any:

@@ -16,7 +16,10 @@ from cpsched.families.pods.quantity import dump_quantity, exact, parse_quantity,
 from cpsched.problem import parse_json
 
 #: Priorities of the built-in classes.
-SYSTEM_PRIORITIES = {"system-cluster-critical": 2_000_000_000, "system-node-critical": 2_000_001_000}
+SYSTEM_PRIORITIES = {
+    "system-cluster-critical": 2_000_000_000,
+    "system-node-critical": 2_000_001_000,
+}
 #: Kinds that say nothing about where pods may run.
 _SILENT = {
     "Deployment", "ReplicaSet", "StatefulSet", "DaemonSet", "Job", "CronJob", "Service",
@@ -133,7 +136,9 @@ class _Reader:
         nodes = [self._read_node(place, item) for place, item in self.items["Node"]]
         pods = [p for p in (self._read_pod(*one) for one in self.items["Pod"]) if p is not None]
         budgets = [self._read_poddisruptionbudget(*o) for o in self.items["PodDisruptionBudget"]]
-        quotas = [q for q in (self._read_resourcequota(*o) for o in self.items["ResourceQuota"]) if q]
+        quotas = [
+            q for q in (self._read_resourcequota(*o) for o in self.items["ResourceQuota"]) if q
+        ]
         self._report_overcommitted(nodes, pods)
         data: dict[str, Any] = {
             "nodes": nodes,
@@ -219,7 +224,10 @@ class _Reader:
         name, value = _name(place, item), item.get("value", 0)
         if not isinstance(value, int) or isinstance(value, bool):
             raise ProblemError(
-                "a priority is an integer", place=f"{place}.value", value=value, remedy="Correct it."
+                "a priority is an integer",
+                place=f"{place}.value",
+                value=value,
+                remedy="Correct it.",
             )
         self.priorities[name] = value
         policy = str(item.get("preemptionPolicy", "PreemptLowerPriority"))
@@ -290,7 +298,10 @@ class _Reader:
         spec = _object(item.get("spec"), f"{place}.spec")
         status = _object(item.get("status"), f"{place}.status")
         out = {"name": _full_name(place, item), "selector": _selector(spec.get("selector"), place)}
-        for field, key in (("min_available", "minAvailable"), ("max_unavailable", "maxUnavailable")):
+        for field, key in (
+            ("min_available", "minAvailable"),
+            ("max_unavailable", "maxUnavailable"),
+        ):
             if spec.get(key) is not None:
                 out[field] = spec[key]
         if "disruptionsAllowed" in status:
@@ -327,7 +338,9 @@ class _Reader:
         for field in sorted(spec.keys() - _KNOWN_SPEC):
             self.notes[f"pods with {field}: it is not considered"] += 1
         priority, policy = self._priority(place, spec)
-        owner = next((o for o in _list(meta.get("ownerReferences"), place) if o.get("controller")), None)
+        owner = next(
+            (o for o in _list(meta.get("ownerReferences"), place) if o.get("controller")), None
+        )
         reason = self._why_fixed(meta, spec, owner, terminating, priority)
         out: dict[str, Any] = {
             "name": name,
@@ -448,7 +461,10 @@ class _Reader:
                 {"weight": p.get("weight", 1), "term": _node_term(p.get("preference"), place)}
                 for p in preferred
             ]
-        for key, field in (("podAffinity", "pod_affinity"), ("podAntiAffinity", "pod_anti_affinity")):
+        for key, field in (
+            ("podAffinity", "pod_affinity"),
+            ("podAntiAffinity", "pod_anti_affinity"),
+        ):
             group = _object(affinity.get(key), place)
             terms = _list(group.get("requiredDuringSchedulingIgnoredDuringExecution"), place)
             if terms:
@@ -487,7 +503,9 @@ class _Reader:
         ports = []
         containers = _list(spec.get("containers"), place)
         sidecars = [
-            c for c in _list(spec.get("initContainers"), place) if c.get("restartPolicy") == "Always"
+            c
+            for c in _list(spec.get("initContainers"), place)
+            if c.get("restartPolicy") == "Always"
         ]
         for container in (*containers, *sidecars):
             for port in _list(container.get("ports"), place):
@@ -555,7 +573,9 @@ class _Reader:
                 full = f"{name.partition('/')[0]}/{found}"
                 if full in self.groups:
                     return full
-                self.notes[f"pod group {full} is not in the list: its pods are taken one by one"] += 1
+                self.notes[
+                    f"pod group {full} is not in the list: its pods are taken one by one"
+                ] += 1
         return ""
 
 

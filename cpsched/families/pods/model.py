@@ -169,7 +169,9 @@ class EndState:
                 most = sum(int(i.requests[c, r]) * self.limit[c, n] for c in classes)
                 if not terms or most <= room:
                     continue
-                total = self.cp.LinearExpr.weighted_sum([x for x, _ in terms], [a for _, a in terms])
+                total = self.cp.LinearExpr.weighted_sum(
+                    [x for x, _ in terms], [a for _, a in terms]
+                )
                 if used[n, r] >= 0:
                     self.model.add(total <= room)
                     continue
@@ -193,9 +195,7 @@ class EndState:
             for n, d in enumerate(conflict.domain.tolist()):
                 if d >= 0:
                     domains[d].append(n)
-            free = {
-                int(conflict.domain[n]) for c in touched for n in self.by_class[c]
-            } - {-1}
+            free = {int(conflict.domain[n]) for c in touched for n in self.by_class[c]} - {-1}
             for d in free:
                 nodes = domains[d]
                 if self._broken(holders, both, matches, nodes):
@@ -350,9 +350,9 @@ class EndState:
                     for c in classes:
                         for n in self.by_class.get(c, ()):
                             if i.requests[c, r]:
-                                self.model.add(
-                                    self.x[c, n] <= self.running(c, n)
-                                ).only_enforce_if(~changes)
+                                self.model.add(self.x[c, n] <= self.running(c, n)).only_enforce_if(
+                                    ~changes
+                                )
 
     def budget(self) -> None:
         """At the end no more pods of a budget are down than it allows."""
@@ -393,9 +393,9 @@ class EndState:
                     ).only_enforce_if(grown)
                     gained.append(grown)
             kept = self.model.new_bool_var("")
-            self.model.add(
-                self.expression(self.placed(group.index)) >= before
-            ).only_enforce_if(kept)
+            self.model.add(self.expression(self.placed(group.index)) >= before).only_enforce_if(
+                kept
+            )
             self.model.add_bool_or([kept, *gained])
 
     def migration_limit(self) -> None:
@@ -421,9 +421,7 @@ class EndState:
 
     def stays(self, c: int) -> Linear:
         """Pods of the class that stay where they run."""
-        constant = sum(
-            min(self.running(c, n), k) for n, k in self.outside.get(c, {}).items()
-        )
+        constant = sum(min(self.running(c, n), k) for n, k in self.outside.get(c, {}).items())
         variables = []
         for n in self.by_class.get(c, ()):
             here = self.running(c, n)
@@ -482,8 +480,9 @@ class EndState:
         return literal
 
     def _nodes_used(self) -> Linear:
-        outside = {n for c, row in self.outside.items() for n in row
-                   if not self.instance.classes[c].fixed}
+        outside = {
+            n for c, row in self.outside.items() for n in row if not self.instance.classes[c].fixed
+        }
         literals = [self._used(n) for n in self.scope]
         return literals, [1] * len(literals), len(outside)
 

@@ -78,7 +78,9 @@ def packing(instance: Instance, *, distinct: bool = False) -> Packing:
         key = (room[n, binding].tobytes(), limit[:, n].tobytes(), n if distinct else -1)
         merged[key].append(n)
     groups = tuple(
-        NodeGroup(tuple(nodes), np.ascontiguousarray(room[nodes[0], binding]), limit[:, nodes[0]].copy())
+        NodeGroup(
+            tuple(nodes), np.ascontiguousarray(room[nodes[0], binding]), limit[:, nodes[0]].copy()
+        )
         for nodes in merged.values()
     )
     return Packing(
@@ -269,9 +271,7 @@ def profits_of(pack: Packing, tier: int, classes: Ints, tiers: Ints) -> Ints:
     return out
 
 
-def lagrangian(
-    pack: Packing, frozen: list[int], classes: Ints, tiers: Ints, priced: Priced
-) -> int:
+def lagrangian(pack: Packing, frozen: list[int], classes: Ints, tiers: Ints, priced: Priced) -> int:
     """Most pods (by weight) that the multipliers leave possible, rounded down."""
     total = int((classes * pack.available).sum())
     total -= sum(int(m) * v for m, v in zip(tiers.tolist(), frozen, strict=True))

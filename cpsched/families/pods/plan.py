@@ -40,9 +40,7 @@ def schedule_of(instance: Instance, actions: Sequence[Action]) -> PodsSchedule:
         name = problem.pods[p].name
         if kind == "move":
             source = at[p][0] if p in at else int(instance.at[p])
-            steps.append(
-                Step(action="move", pod=name, source=node[source], to=node[n], numa=cells)
-            )
+            steps.append(Step(action="move", pod=name, source=node[source], to=node[n], numa=cells))
             at[p] = (n, cells)
             continue
         steps.append(
@@ -108,7 +106,7 @@ def name_pods(instance: Instance, counts: Mapping[tuple[int, int], int]) -> dict
 MOST_DETOURS = 50
 
 
-class Stuck(Exception):  # noqa: N818  an outcome, not an error
+class Stuck(Exception):
     """No order of the actions was found; the text says what stands in the way."""
 
 
@@ -218,9 +216,7 @@ def _next_eviction(
         n = int(board.at[p])
         after = board.free[n] + instance.requests[instance.class_of[p]]
         here = [v for v in arriving[n] if board.at[v] < 0]
-        lets_in = any(
-            bool((after >= instance.requests[instance.class_of[v]]).all()) for v in here
-        )
+        lets_in = any(bool((after >= instance.requests[instance.class_of[v]]).all()) for v in here)
         key = (not lets_in, not here, len(leaving) and not arriving[n], p not in for_good, p)
         if best is None or key < best:
             best = key

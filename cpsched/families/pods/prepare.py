@@ -236,7 +236,9 @@ class _Selectors:
         for budget in problem.budgets:
             self.add(
                 ("budget", budget.namespace, _json(budget.selector)),
-                lambda ns, labels, b=budget: ns == b.namespace and rules.selects(b.selector, labels),
+                lambda ns, labels, b=budget: (
+                    ns == b.namespace and rules.selects(b.selector, labels)
+                ),
             )
 
     def add(self, key: Any, test: Any) -> int:
@@ -258,8 +260,10 @@ class _Selectors:
         )
         return self.add(
             key,
-            lambda ns, labels: rules.term_namespaces_match(term, own, ns, spaces)
-            and rules.selects(selector, labels),
+            lambda ns, labels: (
+                rules.term_namespaces_match(term, own, ns, spaces)
+                and rules.selects(selector, labels)
+            ),
         )
 
     def spread(self, pod: Pod, spread: Spread) -> int:
@@ -340,7 +344,8 @@ def _classify(problem: PodsProblem, selectors: _Selectors) -> tuple[list[PodClas
                     fixed,
                     gang=gangs.get(pod.gang, -1),
                     quotas=tuple(
-                        q for q, quota in enumerate(problem.quotas)
+                        q
+                        for q, quota in enumerate(problem.quotas)
                         if quota.namespace == pod.namespace
                     ),
                 )

@@ -243,9 +243,7 @@ class State:
                 continue
             tally = self._term_tally(pod, [term])
             if self._in_domain(tally, term.topology_key, domain) > 0:
-                yield Refusal(
-                    "pod_anti_affinity", "node(s) didn't match pod anti-affinity rules"
-                )
+                yield Refusal("pod_anti_affinity", "node(s) didn't match pod anti-affinity rules")
         for term, own, selector, holders in self._anti_terms():
             domain = node.labels.get(term.topology_key)
             if domain is None or not self._looks_at(term, own, selector, pod):

@@ -126,9 +126,7 @@ def _choose(
 
     def score(n: int) -> tuple[int, int]:
         shares = [(used[n][k] + need[k]) / capacity[n][k] for k in (0, 1)]
-        free = [
-            (capacity[n][k] - used[n][k] - need[k]) * 100 // capacity[n][k] for k in (0, 1)
-        ]
+        free = [(capacity[n][k] - used[n][k] - need[k]) * 100 // capacity[n][k] for k in (0, 1)]
         fit = sum(free) // 2
         balanced = int((1 - abs(shares[0] - shares[1]) / 2) * 100)
         spread = 100 * (most + least - counts[n]) // most if most else 100
@@ -142,7 +140,11 @@ def _make(options: Mapping[str, str]) -> PodsProblem:
     numbers = {}
     for name in ("seed", "nodes", "pods_per_node", "priorities"):
         text = values[name].strip()
-        if not text.isdecimal() or len(text) > 38 or (name != "seed" and not 1 <= int(text) <= 10**4):
+        if (
+            not text.isdecimal()
+            or len(text) > 38
+            or (name != "seed" and not 1 <= int(text) <= 10**4)
+        ):
             raise ProblemError(
                 "the option must be a whole number of at least 1",
                 place=name,

@@ -77,12 +77,19 @@ def place(instance: Instance, run: Run) -> None:
     pack = patterns.packing(instance)
     columns = _columns_of(pack, run)
     budget = run.clock.remaining()
-    for quick, until in ((True, 0.55), (False, 0.25)):
+    for quick, until in ((True, 0.6), (False, 0.4)):
         last = _certify(instance, run, pack, columns, levels, quick, until * budget)
         if last is not None and not all(run.proved(k) for k in levels):
             _reach(instance, run, pack, last, columns, levels, 0.5 * until * budget)
         if run.done() or all(run.proved(k) for k in levels):
             return
+    # What is left is to place a pod or two more: look closely at a few nodes at a time.
+    search_neighbourhoods(
+        instance,
+        run,
+        0.4 * run.clock.remaining(),
+        stop_when=lambda: all(run.proved(k) for k in levels),
+    )
 
 
 def _certify(
@@ -153,11 +160,6 @@ def _reach(
     if chosen:
         columns += chosen
         offer_counts(instance, run, dive.lay_out(pack, chosen, run), "patterns:dive")
-    if all(run.proved(k) for k in levels) or run.clock.remaining() <= until:
-        return
-    chosen = dive.choose(pack, columns, run, 0.5 * (run.clock.remaining() - until))
-    if chosen:
-        offer_counts(instance, run, dive.lay_out(pack, chosen, run), "patterns:choose")
 
 
 def offer_counts(
@@ -211,10 +213,7 @@ def least_disruption(instance: Instance, run: Run) -> None:
             run.raise_bound(disruption_bound(instance, pack, best, multipliers, values))
         if run.done():
             return
-        columns = [(g, f) for g, f, _ in master.columns]
-        found = disrupt.choose(
-            stage, columns, run, run.clock.remaining(), int(run.incumbent.values[level])
-        )
+        found = disrupt.dive(stage, master, run.clock, 0.5 * run.clock.remaining())
         if found is None or not offer_counts(instance, run, found, "patterns:least-disruption"):
             return
 
@@ -230,7 +229,9 @@ def disruption_bound(
     names = [instance.classes[c].pod.name for c in pack.classes.tolist()]
     rows = {
         key: {n: int(m) for n, m in zip(names, row.tolist(), strict=True) if m}
-        for key, row in zip(("leaving", "moving", "evicting", "available"), multipliers, strict=False)
+        for key, row in zip(
+            ("leaving", "moving", "evicting", "available"), multipliers, strict=False
+        )
     }
     data = {**rows, "tiers": [int(m) for m in multipliers[4].tolist()]}
     return Bound(value, "node-patterns-disruption", "disruption", data, tuple(values))
