@@ -206,7 +206,7 @@ def all_formats() -> tuple[Format, ...]:
         name="cpsched",
         kind="any",
         description="cpsched JSON of any kind",
-        detection='a JSON object with "schema_version" and a "kind" of cpsched',
+        detection='a JSON object with a "kind" of cpsched, or a "schema_version" and no other format',
         detect=_is_own,
         read=lambda text, file, options: problem_from(parse_json(text)),
     )
@@ -218,6 +218,4 @@ def _is_own(name: str, head: str) -> bool:
 
     if not head.lstrip().startswith("{"):
         return False
-    if re.search(r'"schema_version"\s*:', head) is not None:
-        return True
     return re.search(rf'"kind"\s*:\s*"({"|".join(KINDS)})"', head) is not None

@@ -10,6 +10,7 @@ from cpsched.families.rcpsp.check import check, evaluate
 from cpsched.families.rcpsp.draw import draw
 from cpsched.families.rcpsp.explain import constraints, restrict
 from cpsched.families.rcpsp.formats import FORMATS, WRITERS
+from cpsched.families.rcpsp.generate import GENERATORS
 from cpsched.families.rcpsp.problem import OBJECTIVES, RcpspProblem, RcpspSchedule
 from cpsched.result import Objective
 
@@ -65,4 +66,5 @@ FAMILY: Family[RcpspProblem, RcpspSchedule, Any] = Family(
     draw=draw,
     formats=FORMATS,
     writers=WRITERS,
+    generators=GENERATORS,
 )

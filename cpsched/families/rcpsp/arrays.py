@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from cpsched.families.rcpsp import kernels
 from cpsched.families.rcpsp.kernels import Net
-from cpsched.families.rcpsp.problem import RcpspSchedule, ScheduledTask
-from cpsched.families.rcpsp.profile import end_after
 
 if TYPE_CHECKING:
     from cpsched.families.rcpsp.prepare import Instance
@@ -239,16 +237,16 @@ def net_of_arrays(
 ) -> tuple[Net, Net]:
     """The forward and the reversed network; arrays as in `Instance`, edges of type 0."""
     n = len(mode_start) - 1
-    need, guard, full = pack(demand, capacity, mode_start)
+    packed = pack(demand, capacity, mode_start)
     pred_ptr, pred, pred_lag = _rows(n, edges, 1, 0)
     succ_ptr, succ, succ_lag = _rows(n, edges, 0, 1)
     net = Net(
         mode_start=mode_start,
         usable=np.ones(len(duration), np.bool_),
         dur=duration,
-        need=need,
-        guard=guard,
-        full=full,
+        need=packed.need,
+        guard=packed.guard,
+        full=packed.full,
         eat=consumption,
         budget=budget,
         pred_ptr=pred_ptr,
@@ -276,43 +274,58 @@ def net_of_arrays(
     return net, back
 
 
-def pack(
-    demand: IntArray, capacity: IntArray, mode_start: IntArray
-) -> tuple[IntArray, IntArray, IntArray]:
-    """Demands (M, R) packed into words: needs (M, W), guard bits (W,), capacities (W,).
+@dataclass(frozen=True)
+class Packed:
+    """Demands in packed words: ``need`` and ``field`` (M, W), ``guard`` and ``full`` (W,).
 
-    Resources that cannot run short are left out; demands above a capacity are cut to it (their
-    modes are never used).
+    ``field`` has all bits of the fields in which a mode demands something; ``place`` tells word,
+    shift and mask of the field of each resource (None when it was left out).
     """
-    owner = np.repeat(np.arange(len(mode_start) - 1), np.diff(mode_start))
-    need: list[IntArray] = []
-    guard: list[int] = []
-    full: list[int] = []
-    bits = 99
+
+    need: IntArray
+    field: IntArray
+    guard: IntArray
+    full: IntArray
+    place: list[tuple[int, int, int] | None]
+
+
+def pack(
+    demand: IntArray, capacity: IntArray, mode_start: IntArray, keep: Sequence[bool] = ()
+) -> Packed:
+    """Pack demands (M, R) into 64-bit words, each field with a guard bit above it.
+
+    Resources that cannot run short are left out unless ``keep`` says otherwise; demands above a
+    capacity are cut to it (their modes are never used).
+    """
+    n = len(mode_start) - 1
+    owner = np.repeat(np.arange(n), np.diff(mode_start))
+    place: list[tuple[int, int, int] | None] = []
+    word, bits = -1, 99
     for r in range(len(capacity)):
-        cap = int(capacity[r])
-        largest = np.zeros(len(mode_start) - 1, np.int64)
+        largest = np.zeros(n, np.int64)
         np.maximum.at(largest, owner, demand[:, r])
-        if int(largest.sum()) <= cap:
+        if int(largest.sum()) <= capacity[r] and not (keep and keep[r]):
+            place.append(None)
             continue
-        width = cap.bit_length() + 1
+        width = int(capacity[r]).bit_length() + 1
         if bits + width > 62:
-            need.append(np.zeros(len(demand), np.int64))
-            guard.append(0)
-            full.append(0)
-            bits = 0
-        need[-1] += np.minimum(demand[:, r], cap) << bits
-        guard[-1] |= 1 << (bits + width - 1)
-        full[-1] |= cap << bits
+            word, bits = word + 1, 0
+        place.append((word, bits, ((1 << width) - 1) << bits))
         bits += width
-    if not need:
-        need, guard, full = [np.zeros(len(demand), np.int64)], [0], [0]
-    filled = [f | g for f, g in zip(full, guard, strict=True)]
-    return (
-        np.ascontiguousarray(np.array(need, np.int64).T),
-        np.array(guard, np.int64),
-        np.array(filled, np.int64),
-    )
+    words = max(1, word + 1)
+    need, field = np.zeros((2, len(demand), words), np.int64)
+    guard, full = np.zeros((2, words), np.int64)
+    for r, where in enumerate(place):
+        if where is None:
+            continue
+        word, shift, mask = where
+        units = np.minimum(demand[:, r], capacity[r])
+        need[:, word] += units << shift
+        field[:, word] |= np.where(units > 0, mask, 0)
+        top = (mask >> shift) + 1 >> 1
+        guard[word] |= top << shift
+        full[word] |= (top | int(capacity[r])) << shift
+    return Packed(need, field, guard, full, place)
 
 
 def _rows(n: int, edges: IntArray, key: int, other: int) -> tuple[IntArray, IntArray, IntArray]:
@@ -351,46 +364,3 @@ def mode_costs(instance: Instance) -> IntArray:
         own + (instance.demand @ per_use) * instance.duration + instance.consumption @ per_unit,
         np.int64,
     )
-
-
-def schedule_of(
-    instance: Instance, start: IntArray, mode: IntArray, present: Any = None
-) -> RcpspSchedule:
-    """The schedule object of starts (n,) and modes (n,), as indices into the mode arrays."""
-    held: dict[int, tuple[str, ...]] = instance.extras.setdefault("held", {})
-    out = []
-    latest = 0
-    first = instance.mode_start.tolist()
-    starts, modes = start.tolist(), mode.tolist()
-    durations = instance.duration[mode].tolist()
-    pausable = instance.pausable.any()
-    for i, name in enumerate(instance.ids):
-        if present is not None and not present[i]:
-            continue
-        m = modes[i]
-        if m not in held:
-            held[m] = tuple(
-                r for r, units in zip(instance.renewable, instance.demand[m], strict=True) if units
-            )
-        end = starts[i] + durations[i]
-        if pausable:
-            end = end_after(starts[i], durations[i], instance.breaks(i, m))
-        latest = max(latest, end)
-        out.append(
-            ScheduledTask(task=name, mode=m - first[i], start=starts[i], end=end, resources=held[m])
-        )
-    return RcpspSchedule(tasks=tuple(out), makespan=latest)
-
-
-def starts_of(instance: Instance, schedule: RcpspSchedule) -> tuple[IntArray, IntArray]:
-    """Starts and modes (as indices into the mode arrays) of a complete schedule."""
-    index = instance.extras.get("index")
-    if index is None:
-        index = instance.extras["index"] = {name: i for i, name in enumerate(instance.ids)}
-    start = np.zeros(instance.n, np.int64)
-    mode = instance.mode_start[:-1].copy()
-    for one in schedule.tasks:
-        i = index[one.task]
-        start[i] = one.start
-        mode[i] += one.mode
-    return start, mode

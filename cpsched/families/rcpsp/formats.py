@@ -65,7 +65,10 @@ FORMATS: tuple[Format, ...] = (
         detection="a line 'jobs machines', then a line of that many pairs",
         detect=formats_shop.detect_jsplib,
         read=formats_shop.read_jsplib,
-        options={"ragged": "true: jobs may differ in their number of operations"},
+        options={
+            "ragged": "true: jobs may differ in their number of operations",
+            "operators": "number of operators, of whom every operation needs one (default: none)",
+        },
     ),
     Format(
         name="rcpsp-csv",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,8 +10,10 @@ from numpy.typing import NDArray
 
 from cpsched.core import jit
 from cpsched.families.rcpsp import kernels
-from cpsched.families.rcpsp.arrays import LARGE, Kit, kit_of, schedule_of
+from cpsched.families.rcpsp.arrays import LARGE, Kit, kit_of
+from cpsched.families.rcpsp.general import choose_present, general_kit
 from cpsched.families.rcpsp.modes import first_modes
+from cpsched.families.rcpsp.schedule import schedule_of
 
 if TYPE_CHECKING:
     from cpsched.core.run import Run
@@ -27,12 +30,13 @@ def greedy(instance: Instance, run: Run) -> None:
     jit.ready()
     kit = kit_of(instance)
     if kit is None:
+        _general(instance, run)
         return
     mode = first_modes(instance, run)
     start = kit.by_rank(priority(instance, "lft"), mode, run.clock.expired)
     if start is None:
         return
-    run.offer(lambda: schedule_of(instance, start, mode), "greedy:parallel-sgs")
+    run.offer(lambda: schedule_of(instance, start.tolist(), mode.tolist()), "greedy:parallel-sgs")
     if run.done():
         return
     improve(instance, kit, run, start, mode, "greedy:justification")
@@ -50,17 +54,61 @@ def greedy(instance: Instance, run: Run) -> None:
             improve(instance, kit, run, found, mode, f"greedy:{scheme}-sgs")
 
 
+def _general(instance: Instance, run: Run) -> None:
+    """Schedules under all rules: priority rules first, then random lists until one works."""
+    kit = general_kit(instance)
+    rng = random.Random(run.seed)
+    rules = ["lst", "lft", "stock"]
+    compiled = jit.ready()
+    limit = run.clock.elapsed() + min(0.7, 0.25 * run.clock.limit)
+    tries = 0
+    while not run.clock.expired():
+        tries += 1
+        run.clock.spend(2e-6 * instance.n * (1 if compiled else 50))
+        present = choose_present(instance, rng)
+        if present is None:
+            if tries > 20:
+                return
+            continue
+        mode = first_modes(instance, run, present)
+        rule = rules[tries - 1] if tries <= len(rules) else rng.choice(rules)
+        rank = priority(instance, rule)
+        if tries > len(rules):
+            spread = 0.05 * tries * instance.n
+            key = rank + np.array([rng.uniform(0, spread) for _ in range(instance.n)])
+            rank = np.argsort(np.argsort(key))
+        latest = 2 * instance.horizon
+        made = kit.construct(rank, mode, present, rng, run.clock.expired, latest)
+        if made is not None:
+            start = made.start.tolist()
+            chosen = np.where(present, mode, -1).tolist()
+            run.offer(
+                lambda: schedule_of(instance, start, chosen),  # noqa: B023
+                f"greedy:{rule}",
+            )
+        elapsed = run.clock.spent if run.deterministic else run.clock.elapsed()
+        if (run.incumbent is not None and tries >= len(rules)) or elapsed > limit:
+            return
+
+
 def priority(instance: Instance, rule: str) -> IntArray:
     """Rank of each task, (n,), smallest first: a permutation.
 
     ``lst``, ``lft``: latest start or finish first; ``resources``: latest finish, weighed with the
-    share of the capacities that a task takes.
+    share of the capacities that a task takes; ``stock``: with what it adds to reservoirs.
     """
     shortest = instance.duration[instance.mode_start[:-1]]
     if rule == "lst":
         key = -instance.tail.astype(float)
     else:
         key = (shortest - instance.tail).astype(float)
+    if rule == "stock":
+        # Tasks that add to scarce reservoirs come first.
+        gain = np.zeros(instance.n)
+        for tank in instance.reservoirs:
+            np.add.at(gain, tank.events[:, 0], tank.events[:, 1] / (1.0 + abs(tank.initial)))
+        spread = float(np.ptp(gain)) or 1.0
+        key -= gain * (float(np.ptp(key)) / spread)
     if rule == "resources":
         load = (instance.demand / np.maximum(1, instance.capacity)).max(axis=1, initial=0.0)
         per_task = load[instance.mode_start[:-1]] * shortest
@@ -78,7 +126,7 @@ def improve(
     if kit.n > LARGE and not jit.ready():
         return
     start, mode = kit.improve(start, mode, run.clock.expired)
-    run.offer(lambda: schedule_of(instance, start, mode), source)
+    run.offer(lambda: schedule_of(instance, start.tolist(), mode.tolist()), source)
 
 
 def repair(instance: Instance, run: Run, schedule: RcpspSchedule) -> None:
@@ -103,5 +151,5 @@ def repair(instance: Instance, run: Run, schedule: RcpspSchedule) -> None:
     rank = np.empty(instance.n, np.int64)
     rank[np.lexsort((instance.head, key))] = np.arange(instance.n)
     start = kit.serial(kit.list_by(rank), mode)
-    run.offer(lambda: schedule_of(instance, start, mode), "repair")
+    run.offer(lambda: schedule_of(instance, start.tolist(), mode.tolist()), "repair")
     improve(instance, kit, run, start, mode, "repair")

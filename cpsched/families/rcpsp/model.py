@@ -373,6 +373,8 @@ class Model:
                 if times:
                     self.cp.add_reservoir_constraint_with_active(times, amounts, actives, low, high)
                 continue
+            if not times:
+                self.cp.add_bool_or([])
             self._levels(reservoir.events.tolist(), low, high)
 
     def _levels(self, events: list[list[int]], low: int, high: int) -> None:

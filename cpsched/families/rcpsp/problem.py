@@ -160,7 +160,8 @@ class Calendar(Record):
 
     ``start`` is the date (ISO 8601) of time 0 and one time unit is ``unit``. Outside ``weekdays``
     (0 = Monday), outside ``hours`` (with units below a day) and on ``holidays`` nobody works: those
-    times are breaks of the resources listed (all renewable ones when empty).
+    times are breaks of the resources listed (all renewable ones when empty). The calendar holds
+    for ``length`` days; later, every time is a working time.
     """
 
     start: str
@@ -169,7 +170,14 @@ class Calendar(Record):
     hours: tuple[int, int] = (0, 24)
     holidays: tuple[str, ...] = ()
     resources: tuple[Name, ...] = ()
-    length: Count = 3660
+    length: Annotated[int, Field(ge=1, le=36_600)] = 3660
+
+    @model_validator(mode="after")
+    def _exists(self) -> Calendar:
+        from cpsched.families.rcpsp.profile import calendar_breaks
+
+        calendar_breaks(self)
+        return self
 
 
 class RcpspProblem(ProblemBase):
@@ -230,6 +238,8 @@ class RcpspProblem(ProblemBase):
             names = [*selection.tasks, *([selection.condition] if selection.condition else [])]
             for name in names:
                 _known(name, ids, f"selections.{i}", "task")
+        for name in self.calendar.resources if self.calendar else ():
+            _known(name, types, "calendar.resources", "resource")
         if len(set(self.objectives)) != len(self.objectives):
             raise ProblemError(
                 "objectives must not repeat",

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 from cpsched.errors import ProblemError
+from cpsched.families.rcpsp.dates import parse_date
 from cpsched.families.rcpsp.problem import Calendar, RcpspProblem
 
 #: A piece of a step function: half-open ``[start, end)`` and the value there.
@@ -127,7 +128,7 @@ def calendar_breaks(calendar: Calendar) -> list[Span]:
         For dates, weekdays or hours that do not exist.
     """
     per_day = _UNITS_PER_DAY[calendar.unit]
-    begin = _date(calendar.start, "calendar.start")
+    begin = parse_date(calendar.start, "calendar.start")
     day = begin.date()
     offset, remainder = divmod(
         (begin - dt.datetime.combine(day, dt.time())).total_seconds() * per_day, 86400
@@ -156,12 +157,12 @@ def calendar_breaks(calendar: Calendar) -> list[Span]:
         )
     if per_day == 1:
         first, last = 0, 24
-    holidays = {_date(h, "calendar.holidays").date() for h in calendar.holidays}
-    days = min((calendar.length + int(offset)) // per_day + 1, 200_000)
+    holidays = {parse_date(h, "calendar.holidays").date() for h in calendar.holidays}
+    limit = calendar.length * per_day - int(offset)
     out: list[Span] = []
     position = -int(offset)
     open_until = 0  # end of the latest working stretch
-    for k in range(days):
+    for k in range(calendar.length):
         try:
             date = day + dt.timedelta(days=k)
         except OverflowError:
@@ -173,18 +174,6 @@ def calendar_breaks(calendar: Calendar) -> list[Span]:
                 out.append((open_until, left))
             open_until = max(open_until, position + last * per_day // 24)
         position += per_day
-    if open_until < calendar.length:
-        out.append((open_until, calendar.length))
-    return [(s, min(e, calendar.length)) for s, e in out if s < calendar.length]
-
-
-def _date(text: str, place: str) -> dt.datetime:
-    try:
-        return dt.datetime.fromisoformat(text).replace(tzinfo=None)
-    except ValueError:
-        raise ProblemError(
-            "a date must be written as in ISO 8601",
-            place=place,
-            value=text,
-            remedy="Write it like 2026-03-02 or 2026-03-02T08:00.",
-        ) from None
+    if open_until < limit:
+        out.append((open_until, limit))
+    return out
