@@ -256,12 +256,14 @@ class EndState:
                     self.model.add_at_most_one(seeds.values())
 
     def _anchors(self, matching: list[int], nodes: list[int]) -> list[Any]:
-        """Literals that imply a matching pod stays in the domain; True when one certainly does."""
+        """Literals that imply a matching pod in the domain; True when one certainly is there.
+
+        Pods that need company themselves count only where they run now: others can be bound first.
+        """
         out: list[Any] = []
         for k in matching:
             for n in nodes:
-                here = self.running(k, n)
-                if not here:
+                if k in self.instance.together and not self.running(k, n):
                     continue
                 if (k, n) not in self.x:
                     if self.known.get(k, {}).get(n, 0) >= 1:

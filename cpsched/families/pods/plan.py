@@ -129,6 +129,7 @@ def in_order(instance: Instance, target: Mapping[int, int]) -> list[Action]:
     Stuck
         When no action is possible before the target is reached.
     """
+    _refuse_pointless_losses(instance, target)
     board = Board(instance)
     waiting = {p: n for p, n in target.items() if n >= 0}
     leaving = {p for p in target if instance.at[p] >= 0}
@@ -161,6 +162,22 @@ def in_order(instance: Instance, target: Mapping[int, int]) -> list[Action]:
         if victim in waiting:
             dirty.add(waiting[victim])
     return board.actions
+
+
+def _refuse_pointless_losses(instance: Instance, target: Mapping[int, int]) -> None:
+    """An eviction for good needs a newly placed pod that may preempt the victim."""
+    lost = [instance.classes[instance.class_of[p]].priority for p, n in target.items() if n < 0]
+    if not lost:
+        return
+    gained = [
+        group.priority
+        for p, n in target.items()
+        if n >= 0 and instance.at[p] < 0
+        for group in (instance.classes[instance.class_of[p]],)
+        if group.pod.preemption_policy != "Never"
+    ]
+    if max(lost) > max(gained, default=-(2**40)):
+        raise Stuck("a pod would be evicted for good with no pod that may preempt it placed")
 
 
 def _park(board: Board, waiting: Mapping[int, int]) -> int | None:
