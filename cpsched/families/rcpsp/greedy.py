@@ -89,7 +89,9 @@ def _general(instance: Instance, run: Run) -> None:
                 f"greedy:{rule}",
             )
         elapsed = run.clock.spent if run.deterministic else run.clock.elapsed()
-        if (run.incumbent is not None and tries >= len(rules)) or elapsed > limit:
+        # A small problem that resists is decided faster by CP-SAT.
+        enough = tries >= len(rules) and (run.incumbent is not None or tries >= instance.n)
+        if enough or elapsed > limit:
             return
 
 
