@@ -55,7 +55,7 @@ def test_solve_writes_the_result(solved):
     assert data["status"] == "OPTIMAL"
     assert data["objective"] == data["bound"] == 59
     assert data["validation"] == {"valid": True, "violations": []}
-    assert data["environment"]["time_limit"] == 5.0
+    assert data["environment"]["time_limit"] == 20.0
 
 
 def test_output_leaves_stdout_alone(tmp_path):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cpsched.families import Family, NamedConstraint
+from cpsched.families import Family
 from cpsched.families.kernel.check import check, evaluate
+from cpsched.families.kernel.explain import constraints, restrict
 from cpsched.families.kernel.formats import FORMATS
 from cpsched.families.kernel.problem import (
     MODULO_OBJECTIVES,
@@ -67,14 +68,6 @@ def _repair(instance: Instance, run: Run, schedule: KernelSchedule) -> None:
     pass
 
 
-def _constraints(problem: KernelProblem) -> list[NamedConstraint]:
-    return []
-
-
-def _restrict(problem: KernelProblem, names: frozenset[str]) -> KernelProblem:
-    return problem
-
-
 def items(schedule: KernelSchedule) -> dict[str, dict[str, Any]]:
     """A schedule as items, for diffs."""
     out: dict[str, dict[str, Any]] = {
@@ -110,8 +103,8 @@ FAMILY: Family[KernelProblem, KernelSchedule, Instance] = Family(
     search=_search,
     recompute=_recompute,
     repair=_repair,
-    constraints=_constraints,
-    restrict=_restrict,
+    constraints=constraints,
+    restrict=restrict,
     items=items,
     draw=_draw,
     formats=FORMATS,

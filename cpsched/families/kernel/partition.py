@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from cpsched.families.kernel.prepare import Instance
@@ -60,10 +61,10 @@ def _deal(instance: Instance, blocks: list[list[int]], count: int) -> list[int |
         for a, b in ((u, w), (w, u)):
             neighbours.setdefault(a, {}).setdefault(b, 0)
             neighbours[a][b] += cost
-    machine = instance.problem.machine
-    room = machine.registers_per_warp
+    room = instance.problem.machine.registers_per_warp
     words = [0] * (count + 1)
     busy = [0] * (count + 1)
+    members: list[list[int]] = [[] for _ in range(instance.groups)]
     weights = sorted(
         blocks, key=lambda b: (-sum(operations[o].registers for o in b), -len(b), b[0])
     )
@@ -77,6 +78,8 @@ def _deal(instance: Instance, blocks: list[list[int]], count: int) -> list[int |
         else:
 
             def price(g: int, block: list[int] = block, demand: int = demand) -> tuple[float, int]:
+                if any((o, p) in instance.apart for o in block for p in members[g]):
+                    return math.inf, g
                 near = sum(
                     c
                     for o in block
@@ -84,7 +87,7 @@ def _deal(instance: Instance, blocks: list[list[int]], count: int) -> list[int |
                     if group[other] == g
                 )
                 full = (words[g] + demand) / room if room else 0.0
-                return (full + count * busy[g] / scale - near / 60.0, g)
+                return full + count * busy[g] / scale - near / 60.0, g
 
             best = min(range(1, count + 1), key=price)
         if best >= len(words):
@@ -92,6 +95,7 @@ def _deal(instance: Instance, blocks: list[list[int]], count: int) -> list[int |
             busy += [0] * (best + 1 - len(busy))
         for o in block:
             group[o] = best
+        members[best] += block
         words[best] += demand
         busy[best] += time
     return group

@@ -530,7 +530,7 @@ def machine_heads(
                 smallest = NEVER
                 local = np.zeros(degree, dtype=np.int64)
                 count = 0
-                done = np.int64(0)
+                done: Any = np.int64(0)
                 for j in range(degree + 1):
                     outside = remote[by_arrival[j]] if j < degree else np.int64(0)
                     here = max(outside, done)
@@ -543,12 +543,12 @@ def machine_heads(
                     u = pred_src[first + by_arrival[j]]
                     if dmin[u, p] >= NEVER:
                         break
-                    k = count
-                    while k > 0 and head[local[k - 1], p] > head[u, p]:
-                        local[k] = local[k - 1]
-                        k -= 1
-                    local[k] = u
-                    count += 1
+                    spot = count
+                    while spot > 0 and head[local[spot - 1], p] > head[u, p]:
+                        local[spot] = local[spot - 1]
+                        spot -= 1
+                    local[spot] = u
+                    count = j + 1
                     done = np.int64(0)
                     for k in range(count):
                         w = local[k]
@@ -576,6 +576,9 @@ def warm_up() -> None:
     def result() -> tuple[Any, Any, Any, Any]:
         return one.copy(), one.copy(), one.copy(), one.copy()
 
+    times, used, count = profile()
+    earliest(times[0], used[0], 1, 0, 1, 1, 0, 0, triple[0])
+    occupy(times, used, count, 0, 0, 1, 1, 0, 0)
     upward_ranks(one, empty, none, np.zeros(0), np.ones(1))
     optimistic_costs(one, empty, none, np.zeros(0), square)
     machine_heads(one, empty, none, np.zeros(0), link, np.zeros(1), one, square, square, unit)

@@ -49,6 +49,7 @@ class Variables:
     on: dict[tuple[int, int], Any] = field(default_factory=dict)
     intervals: dict[tuple[int, int], Any] = field(default_factory=dict)
     transfers: dict[tuple[str, int], tuple[Any, Any, Any]] = field(default_factory=dict)
+    ended: set[int] = field(default_factory=set)
     notes: dict[str, Any] = field(default_factory=dict)
 
     def coarse(self, ticks: int) -> int:
@@ -97,7 +98,7 @@ def variables(inst: Instance, horizon: int, factor: int) -> Variables:
     from ortools.sat.python import cp_model
 
     model = cp_model.CpModel()
-    heads, tails = heads_and_tails(inst)
+    heads, _ = heads_and_tails(inst)
     v = Variables(model, inst, factor, horizon // factor, [], [], [], None)  # type: ignore[arg-type]
     classes = machine_classes(inst)
     v.makespan = model.new_int_var(0, v.horizon, "makespan")
@@ -142,6 +143,7 @@ def variables(inst: Instance, horizon: int, factor: int) -> Variables:
                 )
             )
             v.end.append(end)
+            v.ended.add(t)
         per_machine: dict[int, list[Any]] = defaultdict(list)
         for _, g, x in v.use[t]:
             if len(g) == 1:
@@ -530,7 +532,7 @@ def hint(v: Variables, plan: Plan) -> None:
         if not v.use[t]:
             continue
         model.add_hint(v.start[t], v.coarse(plan.start[t]))
-        if not _is_expression(v.end[t]):
+        if t in v.ended:
             model.add_hint(v.end[t], v.coarse(plan.start[t]) + v.length(plan.row[t], plan.mach[t]))
         for r, g, x in v.use[t]:
             if not isinstance(x, int):
@@ -540,10 +542,6 @@ def hint(v: Variables, plan: Plan) -> None:
             model.add_hint(same, int(plan.mach[u] == plan.mach[t]))
     if len(ends):
         model.add_hint(v.makespan, min(v.horizon, v.coarse(int(ends.max()))))
-
-
-def _is_expression(end: Any) -> bool:
-    return not hasattr(end, "index")
 
 
 def plan_from(v: Variables, values: Sequence[int]) -> Plan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from cpsched.core import engine, exact, jit
+from cpsched.core import engine, exact
 from cpsched.core.run import Run
 from cpsched.families.workflow import greedy, levels, local, model
 from cpsched.families.workflow.extract import Plan, plan_of
@@ -62,11 +62,12 @@ def _makespan(inst: Instance, run: Run) -> None:
     """Only the makespan counts: annealing beside the exact model, and bounds once more."""
     assert run.incumbent is not None
     plan = plan_of(inst, run.incumbent.schedule)
-    compiled = jit.ready(run.clock.remaining())
+    compiled = greedy.is_compiled(inst, run)
     annealer = local.Annealer(inst, plan, run.seed, compiled)
     small = inst.rows * inst.m <= 400
     limit = run.clock.limit if math.isfinite(run.clock.limit) else 60.0
-    local.anneal_for(inst, run, annealer, min(0.05 * limit, 0.1 if small else 1.0))
+    if compiled or not small:
+        local.anneal_for(inst, run, annealer, min(0.05 * limit, 0.1 if small else 1.0))
     if run.done():
         return
     if inst.rows * inst.m > LARGEST_MODEL or not _affordable(inst, run):
@@ -90,9 +91,9 @@ def _makespan(inst: Instance, run: Run) -> None:
 
 
 def _affordable(inst: Instance, run: Run) -> bool:
-    """Whether building and presolving the whole model leaves time to search it."""
+    """Whether a model of the whole problem can be expected to find what annealing does not."""
     cells = inst.rows * inst.m + 2 * len(inst.pred_src)
-    return run.clock.remaining() > 2e-4 * cells
+    return cells <= 4000 and run.clock.remaining() > 2e-4 * cells
 
 
 def _exact_makespan(inst: Instance, run: Run, background: local.Background | None) -> None:
