@@ -134,8 +134,9 @@ def area_value(
 
     A row (p, r, a, b, y) says: the tasks with head at least ``a`` and tail at least ``b`` on
     machine ``p`` use its resource ``r`` only between ``a`` and the makespan less ``b``. Perhaps
-    none of them runs there, so ``a + b`` must not exceed the critical path. A path (t, z) says: the makespan is at least head, duration and tail of ``t`` where it runs. Adding
-    them up with the weights y and z, every task on the machine that is best for the sum:
+    none of them runs there, so ``a + b`` must not exceed the critical path. A path (t, z) says:
+    the makespan is at least head, duration and tail of ``t`` where it runs. Adding them up with
+    the weights y and z, every task on the machine that is best for the sum:
 
     ``C (sum y cap + sum z) >= sum_t min_p [...] + sum y cap (a + b)``.
     """

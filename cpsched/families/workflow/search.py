@@ -11,6 +11,7 @@ from cpsched.families.workflow import greedy, levels, local, model
 from cpsched.families.workflow.extract import Plan, plan_of
 from cpsched.families.workflow.prepare import NEVER, Instance
 from cpsched.families.workflow.problem import WorkflowSchedule
+from cpsched.families.workflow.relist import relist
 from cpsched.result import Bound
 
 #: Beyond this many (task, option, machine) choices no model of the whole problem is built.
@@ -63,6 +64,9 @@ def _makespan(inst: Instance, run: Run) -> None:
     assert run.incumbent is not None
     plan = plan_of(inst, run.incumbent.schedule)
     compiled = greedy.is_compiled(inst, run)
+    if inst.n > 2000:
+        relist(inst, run, plan, compiled)
+        return
     annealer = local.Annealer(inst, plan, run.seed, compiled)
     small = inst.rows * inst.m <= 400
     limit = run.clock.limit if math.isfinite(run.clock.limit) else 60.0
