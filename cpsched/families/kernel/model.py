@@ -171,9 +171,7 @@ class KernelModel:
                 pinned = True
                 self.v.member.append([int(g == operation.group) for g in range(instance.groups)])
             else:
-                row = [0] + [
-                    model.new_bool_var(f"in {o} {g}") for g in range(1, instance.groups)
-                ]
+                row = [0] + [model.new_bool_var(f"in {o} {g}") for g in range(1, instance.groups)]
                 model.add_exactly_one(row[1:])
                 self.v.member.append(row)
         for g in range(instance.groups):
@@ -220,8 +218,7 @@ class KernelModel:
         if fixed_a is not None and fixed_b is not None:
             return int(fixed_a == fixed_b)
         if fixed_a is not None or fixed_b is not None:
-            free, fixed = (b, fixed_a) if fixed_a is not None else (a, fixed_b)
-            return free[fixed]
+            return b[fixed_a] if fixed_a is not None else a[fixed_b or 0]
         same = model.new_bool_var(f"same {u} {w}")
         for x, y in zip(a[1:], b[1:], strict=True):
             model.add_bool_or([x.negated(), y.negated(), same])
@@ -476,7 +473,9 @@ class KernelModel:
         """Live words of every group within its warps' registers, and of all groups together."""
         instance, model = self.instance, self.model
         machine = instance.problem.machine
-        holders = [o for o in range(instance.n) if self._operations[o].registers and instance.life[o]]
+        holders = [
+            o for o in range(instance.n) if self._operations[o].registers and instance.life[o]
+        ]
         bound = machine.registers_per_warp
         file = machine.registers
         if bound is None and file is None:

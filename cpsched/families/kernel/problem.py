@@ -332,9 +332,7 @@ def zero_distance_cycle(problem: KernelProblem) -> list[str]:
     Edges of a buffer count with its depth at least 1.
     """
     edges = [
-        (e.source, e.target, e.delay)
-        for e in problem.edges
-        if e.distance == 0 and e.buffer is None
+        (e.source, e.target, e.delay) for e in problem.edges if e.distance == 0 and e.buffer is None
     ]
     return _positive_cycle([o.id for o in problem.operations], edges)
 
