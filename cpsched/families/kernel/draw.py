@@ -57,7 +57,8 @@ def _unit_bars(
                     begin = p.start + i * schedule.initiation_interval + use.start
                     spans.append((begin, begin + use.cycles, use.amount, p, i, use.start))
     spans.sort(key=lambda s: s[:2])
-    bars, open_rows = [], []
+    bars: list[Bar] = []
+    open_rows: list[tuple[int, int, int]] = []
     for begin, end, amount, p, i, offset in spans:
         # Stack concurrent uses of a unit with several instances, lowest free share first.
         open_rows = [row for row in open_rows if row[0] > begin]
