@@ -251,6 +251,8 @@ def _choose_format(file: str, text: str, name: str | None) -> Format:
     for candidate in formats:
         if candidate.detect(Path(file).name, head):
             return candidate
+    if '"schema_version"' in head:
+        return formats[0]  # cpsched JSON whose kind is missing, unknown or far down
     raise ProblemError(
         "the format is not recognised from the file's name and beginning",
         remedy="Pass --format; `cpsched formats` lists the formats.",

@@ -280,6 +280,11 @@ def collect(call: Call, clock: Clock) -> Outcome:
     return call.outcome
 
 
+def running() -> bool:
+    """Whether a call still runs (an abandoned one that has not noticed yet)."""
+    return bool(_running)
+
+
 @atexit.register
 def _stop_all() -> None:
     # A solver thread that outlives the interpreter aborts the process: stop and wait shortly.
