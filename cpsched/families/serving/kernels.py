@@ -248,6 +248,23 @@ def list_schedule(
 
 
 @kernel
+def draw(rng: Any, bound: int) -> int:
+    """A pseudo-random integer in ``[0, bound)``: xorshift with 32 bits of state in ``rng[0]``."""
+    state = rng[0]
+    state ^= (state << 13) & 0xFFFFFFFF
+    state ^= state >> 17
+    state ^= (state << 5) & 0xFFFFFFFF
+    rng[0] = state
+    return int((state * bound) >> 32)
+
+
+@kernel
+def chance(rng: Any) -> float:
+    """A pseudo-random number in ``[0, 1)``."""
+    return draw(rng, 1 << 30) / float(1 << 30)
+
+
+@kernel
 def first_fit(
     i: int,
     earliest: int,
@@ -347,7 +364,9 @@ def ruin_recreate(
     int
         The best value: weighted sum of ends, or the makespan.
     """
-    np.random.seed(seed)
+    rng = np.full(1, 1 + (seed * 2654435769 + 12345) % 4294967295, np.int64)
+    for _ in range(8):
+        draw(rng, 2)
     n = len(start)
     m = len(kind)
     use = np.zeros((3, m, horizon), np.int64)
@@ -371,22 +390,22 @@ def ruin_recreate(
     key = np.zeros(most, np.float64)
     for step in range(iterations):
         heat = temperature * (1.0 - step / iterations) + 1e-9
-        size = 2 + np.random.randint(0, most - 1) if most > 2 else most
-        anchor = movable[np.random.randint(0, len(movable))]
+        size = 2 + draw(rng, most - 1) if most > 2 else most
+        anchor = movable[draw(rng, len(movable))]
         centre = now_start[anchor]
-        reach = 1 + np.random.randint(0, 12)
+        reach = 1 + draw(rng, 12)
         count = 0
         tries = 0
-        scattered = np.random.random() < 0.3
+        scattered = chance(rng) < 0.3
         while count < size and tries < 8 * size:
             tries += 1
-            i = anchor if count == 0 else movable[np.random.randint(0, len(movable))]
+            i = anchor if count == 0 else movable[draw(rng, len(movable))]
             if taken[i] or (not scattered and abs(now_start[i] - centre) > reach):
                 continue
             taken[i] = True
             group[count] = i
             count += 1
-        mode = np.random.randint(0, 4)
+        mode = draw(rng, 4)
         delta = np.int64(0)
         for q in range(count):
             i = group[q]
@@ -397,11 +416,11 @@ def ruin_recreate(
             if mode == 0:
                 key[q] = volume[i] / (weight[i] + 1e-6)
             elif mode == 1:
-                key[q] = np.random.random()
+                key[q] = chance(rng)
             elif mode == 2:
-                key[q] = -volume[i] * (0.5 + np.random.random())
+                key[q] = -volume[i] * (0.5 + chance(rng))
             else:
-                key[q] = volume[i] / (weight[i] + 1e-6) * (0.5 + np.random.random())
+                key[q] = volume[i] / (weight[i] + 1e-6) * (0.5 + chance(rng))
         sequence = np.argsort(key[:count])
         ok = True
         done = 0
@@ -434,7 +453,7 @@ def ruin_recreate(
             for i in range(n):
                 if now_machine[i] >= 0:
                     new = max(new, now_start[i] + length[kind[now_machine[i]], i])
-        if ok and (new <= current or np.random.random() < np.exp(-(new - current) / heat)):
+        if ok and (new <= current or chance(rng) < np.exp(-(new - current) / heat)):
             value += delta
             current = new
             if current < best:
