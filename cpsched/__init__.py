@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 from cpsched.bound import bound
 from cpsched.errors import CpschedError, ModelError, ProblemError, SolverContradiction
 from cpsched.explain import explain
+from cpsched.fallback import Fallback, fallback
 from cpsched.improve import improve
+from cpsched.many import solve_many
+from cpsched.replan import Event, replan
 from cpsched.result import Bound, Incumbent, Result, Status, StopReason
 from cpsched.solve import solve
 from cpsched.validate import Report, Violation, validate
@@ -27,6 +30,8 @@ _LAZY = {"load": "problem", "loads": "problem"}
 __all__ = [
     "Bound",
     "CpschedError",
+    "Event",
+    "Fallback",
     "Incumbent",
     "ModelError",
     "ProblemError",
@@ -38,10 +43,13 @@ __all__ = [
     "Violation",
     "bound",
     "explain",
+    "fallback",
     "improve",
     "load",
     "loads",
+    "replan",
     "solve",
+    "solve_many",
     "validate",
 ]
 

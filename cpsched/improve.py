@@ -22,7 +22,8 @@ def improve(
     problem
         The problem the schedule belongs to.
     schedule
-        A schedule in any form that `validate` takes; it may be partial or invalid.
+        A schedule in any form that `validate` takes; it may be partial or invalid. None stands
+        for no schedule at all.
     time_limit, settings
         As for `solve`.
 
@@ -40,10 +41,11 @@ def improve(
     from cpsched.solve import objectives_of, solve
 
     chosen = family(problem.kind)
-    given = chosen.read_schedule(schedule)
-    violations = chosen.check(problem, given)
+    given = None if schedule is None else chosen.read_schedule(schedule)
+    violations = [] if given is None else chosen.check(problem, given)
     names = [o.name for o in objectives_of(chosen, problem, settings.get("objective"))]
-    values = None if violations else list(chosen.evaluate(problem, given, names))
+    valid = given is not None and not violations
+    values = list(chosen.evaluate(problem, given, names)) if valid else None
     result = solve(problem, time_limit=time_limit, hint=given, **settings)
     certified = (
         values is not None
@@ -54,7 +56,7 @@ def improve(
         "certified": certified,
         "initial": {
             "objective": unlist(values),
-            "valid": not violations,
+            "valid": valid,
             "violations": [dataclasses.asdict(v) for v in violations],
         },
         "diff": difference(chosen, given, result.schedule),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from cpsched.validate import Report
+from cpsched.validate import Report, Violation
 
 #: Objective values: integers, or floats where a family's unit is not integral.
 Number = int | float
@@ -83,6 +83,18 @@ class Bound:
             out["given"] = list(self.given)
         return out
 
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Bound:
+        """The bound of a JSON form."""
+        given = data.get("given")
+        return cls(
+            data["value"],
+            data["argument"],
+            data["objective"],
+            data.get("data", {}),
+            None if given is None else tuple(given),
+        )
+
 
 @dataclass(frozen=True)
 class Incumbent:
@@ -153,11 +165,10 @@ class Result:
     validation: Report
     wall_time: float
     problem_name: str
-    problem_sha256: str
     environment: dict[str, Any]
     message: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
-    problem: Any = field(default=None, repr=False, compare=False)
+    problem: Any = field(repr=False, compare=False, kw_only=True)
 
     def __getattr__(self, name: str) -> Any:
         extra = self.__dict__.get("extra", {})
@@ -170,7 +181,7 @@ class Result:
         out: dict[str, Any] = {
             "schema_version": "1",
             "kind": self.kind,
-            "problem": {"name": self.problem_name, "sha256": self.problem_sha256},
+            "problem": {"name": self.problem_name, "sha256": self.problem.sha256()},
             "status": self.status.value,
             "stop_reason": self.stop_reason.value,
             "objective": self.objective,
@@ -194,6 +205,40 @@ class Result:
     def to_json(self, indent: int | None = None) -> str:
         """The result as JSON text."""
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], problem: Any) -> Result:
+        """The result of a JSON form, for the problem it was made from.
+
+        Its schedule is parsed, not checked: `cpsched.validate` does that.
+        """
+        from cpsched.families import family
+
+        schedule = data["schedule"]
+        known = {f.name for f in fields(cls)} | {"schema_version"}
+        return cls(
+            kind=data["kind"],
+            status=Status(data["status"]),
+            stop_reason=StopReason(data["stop_reason"]),
+            schedule=None if schedule is None else family(data["kind"]).read_schedule(schedule),
+            objective=data["objective"],
+            objective_name=data["objective_name"],
+            bound=data["bound"],
+            gap=data["gap"],
+            bounds=tuple(Bound.from_dict(b) for b in data["bounds"]),
+            source=data["source"],
+            trace=tuple(TracePoint(**point) for point in data["trace"]),
+            validation=Report(
+                data["validation"]["valid"],
+                tuple(Violation(**v) for v in data["validation"]["violations"]),
+            ),
+            wall_time=data["wall_time"],
+            problem_name=data["problem"]["name"],
+            environment=data["environment"],
+            message=data.get("message", ""),
+            extra={key: value for key, value in data.items() if key not in known},
+            problem=problem,
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the JSON of the result to a file."""

@@ -18,7 +18,7 @@ from cpsched.core.clock import Clock, Stop
 from cpsched.core.run import Run
 from cpsched.errors import Infeasible, OutOfTime, ProblemError, SolverContradiction
 from cpsched.families import Family, family
-from cpsched.result import Incumbent, Objective, Result, unlist
+from cpsched.result import Incumbent, Objective, Result, TracePoint, unlist
 from cpsched.validate import Report
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def solve(
     gap_limit: float = 0.0,
     hint: Any = None,
     on_improvement: Callable[[Incumbent], object] | None = None,
+    on_progress: Callable[[TracePoint], object] | None = None,
     stop: Stop = None,
     deterministic: bool = False,
     isolation: Literal["none", "process"] = "none",
@@ -63,7 +64,10 @@ def solve(
     hint
         A schedule to start from; it may be partial or invalid.
     on_improvement
-        Called with every new best schedule (an `Incumbent`), in the caller's thread.
+        Called with every new best schedule (an `Incumbent`). An exception in it is logged and
+        ignored.
+    on_progress
+        Called with every entry of the trace: improvements of the schedule and of the bound.
     stop
         A `threading.Event` or a callable; when set or true, the best schedule is returned.
     deterministic
@@ -103,6 +107,7 @@ def solve(
         strict=strict,
         executor=executor,
         on_improvement=on_improvement,
+        on_progress=on_progress,
     )
     if hint is not None:
         hint = chosen.read_schedule(hint)
@@ -126,7 +131,12 @@ def _pipeline(run: Run, hint: Any, isolation: str) -> None:
     _step(run, "bounds", lambda: family.bounds(prepared, run))
     if run.done():
         return
-    if isolation == "process":
+    if run.executor is not None:
+        from cpsched.many import search_over
+
+        executor = run.executor
+        _step(run, "search over the executor", lambda: search_over(run, executor, run.workers))
+    elif isolation == "process":
         from cpsched.core.isolate import search_isolated
 
         _step(run, "isolated search", lambda: search_isolated(run))
@@ -189,7 +199,6 @@ def result_of(run: Run) -> Result:
         validation=Report(incumbent is not None),
         wall_time=run.clock.elapsed(),
         problem_name=run.problem.name,
-        problem_sha256=run.problem.sha256(),
         environment=environment(run),
         message=message,
         problem=run.problem,
@@ -198,8 +207,10 @@ def result_of(run: Run) -> Result:
 
 def environment(run: Run) -> dict[str, Any]:
     """Versions and settings that a result depends on."""
+    import cpsched
+
     out: dict[str, Any] = {
-        "cpsched": importlib.metadata.version("cpsched"),
+        "cpsched": cpsched.__version__,
         "ortools": importlib.metadata.version("ortools"),
         "workers": run.workers,
         "seed": run.seed,

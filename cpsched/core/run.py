@@ -68,6 +68,7 @@ class Run:
         strict: bool = False,
         executor: Executor | None = None,
         on_improvement: Callable[[Incumbent], object] | None = None,
+        on_progress: Callable[[TracePoint], object] | None = None,
     ) -> None:
         self.problem, self.family, self.clock = problem, family, clock
         self.objectives = tuple(objectives)
@@ -81,6 +82,7 @@ class Run:
         self.message = ""
         self._bounds: list[list[Bound]] = [[] for _ in self.objectives]
         self._on_improvement = on_improvement
+        self._on_progress = on_progress
         self._lock = threading.RLock()
 
     # ------------------------------------------------------------------ schedules
@@ -133,7 +135,7 @@ class Run:
             self.incumbent = Incumbent(schedule, values, source, self.clock.elapsed())
             self._drop_refuted_bounds(model)
             self._record(source)
-            self._tell()
+            self._tell(self._on_improvement, self.incumbent)
             return True
 
     def _better(self, values: Values) -> bool:
@@ -145,13 +147,13 @@ class Run:
             return (new > old) == objective.maximise
         return False
 
-    def _tell(self) -> None:
-        if self._on_improvement is None or self.incumbent is None:
+    def _tell(self, listener: Callable[[Any], object] | None, news: Any) -> None:
+        if listener is None:
             return
         try:
-            self._on_improvement(self.incumbent)
+            listener(news)
         except Exception:
-            logger.exception("on_improvement raised; the search goes on")
+            logger.exception("a callback of the caller raised; the search goes on")
 
     # ------------------------------------------------------------------ bounds
 
@@ -325,7 +327,9 @@ class Run:
     def _record(self, source: str) -> None:
         values = None if self.incumbent is None else list(self.incumbent.values)
         bounds = [self.bound(k) for k in range(len(self.objectives))]
-        self.trace.append(TracePoint(self.clock.elapsed(), unlist(values), unlist(bounds), source))
+        point = TracePoint(self.clock.elapsed(), unlist(values), unlist(bounds), source)
+        self.trace.append(point)
+        self._tell(self._on_progress, point)
 
 
 def _equal(left: Sequence[Number], right: Sequence[Number]) -> bool:

@@ -7,9 +7,10 @@ through `family(kind)`; a new family is a new folder and one line in `KINDS`.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from cpsched.errors import ProblemError
@@ -18,11 +19,16 @@ if TYPE_CHECKING:
     from cpsched.core.run import Run
     from cpsched.plot.figure import Figure
     from cpsched.problem import ProblemBase, Record
+    from cpsched.replan import Event, Revision
     from cpsched.result import Bound, Number, Objective, Values
     from cpsched.validate import Violation
 
 #: Every kind, in the order in which their formats are tried: module under ``cpsched.families``.
-KINDS: tuple[str, ...] = ("rcpsp", "workflow", "serving", "pods", "kernel", "memory")
+KINDS: tuple[str, ...] = tuple(
+    kind
+    for kind in ("rcpsp", "workflow", "serving", "pods", "kernel", "memory")
+    if (Path(__file__).parent / kind / "__init__.py").exists()
+)
 
 P = TypeVar("P", bound="ProblemBase")
 S = TypeVar("S", bound="Record")
@@ -119,6 +125,12 @@ class Family(Generic[P, S, I]):
         A schedule as ``{item: {field: value}}``, for diffs.
     draw
         The picture of a schedule.
+    revise
+        ``revise(problem, schedule, now, events, stability)``: the problem from now on, for
+        `cpsched.replan`; None where a kind cannot be replanned.
+    limit
+        ``limit(problem, objective, value)``: the problem in which an objective is at most (when
+        maximised, at least) a value, for `cpsched.pareto`; None where a kind has no such limits.
     """
 
     kind: str
@@ -138,6 +150,8 @@ class Family(Generic[P, S, I]):
     restrict: Callable[[P, frozenset[str]], P]
     items: Callable[[S], dict[str, dict[str, Any]]]
     draw: Callable[[P, S], Figure]
+    revise: Callable[[P, S, float, Sequence[Event], int], Revision] | None = None
+    limit: Callable[[P, str, Number], P] | None = None
     formats: tuple[Format, ...] = ()
     writers: tuple[Writer, ...] = ()
     generators: tuple[Generator, ...] = ()
@@ -187,20 +201,24 @@ def family(kind: str) -> Family[Any, Any, Any]:
     return chosen
 
 
-@cache
-def all_formats() -> tuple[Format, ...]:
-    """Every readable format, cpsched JSON first."""
-    from cpsched.problem import parse_json, problem_from
-
-    own = Format(
+def all_formats() -> Iterator[Format]:
+    """Every readable format, cpsched JSON first; a family is imported when its turn comes."""
+    yield Format(
         name="cpsched",
         kind="any",
         description="cpsched JSON of any kind",
-        detection='a JSON object with "schema_version" and a "kind" of cpsched',
+        detection='a JSON object with a "kind" of cpsched, or a "schema_version" and no other format',
         detect=_is_own,
-        read=lambda text, file, options: problem_from(parse_json(text)),
+        read=_read_own,
     )
-    return (own, *(f for kind in KINDS for f in family(kind).formats))
+    for kind in KINDS:
+        yield from family(kind).formats
+
+
+def _read_own(text: str, file: str, options: Mapping[str, str]) -> Any:
+    from cpsched.problem import parse_json, problem_from
+
+    return problem_from(parse_json(text))
 
 
 def _is_own(name: str, head: str) -> bool:
@@ -208,6 +226,4 @@ def _is_own(name: str, head: str) -> bool:
 
     if not head.lstrip().startswith("{"):
         return False
-    if re.search(r'"schema_version"\s*:', head) is not None:
-        return True
     return re.search(rf'"kind"\s*:\s*"({"|".join(KINDS)})"', head) is not None

@@ -5,6 +5,7 @@ Times are integers in ``time_unit``; intervals are half-open ``[start, end)``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -23,6 +24,7 @@ OBJECTIVES = (
     "setup_cost",
     "resource_cost",
     "resource_levelling",
+    "replan_cost",
 )
 ObjectiveName = Literal[
     "makespan",
@@ -34,6 +36,7 @@ ObjectiveName = Literal[
     "setup_cost",
     "resource_cost",
     "resource_levelling",
+    "replan_cost",
 ]
 
 
@@ -98,6 +101,29 @@ class ReservoirEvent(Record):
     at: Literal["start", "end"] = "end"
 
 
+class Fixed(Record):
+    """What has started already: executed in ``mode`` during ``[start, end)``, as a fact.
+
+    A fact is not judged: windows, durations, precedences among facts, and what facts alone hold of
+    a resource break no rule. Other tasks get what facts leave of a capacity.
+    """
+
+    mode: Count = 0
+    start: Count
+    end: Count
+
+    @model_validator(mode="after")
+    def _forward(self) -> Fixed:
+        if self.end < self.start:
+            raise ProblemError(
+                "a task cannot end before it starts",
+                place="fixed",
+                value=(self.start, self.end),
+                remedy="Correct start or end.",
+            )
+        return self
+
+
 class Task(Record):
     """A task, executed without interruption in exactly one of its modes.
 
@@ -105,7 +131,8 @@ class Task(Record):
     ``weight`` multiplies tardiness and flow time, ``earliness_weight`` earliness. An *optional*
     task may be left out. A *pausable* task may pause while a renewable resource it needs is on a
     break (capacity 0): it keeps its resources, its end moves back by the breaks inside, and it
-    neither starts nor ends inside one.
+    neither starts nor ends inside one. ``fixed`` is set for a task that has started already,
+    ``planned`` is the start that an earlier plan gave it (objective ``replan_cost``).
     """
 
     id: Name
@@ -118,6 +145,8 @@ class Task(Record):
     optional: bool = False
     pausable: bool = False
     events: tuple[ReservoirEvent, ...] = ()
+    fixed: Fixed | None = None
+    planned: Count | None = None
 
 
 class Precedence(Record):
@@ -159,7 +188,8 @@ class Calendar(Record):
 
     ``start`` is the date (ISO 8601) of time 0 and one time unit is ``unit``. Outside ``weekdays``
     (0 = Monday), outside ``hours`` (with units below a day) and on ``holidays`` nobody works: those
-    times are breaks of the resources listed (all renewable ones when empty).
+    times are breaks of the resources listed (all renewable ones when empty). The calendar holds
+    for ``length`` days; later, every time is a working time.
     """
 
     start: str
@@ -168,11 +198,21 @@ class Calendar(Record):
     hours: tuple[int, int] = (0, 24)
     holidays: tuple[str, ...] = ()
     resources: tuple[Name, ...] = ()
-    length: Count = 3660
+    length: Annotated[int, Field(ge=1, le=36_600)] = 3660
+
+    @model_validator(mode="after")
+    def _exists(self) -> Calendar:
+        from cpsched.families.rcpsp.profile import calendar_breaks
+
+        calendar_breaks(self)
+        return self
 
 
 class RcpspProblem(ProblemBase):
     """A resource-constrained project scheduling problem.
+
+    The objective ``replan_cost`` is the value of ``stable_objective`` plus ``stability`` for each
+    time unit that a start differs from its ``planned`` one.
 
     Raises
     ------
@@ -188,6 +228,8 @@ class RcpspProblem(ProblemBase):
     disjunctive: tuple[Disjunctive, ...] = ()
     selections: tuple[Selection, ...] = ()
     objectives: tuple[ObjectiveName, ...] = ("makespan",)
+    stability: Count = 0
+    stable_objective: ObjectiveName = "makespan"
     horizon: Count | None = None
     time_unit: str = ""
     calendar: Calendar | None = None
@@ -209,6 +251,13 @@ class RcpspProblem(ProblemBase):
                             value=name,
                             remedy="Move it to the task's 'events'.",
                         )
+            if task.fixed is not None and task.fixed.mode >= len(task.modes):
+                raise ProblemError(
+                    "the mode must exist",
+                    place=f"tasks.{i}.fixed.mode",
+                    value=task.fixed.mode,
+                    remedy=f"The task has {len(task.modes)} modes, counted from 0.",
+                )
             for e, event in enumerate(task.events):
                 place = f"tasks.{i}.events.{e}.resource"
                 _known(event.resource, types, place, "resource")
@@ -229,6 +278,15 @@ class RcpspProblem(ProblemBase):
             names = [*selection.tasks, *([selection.condition] if selection.condition else [])]
             for name in names:
                 _known(name, ids, f"selections.{i}", "task")
+        for name in self.calendar.resources if self.calendar else ():
+            _known(name, types, "calendar.resources", "resource")
+        if self.stable_objective == "replan_cost":
+            raise ProblemError(
+                "replan_cost adds to another objective",
+                place="stable_objective",
+                value=self.stable_objective,
+                remedy="Name another objective.",
+            )
         if len(set(self.objectives)) != len(self.objectives):
             raise ProblemError(
                 "objectives must not repeat",
@@ -250,10 +308,13 @@ class ScheduledTask(Record):
 
 
 class RcpspSchedule(Record):
-    """Start, end and mode of every present task; absent optional tasks are not listed."""
+    """Start, end and mode of every present task; absent optional tasks are not listed.
+
+    ``makespan`` is checked when given.
+    """
 
     tasks: tuple[ScheduledTask, ...]
-    makespan: int = 0
+    makespan: int | None = None
 
 
 def _unique(names: list[str], place: str, field: str) -> dict[str, int]:
@@ -270,7 +331,7 @@ def _unique(names: list[str], place: str, field: str) -> dict[str, int]:
     return index
 
 
-def _known(name: str, known: dict[str, int] | dict[str, str], place: str, what: str) -> None:
+def _known(name: str, known: Mapping[str, object], place: str, what: str) -> None:
     if name not in known:
         raise ProblemError(
             f"the {what} must exist",

@@ -1,0 +1,159 @@
+"""First schedules within milliseconds: priority rules, justification, constructive repair."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpsched.core import jit
+from cpsched.families.rcpsp import kernels
+from cpsched.families.rcpsp.arrays import LARGE, Kit, kit_of
+from cpsched.families.rcpsp.general import choose_present, general_kit
+from cpsched.families.rcpsp.modes import first_modes
+from cpsched.families.rcpsp.schedule import schedule_of
+
+if TYPE_CHECKING:
+    from cpsched.core.run import Run
+    from cpsched.families.rcpsp.prepare import Instance
+    from cpsched.families.rcpsp.problem import RcpspSchedule
+
+IntArray = NDArray[np.int64]
+
+
+def greedy(instance: Instance, run: Run) -> None:
+    """Offer a schedule as soon as there is one, then better ones while they cost little."""
+    if instance.n == 0:
+        return
+    jit.ready(run.clock.remaining())
+    kit = kit_of(instance)
+    if kit is None:
+        _general(instance, run)
+        return
+    mode = first_modes(instance, run)
+    start = kit.by_rank(priority(instance, "lft"), mode, run.clock.expired)
+    if start is None:
+        return
+    run.offer(lambda: schedule_of(instance, start.tolist(), mode.tolist()), "greedy:parallel-sgs")
+    if run.done():
+        return
+    improve(instance, kit, run, start, mode, "greedy:justification")
+    for rule in ("lst", "resources") if instance.n <= LARGE else ():
+        rank = priority(instance, rule)
+        for scheme in ("parallel", "serial"):
+            if run.done() or run.clock.elapsed() > 0.2 * run.clock.limit:
+                return
+            if scheme == "parallel":
+                found = kit.by_rank(rank, mode, run.clock.expired)
+                if found is None:
+                    return
+            else:
+                found = kit.serial(kit.list_by(rank), mode)
+            improve(instance, kit, run, found, mode, f"greedy:{scheme}-sgs")
+
+
+def _general(instance: Instance, run: Run) -> None:
+    """Schedules under all rules: priority rules first, then random lists until one works."""
+    if any(not tank.holds(tank.initial) for tank in instance.reservoirs):
+        return  # events at time 0 must come first: left to CP-SAT
+    kit = general_kit(instance)
+    rng = random.Random(run.seed)
+    rules = ["lst", "lft", "stock"]
+    compiled = jit.ready(run.clock.remaining())
+    limit = run.clock.elapsed() + min(0.7, 0.25 * run.clock.limit)
+    tries = 0
+    while not run.clock.expired():
+        tries += 1
+        run.clock.spend(2e-6 * instance.n * (1 if compiled else 50))
+        present = choose_present(instance, rng)
+        if present is None:
+            if tries > 20:
+                return
+            continue
+        mode = first_modes(instance, run, present)
+        rule = rules[tries - 1] if tries <= len(rules) else rng.choice(rules)
+        rank = priority(instance, rule)
+        if tries > len(rules):
+            spread = 0.05 * tries * instance.n
+            key = rank + np.array([rng.uniform(0, spread) for _ in range(instance.n)])
+            rank = np.argsort(np.argsort(key))
+        latest = 2 * instance.horizon
+        made = kit.construct(rank, mode, present, rng, run.clock.expired, latest)
+        if made is not None:
+            start = made.start.tolist()
+            chosen = np.where(present, mode, -1).tolist()
+            run.offer(
+                lambda: schedule_of(instance, start, chosen),  # noqa: B023
+                f"greedy:{rule}",
+            )
+        elapsed = run.clock.spent if run.deterministic else run.clock.elapsed()
+        # A small problem that resists is decided faster by CP-SAT.
+        enough = tries >= len(rules) and (run.incumbent is not None or tries >= instance.n)
+        if enough or elapsed > limit:
+            return
+
+
+def priority(instance: Instance, rule: str) -> IntArray:
+    """Rank of each task, (n,), smallest first: a permutation.
+
+    ``lst``, ``lft``: latest start or finish first; ``resources``: latest finish, weighed with the
+    share of the capacities that a task takes; ``stock``: with what it adds to reservoirs.
+    """
+    shortest = instance.duration[instance.mode_start[:-1]]
+    if rule == "lst":
+        key = -instance.tail.astype(float)
+    else:
+        key = (shortest - instance.tail).astype(float)
+    if rule == "stock":
+        # Tasks that add to scarce reservoirs come first.
+        gain = np.zeros(instance.n)
+        for tank in instance.reservoirs:
+            np.add.at(gain, tank.events[:, 0], tank.events[:, 1] / (1.0 + abs(tank.initial)))
+        spread = float(np.ptp(gain)) or 1.0
+        key -= gain * (float(np.ptp(key)) / spread)
+    if rule == "resources":
+        load = (instance.demand / np.maximum(1, instance.capacity)).max(axis=1, initial=0.0)
+        per_task = load[instance.mode_start[:-1]] * shortest
+        key -= 2.0 * per_task
+    rank = np.empty(instance.n, np.int64)
+    rank[np.lexsort((instance.head, key))] = np.arange(instance.n)
+    return rank
+
+
+def improve(
+    instance: Instance, kit: Kit, run: Run, start: IntArray, mode: IntArray, source: str
+) -> None:
+    """Justify a schedule until that no longer helps, and offer the result."""
+    run.clock.spend(1e-6 * kit.n)
+    if kit.n > LARGE and not jit.ready(run.clock.remaining()):
+        return
+    start, mode = kit.improve(start, mode, run.clock.expired)
+    run.offer(lambda: schedule_of(instance, start.tolist(), mode.tolist()), source)
+
+
+def repair(instance: Instance, run: Run, schedule: RcpspSchedule) -> None:
+    """Offer schedules near a partial or invalid one: its order and modes, made feasible."""
+    kit = kit_of(instance)
+    if kit is None:
+        return
+    index = {name: i for i, name in enumerate(instance.ids)}
+    key = np.where(instance.head < 2**59, instance.head, 0).astype(float)
+    mode = first_modes(instance, run)
+    for one in schedule.tasks:
+        i = index.get(one.task)
+        if i is None:
+            continue
+        key[i] = one.start
+        count = int(instance.mode_start[i + 1] - instance.mode_start[i])
+        if 0 <= one.mode < count and instance.mode_usable[instance.mode_start[i] + one.mode]:
+            mode[i] = instance.mode_start[i] + one.mode
+    used = np.zeros(len(kit.net.budget), np.int64)
+    if kernels.excess(kit.net, mode, used) > 0:
+        mode = first_modes(instance, run)
+    rank = np.empty(instance.n, np.int64)
+    rank[np.lexsort((instance.head, key))] = np.arange(instance.n)
+    start = kit.serial(kit.list_by(rank), mode)
+    run.offer(lambda: schedule_of(instance, start.tolist(), mode.tolist()), "repair")
+    improve(instance, kit, run, start, mode, "repair")

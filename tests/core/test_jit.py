@@ -1,0 +1,48 @@
+"""Kernels: the same source runs interpreted and compiled."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(code: str, **environment: str) -> str:
+    """Run code in a new interpreter of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_kernels_work_without_numba():
+    """With numba switched off kernels run interpreted and say so."""
+    code = (
+        "from cpsched.core import jit\n"
+        "@jit.kernel\n"
+        "def double(x): return 2 * x\n"
+        "print(jit.ready(), double(21))"
+    )
+    assert run(code, CPSCHED_NO_NUMBA="1") == "False 42"
+
+
+def test_a_cold_cache_never_waits(tmp_path):
+    """With a cold cache ready() answers no at once instead of compiling in the caller."""
+    pytest.importorskip("numba")
+    code = (
+        "from cpsched.core import jit\n"
+        "jit._spawn_compiler = lambda: None\n"
+        "print(jit.ready(), 'numba' in __import__('sys').modules)"
+    )
+    assert run(code, XDG_CACHE_HOME=str(tmp_path)) == "False False"

@@ -1,0 +1,140 @@
+"""Tiny random problems that use every constraint of the family, and their brute-force optimum."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+from cpsched.families.rcpsp.check import check, evaluate
+from cpsched.families.rcpsp.problem import RcpspProblem, RcpspSchedule, ScheduledTask
+from cpsched.families.rcpsp.profile import breaks_of, capacity_profiles, end_after
+
+FEATURES = (
+    "modes",
+    "nonrenewable",
+    "lags",
+    "windows",
+    "profile",
+    "pausable",
+    "reservoir",
+    "disjunctive",
+    "optional",
+    "selection",
+)
+TYPES = ("end-start", "start-start", "end-end", "start-end")
+
+
+def random_problem(seed: int, features: tuple[str, ...] | None = None, n: int = 3) -> RcpspProblem:
+    """A problem of ``n`` tasks; ``features`` None draws some of `FEATURES`."""
+    rng = random.Random(seed)
+    if features is None:
+        features = tuple(f for f in FEATURES if rng.random() < 0.4)
+    names = [f"t{i}" for i in range(n)]
+    resources: list[dict[str, Any]] = [
+        {"name": "R", "capacity": rng.randint(1, 3), "unit_cost": rng.randint(0, 2)},
+        {"name": "S", "capacity": rng.randint(1, 2)},
+    ]
+    if "profile" in features or "pausable" in features:
+        for r in resources:
+            for _ in range(rng.randint(0, 2)):
+                start = rng.randint(0, 5)
+                change = {"start": start, "end": start + rng.randint(1, 2)}
+                change["capacity"] = rng.choice((0, 0, 1, 3))
+                r.setdefault("capacity_changes", []).append(change)
+    if "nonrenewable" in features:
+        resources.append({"name": "N", "type": "nonrenewable", "capacity": rng.randint(n, 3 * n)})
+    if "reservoir" in features:
+        low = rng.randint(0, 1)
+        tank: dict[str, Any] = {"name": "T", "type": "reservoir", "minimum": low}
+        tank["initial"] = low + rng.randint(-1, 2)
+        tank["maximum"] = low + rng.randint(1, 4) if rng.random() < 0.6 else None
+        resources.append(tank)
+    tasks = [_task(rng, name, features) for name in names]
+    precedences = []
+    for i in range(n):
+        for j in range(n):
+            if i == j or rng.random() > 0.3 or (j < i and "lags" not in features):
+                continue
+            p: dict[str, Any] = {"before": names[i], "after": names[j]}
+            if "lags" in features:
+                p["type"] = rng.choice(TYPES)
+                p["min_lag"] = rng.choice((None, rng.randint(-3, 2)))
+                p["max_lag"] = rng.choice((None, None, rng.randint(0, 4)))
+            precedences.append(p)
+    data: dict[str, Any] = {"tasks": tasks, "resources": resources, "precedences": precedences}
+    if "disjunctive" in features:
+        data["disjunctive"] = [{"tasks": rng.sample(names, rng.randint(2, 3))}]
+    if "selection" in features:
+        kind = rng.choice(("exactly_one", "at_least_one", "all_or_none", "implication"))
+        data["selections"] = [
+            {
+                "type": kind,
+                "tasks": rng.sample(names, 2),
+                "condition": rng.choice((None, rng.choice(names))),
+            }
+        ]
+    return RcpspProblem.parse(data)
+
+
+def _task(rng: random.Random, name: str, features: tuple[str, ...]) -> dict[str, Any]:
+    modes = []
+    for _ in range(rng.randint(1, 2) if "modes" in features else 1):
+        demands = {"R": rng.randint(0, 2), "S": rng.randint(0, 1)}
+        if "nonrenewable" in features:
+            demands["N"] = rng.randint(0, 3)
+        modes.append({"duration": rng.randint(0, 3), "demands": demands, "cost": rng.randint(0, 3)})
+    task: dict[str, Any] = {"id": name, "modes": modes, "weight": rng.randint(0, 3)}
+    task["earliness_weight"] = rng.randint(0, 2)
+    if rng.random() < 0.7:
+        task["due"] = rng.randint(0, 6)
+    if "windows" in features:
+        task["release"] = rng.choice((0, 0, 1, 3))
+        task["deadline"] = rng.choice((None, None, rng.randint(3, 8)))
+    if "optional" in features or "selection" in features:
+        task["optional"] = rng.random() < 0.5
+    if "pausable" in features:
+        task["pausable"] = rng.random() < 0.7
+    if "reservoir" in features:
+        task["events"] = [
+            {
+                "resource": "T",
+                "amount": rng.choice((-2, -1, 1, 2)),
+                "at": rng.choice(("start", "end")),
+            }
+            for _ in range(rng.randint(0, 1))
+        ]
+    return task
+
+
+def schedules(problem: RcpspProblem, horizon: int) -> Iterator[RcpspSchedule]:
+    """Every valid schedule that ends by the horizon, by enumeration and the checker alone."""
+    profiles = capacity_profiles(problem)
+    options = []
+    for task in problem.tasks:
+        own: list[ScheduledTask | None] = [None] if task.optional else []
+        alone = problem.model_copy(
+            update={"tasks": (task,), "precedences": (), "disjunctive": (), "selections": ()}
+            | {"resources": tuple(r for r in problem.resources if r.type != "reservoir")}
+        )
+        for m, mode in enumerate(task.modes):
+            held = [r for r, units in mode.demands.items() if units]
+            breaks = breaks_of(held, profiles) if task.pausable else []
+            for start in range(horizon + 1):
+                end = end_after(start, mode.duration, breaks)
+                done = ScheduledTask(task=task.id, mode=m, start=start, end=end)
+                # What a task cannot do alone it cannot do among others.
+                if end <= horizon and not check(alone, RcpspSchedule(tasks=(done,))):
+                    own.append(done)
+        options.append(own)
+    for choice in product(*options):
+        schedule = RcpspSchedule(tasks=tuple(d for d in choice if d is not None))
+        if not check(problem, schedule):
+            yield schedule
+
+
+def brute_force(problem: RcpspProblem, objective: str, horizon: int) -> int | None:
+    """The optimum over all schedules that end by the horizon, or None without one."""
+    found = [evaluate(problem, s, [objective])[0] for s in schedules(problem, horizon)]
+    return int(min(found)) if found else None
