@@ -74,7 +74,7 @@ class _Space:
 
 
 class Prefetcher:
-    """Places residences tensor by tensor, each use kept, born, or prefetched as late as possible."""
+    """Places residences tensor by tensor: each use kept, born, or prefetched late."""
 
     def __init__(self, problem: MemoryProblem) -> None:
         self.problem = problem
@@ -130,7 +130,7 @@ class Prefetcher:
 
         def grow(until: int) -> bool:
             assert residence is not None
-            start, end, offset = residence
+            _, end, offset = residence
             return all(
                 r[1] <= end or until <= r[0] or r[3] <= offset or offset + buffer.size <= r[2]
                 for r in area.taken
@@ -160,6 +160,7 @@ class Prefetcher:
             if not use.benefit.get(space, 0) or self.problem.copy_engine is None:
                 continue
             earliest = max(home_from, done[-1][1] if done else buffer.lower)
+            earliest = max(earliest, buffer.lower + (not buffer.input))
             self.copies += copies
             start = self._latest_copy(earliest, use.start, duration)
             if copies:

@@ -64,6 +64,7 @@ class MappingModel:
         self.fixed = fixed
         self.free = frozenset(b.id for b in problem.buffers) if free is None else free
         self.tensors: list[_Tensor] = []
+        self._sizes = {b.id: b.size for b in problem.buffers}
         self._areas: dict[str, list[tuple[Any, Any, int]]] = {s.name: [] for s in problem.spaces}
         self._copies: list[Any] = []
         self._gain: list[tuple[IntVar, int]] = []
@@ -77,7 +78,9 @@ class MappingModel:
                 self._tensor(buffer)
         for space in self.problem.spaces:
             self.overlap(space.name, space.capacity)
+            self.load(space.name, space.capacity)
         self.copy_engine()
+        self.copy_windows()
         base = self.problem.base_time - self._lost
         self.model.minimize(base - sum(gain * literal for literal, gain in self._gain))
         return self.model
@@ -91,16 +94,16 @@ class MappingModel:
 
         gained = benefits(self.problem, self.fixed)
         self._lost = sum(v for name, v in gained.items() if name not in self.free)
-        size = {b.id: b.size for b in self.problem.buffers}
         for place in self.fixed.buffers:
-            if place.buffer not in self.free and size[place.buffer]:
+            size = self._sizes[place.buffer]
+            if place.buffer not in self.free and size:
                 assert place.start is not None
                 assert place.end is not None
                 time = self.model.new_fixed_size_interval_var(
                     place.start, place.end - place.start, ""
                 )
-                area = self.model.new_fixed_size_interval_var(place.offset, size[place.buffer], "")
-                self._areas[place.space].append((time, area, size[place.buffer]))
+                area = self.model.new_fixed_size_interval_var(place.offset, size, "")
+                self._areas[place.space].append((time, area, size))
         for copy in self.fixed.copies:
             if copy.buffer not in self.free:
                 self._copies.append(
@@ -164,10 +167,12 @@ class MappingModel:
                 piece.born = model.new_bool_var("")
                 ways.append(piece.born)
                 model.add(piece.begin == buffer.lower).only_enforce_if(piece.born)
-            if engine and use.start - buffer.lower >= duration:
+            # A residence that begins at ``lower`` would mean that the tensor is written there.
+            earliest = buffer.lower + (not buffer.input)
+            if engine and use.start - earliest >= duration:
                 piece.fresh = model.new_bool_var("")
                 ways.append(piece.fresh)
-                piece.copy = model.new_int_var(buffer.lower, use.start - duration, "")
+                piece.copy = model.new_int_var(earliest, use.start - duration, "")
                 self._copies.append(
                     model.new_optional_fixed_size_interval_var(
                         piece.copy, duration, piece.fresh, ""
@@ -265,6 +270,60 @@ class MappingModel:
             self.model.add_no_overlap(self._copies)
         else:
             self.model.add_cumulative(self._copies, [1] * len(self._copies), engine.engines)
+
+    def load(self, space: str, capacity: int) -> None:
+        """Redundant: what certainly lies in a space at a time fits, as linear inequalities.
+
+        A use that is served holds its tensor; a kept one also since the use before, a fresh one
+        also during the shortest copy.
+        """
+        spans: list[tuple[int, int, IntVar, int]] = []
+        for tensor in self.tensors:
+            uses, size = tensor.buffer.uses, tensor.buffer.size
+            lower = tensor.buffer.lower
+            assert lower is not None
+            duration = copy_time(self.problem, tensor.buffer) if self.problem.copy_engine else 0
+            for (j, name), piece in tensor.pieces.items():
+                if name != space:
+                    continue
+                start = uses[j].start
+                spans.append((start, uses[j].end, piece.resident, size))
+                if piece.kept is not None:
+                    spans.append((uses[j - 1].end, start, piece.kept, size))
+                if piece.born is not None:
+                    spans.append((lower, start, piece.born, size))
+                if piece.fresh is not None:
+                    spans.append((start - duration, start, piece.fresh, size))
+        held = [
+            (p.start or 0, p.end or 0, self._sizes[p.buffer])
+            for p in (self.fixed.buffers if self.fixed else ())
+            if p.buffer not in self.free and p.space == space
+        ]
+        for time in sorted({s[0] for s in spans}):
+            live = [(literal, size) for s, e, literal, size in spans if s <= time < e]
+            room = capacity - sum(size for s, e, size in held if s <= time < e)
+            if sum(size for _, size in live) > room:
+                self.model.add(sum(size * literal for literal, size in live) <= room)
+
+    def copy_windows(self) -> None:
+        """Redundant: copies that must lie within a window of time fit into it."""
+        engine = self.problem.copy_engine
+        if engine is None or self.fixed is not None:
+            return
+        rows: list[tuple[int, int, IntVar, int]] = []
+        for tensor in self.tensors:
+            lower = tensor.buffer.lower
+            assert lower is not None
+            for (j, _), piece in tensor.pieces.items():
+                if piece.fresh is not None:
+                    duration = copy_time(self.problem, tensor.buffer)
+                    rows.append((lower, tensor.buffer.uses[j].start, piece.fresh, duration))
+        for left in sorted({r[0] for r in rows}):
+            for right in sorted({r[1] for r in rows if r[1] > left}):
+                inside = [r for r in rows if left <= r[0] and r[1] <= right]
+                room = engine.engines * (right - left)
+                if len(inside) > 1 and sum(r[3] for r in inside) > room:
+                    self.model.add(sum(r[3] * r[2] for r in inside) <= room)
 
     # ------------------------------------------------------------------ solutions
 
