@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
 from dataclasses import dataclass
 
 from cpsched.core import lns
 from cpsched.core.exact import Built, solve_levels
 from cpsched.core.run import Run
+from cpsched.families.memory.bound import use_knapsack
 from cpsched.families.memory.check_mapping import copy_time
 from cpsched.families.memory.mapping_model import MappingModel
 from cpsched.families.memory.problem import (
@@ -22,36 +22,6 @@ from cpsched.result import Bound
 
 #: Tensors with uses up to which the whole model is solved before neighbourhoods of it.
 MOST_WHOLE = 250
-
-
-def use_knapsack(problem: MemoryProblem) -> int:
-    """A lower bound of the execution time: what fits at once can be saved at once, no more.
-
-    Uses are grouped by their start; those of a group are in progress together, so the tensors
-    that gain lie in the spaces together. Each group's gain is at most that of a fractional
-    knapsack with the joint capacity of all spaces.
-    """
-    capacity = sum(s.capacity for s in problem.spaces)
-    largest = max((s.capacity for s in problem.spaces), default=0)
-    groups: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for buffer in problem.buffers:
-        for use in buffer.uses:
-            gain = max(use.benefit.values(), default=0)
-            if gain and buffer.size <= largest:
-                groups[use.start].append((gain, buffer.size))
-    saved = 0
-    for items in groups.values():
-        room = capacity
-        for gain, size in sorted(items, key=lambda i: (-i[0] / max(1, i[1]), i)):
-            if size <= room:
-                saved += gain
-                room -= size
-            else:
-                # The fraction that still fits, rounded down: gains are whole numbers, and so is
-                # the best sum of them.
-                saved += gain * room // size
-                break
-    return problem.base_time - saved
 
 
 @dataclass
