@@ -91,7 +91,17 @@ def read_csv(text: str, file: str, options: Mapping[str, str]) -> MemoryProblem:
             )
         lines[buffer.id] = line
         buffers.append(buffer)
-    return MemoryProblem(buffers=tuple(buffers), capacity=capacity)
+    try:
+        return MemoryProblem(buffers=tuple(buffers), capacity=capacity)
+    except ProblemError as error:
+        parts = error.place.split(".", 2)
+        if parts[0] != "buffers" or len(parts) < 2:
+            raise
+        line = lines[buffers[int(parts[1])].id]
+        place = f"line {line}" + (f", {parts[2]}" if len(parts) > 2 else "")
+        raise ProblemError(
+            error.rule, place=place, value=error.value, remedy=error.remedy
+        ) from None
 
 
 def _capacity(file: str, options: Mapping[str, str]) -> int | None:
