@@ -104,7 +104,8 @@ def build(instance: Instance, clock: Clock) -> Flow:
         elif instance.cell_count[c] == 1 and cores % size:
             small.setdefault((cores, mem), len(small))
         elif cores % size and not (
-            len(shapes) == 1 and instance.cell_count[c] == len(next(iter(shapes)))
+            len(shapes) == 1
+            and instance.cell_count[c] == len(next(iter(shapes)))
             and set(next(iter(shapes))) == {cores}
         ):
             # A VM that fills its host only changes places with an empty host; others may matter.
@@ -253,8 +254,10 @@ def solve(
     lower = _round_up(bound + offset, step)
     # Try small gaps first: options whose reduced cost exceeds the gap cannot improve on it.
     for slack in (2 * step, 6 * step, 20 * step, None):
-        keep = np.arange(len(options)) if slack is None else np.flatnonzero(
-            reduced <= float(lower - offset - bound) + slack
+        keep = (
+            np.arange(len(options))
+            if slack is None
+            else np.flatnonzero(reduced <= float(lower - offset - bound) + slack)
         )
         ceiling = None if slack is None else lower + slack
         found = _integer(

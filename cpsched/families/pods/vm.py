@@ -51,7 +51,13 @@ def search(instance: Instance, run: Run) -> None:
         return
     reached = fragments_of(flow, run)
     fewest = flows.solve(
-        flow, run.clock, workers=run.workers, seed=run.seed, goal="moves", fragment=reached, plain=True
+        flow,
+        run.clock,
+        workers=run.workers,
+        seed=run.seed,
+        goal="moves",
+        fragment=reached,
+        plain=True,
     )
     if fewest.value is not None:
         _offer(flow, run, fewest, "class-flow:fewest")
@@ -117,11 +123,7 @@ def lay_out(flow: flows.Flow, solved: flows.Solved) -> list[tuple[int, Place]]:
             t = types.get((int(need[cpu]), int(need[memory]) if memory >= 0 else 0))
             if t is not None:
                 inside[(n, instance.cells_at[p][0]), t].append(p)
-    tied = {
-        c
-        for k in instance.conflicts
-        for c in np.flatnonzero(k.holders | k.matches).tolist()
-    }
+    tied = {c for k in instance.conflicts for c in np.flatnonzero(k.holders | k.matches).tolist()}
     free_cells = {g: list(c.cells) for g, c in enumerate(flow.classes)}
     leaving: dict[int, list[int]] = defaultdict(list)
     arriving: dict[int, list[Place]] = defaultdict(list)
@@ -161,16 +163,16 @@ def in_order(instance: Instance, moves: list[tuple[int, Place]]) -> list[Action]
     actions: list[Action] = []
     parked: set[int] = set()
     while waiting:
-        done = [
-            move for move in waiting if _move(board, move[0], move[1], actions)
-        ]
+        done = [move for move in waiting if _move(board, move[0], move[1], actions)]
         waiting = [m for m in waiting if m not in done]
         if done or not waiting:
             continue
         if spare <= 0:
             break
         for p, target in waiting:
-            place = None if p in parked else _spare_place(board, p, {m[1] for m in waiting} | {target})
+            place = (
+                None if p in parked else _spare_place(board, p, {m[1] for m in waiting} | {target})
+            )
             if place is not None and _move(board, p, place, actions):
                 parked.add(p)
                 spare -= 1
