@@ -15,6 +15,7 @@ from cpsched.families.kernel.problem import (
     KernelProblem,
     KernelSchedule,
 )
+from cpsched.families.kernel.writers import WRITERS
 from cpsched.result import Bound, Objective, Values
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ def _recompute(problem: KernelProblem, bound: Bound) -> int:
 
 
 def _repair(instance: Instance, run: Run, schedule: KernelSchedule) -> None:
-    pass
+    from cpsched.families.kernel.search import repair
+
+    repair(instance, run, schedule)
 
 
 def items(schedule: KernelSchedule) -> dict[str, dict[str, Any]]:
@@ -80,9 +83,9 @@ def items(schedule: KernelSchedule) -> dict[str, dict[str, Any]]:
 
 
 def _draw(problem: KernelProblem, schedule: KernelSchedule) -> Figure:
-    from cpsched.plot.figure import Figure
+    from cpsched.families.kernel.draw import draw
 
-    return Figure("x")
+    return draw(problem, schedule)
 
 
 def _evaluate(problem: KernelProblem, schedule: KernelSchedule, names: Sequence[str]) -> Values:
@@ -108,4 +111,5 @@ FAMILY: Family[KernelProblem, KernelSchedule, Instance] = Family(
     items=items,
     draw=_draw,
     formats=FORMATS,
+    writers=WRITERS,
 )

@@ -70,7 +70,9 @@ def _group_constraints(problem: KernelProblem, add: Any) -> None:
     machine = problem.machine
     add("groups", "", f"There are {problem.group_count} warp groups, the producer included.")
     if any(o.variable_latency for o in problem.operations):
-        add("producer", "", "Variable-latency operations, and only they, are in the producer group.")
+        add(
+            "producer", "", "Variable-latency operations, and only they, are in the producer group."
+        )
     if any(e.blocking for e in problem.edges) or _spills(problem):
         add("blocking", "", "A group that waits at a barrier has no operation in its issue window.")
     if _spills(problem):

@@ -58,14 +58,13 @@ def grid_for(instance: Instance, interval: int, group: list[int | None], depth: 
     """The grid of an interval; its interval may be up to a tick longer."""
     tick = max(1, -(-interval // LARGEST_TABLE))
     delay = edge_delays(instance, group)
-    uses = []
-    for rows in instance.uses:
-        uses.append(
-            [
-                (k, start // tick, -(-(start + cycles) // tick) - start // tick, amount)
-                for k, start, cycles, amount in rows
-            ]
-        )
+    uses = [
+        [
+            (k, start // tick, -(-(start + cycles) // tick) - start // tick, amount)
+            for k, start, cycles, amount in rows
+        ]
+        for rows in instance.uses
+    ]
     return Grid(
         interval=-(-interval // tick),
         tick=tick,
@@ -289,13 +288,12 @@ def iterative(instance: Instance, grid: Grid, budget: Budget) -> dict[int, int] 
             return None
         _, o = heapq.heappop(queue)
         early = table.earliest(o)
-        start = _first(table.free(o), early)
-        forced = start is None or start >= early + table.period
-        if forced:
-            start = max(early, int(last[o]) + 1)
-        for other in table.evict_for(o, int(start or 0), forced=forced):
+        first = _first(table.free(o), early)
+        forced = first is None
+        start = max(early, int(last[o]) + 1) if first is None else first
+        for other in table.evict_for(o, start, forced=forced):
             heapq.heappush(queue, (-int(height[other]), other))
-        table.place(o, int(start or 0))
+        table.place(o, start)
         last[o] = start
     return table.start
 
@@ -488,7 +486,8 @@ def greedy(instance: Instance, run: Run) -> None:
             if longest < best:
                 best = _offer(instance, run, found, "greedy:serial", best)
             best = pipelined(instance, run, group, rings, best, longest, budget)
-        if best <= instance.mii or (run.clock.expired() or budget.left <= 0) and best < math.inf:
+        spent = run.clock.expired() or budget.left <= 0
+        if best <= instance.mii or (spent and best < math.inf):
             return
 
 
@@ -524,13 +523,14 @@ def pipelined(
             starts = method(instance, grid, budget)
             for late in (False, True) if starts is not None else ():
                 found = to_schedule(instance, grid, starts or {}, late=late)
-                if found is None or found.initiation_interval >= top:
-                    found = None
-                elif check(instance.problem, found):
-                    found = None
-                else:
+                if (
+                    found is not None
+                    and found.initiation_interval < top
+                    and not check(instance.problem, found)
+                ):
                     run.offer(found, f"greedy:{name}")
                     break
+                found = None
             if found is not None:
                 break
         if found is None:

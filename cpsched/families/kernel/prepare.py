@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cpsched.errors import Infeasible
-from cpsched.families.kernel.check import last_uses
+from cpsched.families.kernel.live import last_uses
 from cpsched.families.kernel.problem import Edge, KernelProblem
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ class Instance:
     Edges are parallel arrays (``source, target, delay, distance``); ``buffer`` is the index of the
     edge's ring or -1, ``crossing`` the extra delay when its ends are in different groups and
     ``spill`` the part of it that goes through registers. For pairs that are in different groups
-    in every schedule (``apart``) it is part of ``delay`` already. ``uses[v]`` lists the reservation runs of
-    an operation as (unit, start, cycles, amount); ``part[v]`` is its strongly connected part, and
-    ``cyclic[v]`` whether that part has a cycle.
+    in every schedule (``apart``) it is part of ``delay`` already. ``uses[v]`` lists the reservation
+    runs of an operation as (unit, start, cycles, amount); ``part[v]`` is its strongly connected
+    part, and ``cyclic[v]`` whether that part has a cycle.
     """
 
     problem: KernelProblem
@@ -148,14 +148,14 @@ def index(problem: KernelProblem) -> Instance:
             extra = problem.spill_cost(problem.operations[position[e.source]])
         spill.append(extra)
         crossing.append(extra + (machine.signal_cost if problem.grouped else 0))
-    life = []
+    life: list[list[LifeUse]] = []
     uses_of = last_uses(problem)
     for o in problem.operations:
-        rows = set()
-        for target, edge, extra in uses_of[o.id]:
+        found = set()
+        for reader, edge, extra in uses_of[o.id]:
             buffer = ring[edge.buffer] if edge.buffer is not None else -1
-            rows.add(LifeUse(position[target], extra + edge.distance, buffer))
-        life.append(sorted(rows, key=lambda u: (u.target, u.distance, u.buffer)))
+            found.add(LifeUse(position[reader], extra + edge.distance, buffer))
+        life.append(sorted(found, key=lambda u: (u.target, u.distance, u.buffer)))
     apart = never_together(problem, position) if problem.grouped else set()
     delay = [e.delay for e in problem.edges]
     for k, e in enumerate(problem.edges):
@@ -279,7 +279,8 @@ def recurrence_bound(instance: Instance) -> tuple[int, list[int]]:
     if len(inside) == 0:
         return 1, []
     reach = instance.reach()
-    interval, binding = 1, []
+    interval = 1
+    binding: list[int] = []
     while True:
         cycle = positive_cycle(instance, inside, instance.delay - interval * reach)
         if not cycle:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from cpsched.core import engine
 from cpsched.core.run import Run
@@ -14,7 +15,7 @@ from cpsched.families.kernel.check import check
 from cpsched.families.kernel.layout import schedule_from, stages_for
 from cpsched.families.kernel.model import KernelModel, Slots
 from cpsched.families.kernel.objectives import EXPRESSIONS
-from cpsched.families.kernel.prepare import Instance, longest_paths, why_not
+from cpsched.families.kernel.prepare import Instance, longest_paths
 from cpsched.families.kernel.problem import KernelSchedule
 from cpsched.result import Bound
 
@@ -293,19 +294,66 @@ def extract(instance: Instance, model: KernelModel, values: list[int]) -> Kernel
     return schedule_from(instance, model.interval, starts, slots.group, slots.depth)
 
 
+# ---------------------------------------------------------------------- hints
+
+
+def repair(instance: Instance, run: Run, schedule: KernelSchedule) -> None:
+    """Offer the schedule of a partial or invalid one's slots and groups, or one near it."""
+    placed = {p.operation: p for p in schedule.operations}
+    interval = max(schedule.initiation_interval, instance.mii)
+    limit = instance.problem.max_initiation_interval
+    if limit is not None and interval > limit:
+        return
+    if all(name in placed for name in instance.ids):
+        depth = {b.buffer: b.depth for b in schedule.buffers}
+        slots = Slots(
+            slot=[placed[name].start % interval for name in instance.ids],
+            stage=[],
+            group=[placed[name].group if instance.groups else None for name in instance.ids],
+            depth=[
+                min(max(depth.get(b.name, b.min_depth), b.min_depth), b.max_depth)
+                for b in instance.problem.buffers
+            ],
+        )
+        grouped = not instance.groups or all(
+            g is not None and g < instance.groups for g in slots.group
+        )
+        found = realise(instance, interval, slots) if grouped else None
+        if found is not None:
+            run.offer(found, "repair")
+            return
+    horizon = max(schedule.length, instance.mii) + 2 * interval
+    model = KernelModel(instance, interval, run.clock, horizon=horizon)
+    if not model.possible:
+        return
+    hint(instance, model, schedule)
+    outcome = engine.solve(
+        model.model,
+        run.clock,
+        seed=run.seed,
+        seconds=0.3 * run.clock.remaining(),
+        parameters=PARAMETERS,
+    )
+    if outcome.values is not None:
+        run.offer(extract(instance, model, outcome.values), "repair")
+
+
 # ---------------------------------------------------------------------- further objectives
 
 
 def improve_levels(instance: Instance, run: Run) -> None:
     """Optimise the objectives after the interval one by one, the earlier ones frozen."""
     names = [o.name for o in run.objectives]
-    for level, name in enumerate(names):
-        if name == "initiation_interval" or run.proved(level):
-            continue
-        if run.done() or run.incumbent is None:
-            return
-        share = 1.0 if level == len(names) - 1 else 0.5
-        _improve(instance, run, level, share * run.clock.remaining())
+    for last_pass in (False, True):
+        for level, name in enumerate(names):
+            if name == "initiation_interval" or run.proved(level):
+                continue
+            if run.done() or run.incumbent is None:
+                return
+            last = level == len(names) - 1
+            # The first pass leaves time for the objectives behind, the second takes what is left.
+            share = 1.0 if last_pass else 0.7 if last else 0.4
+            _improve(instance, run, level, share * run.clock.remaining())
 
 
 def _improve(instance: Instance, run: Run, level: int, seconds: float) -> None:
@@ -354,31 +402,32 @@ def _improve(instance: Instance, run: Run, level: int, seconds: float) -> None:
 
 
 def hint(instance: Instance, model: KernelModel, schedule: KernelSchedule) -> None:
-    """Start a linked model from a schedule."""
+    """Start a linked model from a schedule, which may be partial."""
     placed = {p.operation: p for p in schedule.operations}
     depth = {b.buffer: b.depth for b in schedule.buffers}
 
-    def give(term: object, value: int) -> None:
+    def give(term: Any, value: int) -> None:
         if not isinstance(term, int):
             model.model.add_hint(term, value)
 
     relabel: dict[int, int] = {0: 0}
     for o, name in enumerate(instance.ids):
-        p = placed[name]
-        give(model.v.slot[o], p.slot)
-        give(model.v.stage[o], p.stage)
+        p = placed.get(name)
+        if p is None:
+            continue
+        give(model.v.slot[o], p.start % model.interval)
+        give(model.v.stage[o], p.start // model.interval)
         if p.group is not None:
             # The model numbers groups by their first member.
             relabel.setdefault(p.group, len(relabel))
     renamed = all(o.group is None for o in instance.problem.operations)
     for o, row in enumerate(model.v.member):
-        group = placed[instance.ids[o]].group
-        assert group is not None
-        chosen = relabel[group] if renamed else group
+        p = placed.get(instance.ids[o])
+        if p is None or p.group is None:
+            continue
+        chosen = relabel[p.group] if renamed else p.group
         for g, term in enumerate(row):
             give(term, int(g == chosen))
     for b, term in zip(instance.problem.buffers, model.v.depth, strict=True):
-        give(term, depth[b.name])
-
-
-__all__ = ["monotone", "saturation", "search", "why_not"]
+        if b.name in depth:
+            give(term, depth[b.name])
