@@ -7,7 +7,7 @@ through `family(kind)`; a new family is a new folder and one line in `KINDS`.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -201,20 +201,24 @@ def family(kind: str) -> Family[Any, Any, Any]:
     return chosen
 
 
-@cache
-def all_formats() -> tuple[Format, ...]:
-    """Every readable format, cpsched JSON first."""
-    from cpsched.problem import parse_json, problem_from
-
-    own = Format(
+def all_formats() -> Iterator[Format]:
+    """Every readable format, cpsched JSON first; a family is imported when its turn comes."""
+    yield Format(
         name="cpsched",
         kind="any",
         description="cpsched JSON of any kind",
         detection='a JSON object with a "kind" of cpsched, or a "schema_version" and no other format',
         detect=_is_own,
-        read=lambda text, file, options: problem_from(parse_json(text)),
+        read=_read_own,
     )
-    return (own, *(f for kind in KINDS for f in family(kind).formats))
+    for kind in KINDS:
+        yield from family(kind).formats
+
+
+def _read_own(text: str, file: str, options: Mapping[str, str]) -> Any:
+    from cpsched.problem import parse_json, problem_from
+
+    return problem_from(parse_json(text))
 
 
 def _is_own(name: str, head: str) -> bool:
