@@ -131,10 +131,10 @@ def area_lp(
     under area rows; its dual values are the weights. Violated (head, tail) pairs are added until
     there are none.
     """
-    from ortools.linear_solver import pywraplp
+    from ortools.linear_solver.pywraplp import Solver
 
     heads, tails = heads_and_tails(inst)
-    solver = pywraplp.Solver.CreateSolver("GLOP")
+    solver = Solver.CreateSolver("GLOP")
     longest = critical_path(inst)
     unit = float(max(1, longest))
     makespan = solver.NumVar(0.0, solver.infinity(), "C")
@@ -188,7 +188,7 @@ def area_lp(
         left = 0.3 * run.clock.wall_remaining()
         if math.isfinite(left):
             solver.SetTimeLimit(max(1, int(1000 * left)))
-        if solver.Solve() != pywraplp.Solver.OPTIMAL:
+        if solver.Solve() != Solver.OPTIMAL:
             break
         weights = [
             (p, r, a, b, max(0.0, row.dual_value()) / max(1, int(inst.cap[p, r])))

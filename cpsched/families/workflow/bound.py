@@ -153,6 +153,8 @@ def separate_value(inst: Instance, name: str) -> float:
             best.append(min(values))
         total = math.fsum(best)
         return -total if name == "log_success" else total * (1 - 1e-12)
+    if name == "peak_storage":
+        return max(terms.held_at_once(problem), default=0.0)
     heads, _ = heads_and_tails(inst)
     ends = (heads + least_durations(inst)).min(axis=1)
     end = {task.id: inst.time(int(ends[t])) for t, task in enumerate(problem.tasks)}
