@@ -186,7 +186,7 @@ def _stages(layout: Layout) -> list[Violation]:
         for p in layout.schedule.operations
         if (p.stage, p.slot) != divmod(p.start, layout.period)
     ]
-    expected = stage_count(layout.period, layout.schedule.length, layout.start.values())
+    expected = stage_count(layout.period, _length_of(layout), layout.start.values())
     if layout.schedule.stages != expected:
         found.append(
             Violation(
