@@ -476,7 +476,7 @@ def greedy(instance: Instance, run: Run) -> None:
     smallest = [b.min_depth for b in problem.buffers]
     choices = [depth] if depth == smallest else [depth, smallest]
     best = math.inf
-    candidates = []
+    candidates: list[tuple[bool, int, list[int | None], list[int], int]] = []
     for group in partitions(instance):
         for rings in choices:
             found = serial(instance, group, rings)

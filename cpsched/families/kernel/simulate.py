@@ -62,9 +62,7 @@ def program_order(
     return rank, knot
 
 
-def _waits(
-    problem: KernelProblem, schedule: KernelSchedule
-) -> Iterator[tuple[str, str, int, int]]:
+def _waits(problem: KernelProblem, schedule: KernelSchedule) -> Iterator[tuple[str, str, int, int]]:
     """Who waits for whom: (source, target, iterations back, delay)."""
     depth = {b.buffer: b.depth for b in schedule.buffers}
     group = {p.operation: p.group for p in schedule.operations}
