@@ -30,11 +30,11 @@ def op(name: str, latency: int = 1, unit: str | None = None, cycles: int = 1, **
 def schedule(interval: int, starts: dict[str, int], problem=None, groups=None, depths=None):
     """A schedule as plain data, its derived fields filled in from the problem."""
     latency = {o.id: o.latency for o in problem.operations} if problem else {}
-    length = max(s + latency.get(name, 0) for name, s in starts.items())
+    length = max(s + max(1, latency.get(name, 1)) for name, s in starts.items())
     return {
         "initiation_interval": interval,
         "length": length,
-        "stages": max(1, -(-length // interval), 1 + max(starts.values()) // interval),
+        "stages": -(-length // interval),
         "operations": [
             {
                 "operation": name,

@@ -186,7 +186,7 @@ def _stages(layout: Layout) -> list[Violation]:
         for p in layout.schedule.operations
         if (p.stage, p.slot) != divmod(p.start, layout.period)
     ]
-    expected = stage_count(layout.period, _length_of(layout), layout.start.values())
+    expected = stage_count(layout.period, _length_of(layout))
     if layout.schedule.stages != expected:
         found.append(
             Violation(
@@ -198,9 +198,9 @@ def _stages(layout: Layout) -> list[Violation]:
     return found
 
 
-def stage_count(period: int, length: int, starts: Iterable[int]) -> int:
-    """Number of iterations that overlap in the steady state, at least 1."""
-    return max(1, -(-length // period), 1 + max(starts) // period)
+def stage_count(period: int, length: int) -> int:
+    """Number of iterations that overlap in the steady state."""
+    return -(-length // period)
 
 
 def _length(layout: Layout) -> list[Violation]:
@@ -438,7 +438,8 @@ def _at(operation: str) -> dict[str, Any]:
 
 
 def _length_of(layout: Layout) -> int:
-    return max(layout.start[o.id] + o.latency for o in layout.problem.operations)
+    # An operation takes its issue cycle at least.
+    return max(layout.start[o.id] + max(1, o.latency) for o in layout.problem.operations)
 
 
 def _group_count(layout: Layout) -> int:
