@@ -68,9 +68,10 @@ def random_loop(seed: int, *, grouped: bool = False, size: int = 5) -> KernelPro
         operations.append(op(f"o{k}", rng.randint(0, 3), unit, rng.randint(1, 3), **fields))
     edges = []
     for w in range(1, n):
-        for u in range(w):
-            if rng.random() < 0.45:
-                edges.append(edge(f"o{u}", f"o{w}", rng.randint(0, 3), blocking=rng.random() < 0.3))
+        sources = [u for u in range(w) if rng.random() < 0.45]
+        edges += [
+            edge(f"o{u}", f"o{w}", rng.randint(0, 3), blocking=rng.random() < 0.3) for u in sources
+        ]
     for _ in range(rng.randint(0, 2)):
         u, w = sorted(rng.choices(range(n), k=2))
         kind = rng.choice(["true", "true", "anti"])

@@ -124,12 +124,12 @@ class Loop:
         ProblemError
             When the loop is not well formed.
         """
-        return KernelProblem(
-            name=self.name,
-            operations=tuple(self._operations),
-            edges=tuple(self._edges),
-            buffers=tuple(self._buffers),
-            machine=self.machine,
-            groups=groups,
-            **fields,
-        )
+        record = {
+            "name": self.name,
+            "operations": self._operations,
+            "edges": self._edges,
+            "buffers": self._buffers,
+            "machine": self.machine,
+            "groups": groups,
+        }
+        return KernelProblem.parse(record | fields)

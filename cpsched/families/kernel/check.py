@@ -72,7 +72,7 @@ def check(problem: KernelProblem, schedule: KernelSchedule) -> list[Violation]:
     if found:
         return found
     layout = Layout(problem, schedule)
-    rules = [_initiation_interval, _stages, _length, _dependence, _unit, _memory]
+    rules = [_initiation_interval, _stages, _length, _dependence, _unit, _memory, _ring_depth]
     if problem.grouped:
         rules += [_groups, _blocking, _carried, _registers]
     for rule in rules:
@@ -156,6 +156,32 @@ def _buffer_depth(problem: KernelProblem, schedule: KernelSchedule) -> list[Viol
                     f"[{b.min_depth}, {b.max_depth}]",
                     {"buffer": b.name},
                     depth[b.name],
+                )
+            )
+    return found
+
+
+def _ring_depth(layout: Layout) -> list[Violation]:
+    """A depth stated for an operation's result has a slot for every iteration that is live."""
+    declared = {b.name for b in layout.problem.buffers}
+    found = []
+    for name, depth in layout.depth.items():
+        if name in declared:
+            continue
+        if name not in layout.operations:
+            found.append(
+                Violation(
+                    "ring_depth", f"{name} is neither a buffer nor an operation", {"buffer": name}
+                )
+            )
+        elif depth < layout.copies(name):
+            found.append(
+                Violation(
+                    "ring_depth",
+                    f"{layout.copies(name)} results of {name} are live at once, its ring has "
+                    f"{depth} slots",
+                    {"buffer": name},
+                    layout.copies(name) - depth,
                 )
             )
     return found

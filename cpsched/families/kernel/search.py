@@ -25,8 +25,6 @@ PARAMETERS = {"num_workers": 1}
 FIRST_WORK = 0.4
 #: Periods beyond the critical path allowed to the linked models, tightest first.
 HORIZONS = (0.25, 0.75, 1.5, 4.0)
-#: Rank of the loose model's schedules: those of linked models are shorter.
-LAST_RANK = len(HORIZONS)
 
 
 def search(instance: Instance, run: Run) -> None:
@@ -130,7 +128,7 @@ class _Intervals:
                 step = step * 2 if bisect else 1
         if self.best() is None and low > top and (bisect or limit is not None):
             run.claim_infeasible(
-                "loose-model",
+                "no-schedule",
                 f"no initiation interval up to {top} has a schedule"
                 if limit is not None
                 else "no initiation interval has a schedule: memories, groups and windows "
@@ -154,7 +152,7 @@ class _Intervals:
 
     def prove(self, low: int) -> None:
         self.run.raise_bound(
-            Bound(low, "loose-model", "initiation_interval", {"infeasible": low - 1})
+            Bound(low, "no-schedule", "initiation_interval", {"infeasible": low - 1})
         )
 
     def probe(self, interval: int) -> bool | None:
@@ -167,22 +165,22 @@ class _Intervals:
         tail = longest_paths(instance, interval, instance.reach(), to=True, seed=instance.latency)
         if tail is None:
             return False
-        limit = instance.problem.max_length
-        horizons = [int(tail.max()) + int(periods * interval) for periods in HORIZONS]
-        if limit is not None:
-            horizons = sorted({min(h, limit) for h in horizons})
+        shortest = int(tail.max())
+        enough = sufficient_horizon(instance, interval)
+        horizons = [shortest + int(periods * interval) for periods in HORIZONS]
+        horizons = sorted({min(h, enough) for h in (*horizons, 2 * shortest, enough)})
         if not has_live_limits(instance):
             horizons = []
         stop = run.clock.remaining() * (0.4 if self.best() is None else 0.7)
         for turn in range(14):
             work = FIRST_WORK * 2.0**turn
             tasks = [
-                _Task(rank, self._linked(interval, h), work / (1 + rank))
+                _Task(rank, self._linked(interval, h), work / (1 + rank), h == enough)
                 for rank, h in enumerate(horizons)
             ]
-            loose = _Task(LAST_RANK, self._loose(interval), work * max(1, len(horizons)))
+            loose = _Task(len(tasks), self._loose(interval), work * max(1, len(tasks)), True)
             _race(run, [loose, *tasks])
-            if loose.status == "INFEASIBLE":
+            if loose.closed or (tasks and tasks[-1].closed):
                 return False
             for task in (*tasks, loose):
                 if task.schedule is not None:
@@ -205,12 +203,14 @@ class _Intervals:
 class _Task:
     """One CP-SAT call of a race: how to build its model, its work limit, and what came out.
 
-    ``rank`` orders the calls whose schedules are wanted, lowest first.
+    ``rank`` orders the calls whose schedules are wanted, lowest first; ``proves`` says that the
+    interval has no schedule when the model has none.
     """
 
     rank: int
     build: Callable[[], KernelModel]
     work: float
+    proves: bool = False
     status: str = ""
     schedule: KernelSchedule | None = None
 
@@ -223,7 +223,7 @@ class _Task:
 def _race(run: Run, tasks: list[_Task]) -> None:
     """Run calls side by side, as many as there are workers, until one settles the question.
 
-    A proof by the loose model stops everything. A schedule stops the calls of higher rank only:
+    A proof that there is no schedule stops everything. A schedule stops the calls of higher rank only:
     those of lower rank run up to their limits and win when they find one too, so that the result
     does not depend on which was faster.
     """
@@ -245,7 +245,7 @@ def _race(run: Run, tasks: list[_Task]) -> None:
             return
         if task.schedule is not None:
             found.add(task.rank)
-        elif task.rank == LAST_RANK and task.closed:
+        elif task.proves and task.closed:
             found.add(-1)
 
     width = 1 if run.deterministic else min(run.workers, len(tasks))
@@ -274,6 +274,27 @@ def _call(run: Run, task: _Task, model: KernelModel, stop: Callable[[], bool]) -
         task.schedule = extract(model.instance, model, outcome.values)
     else:
         task.schedule = realise(model.instance, model.interval, slots)
+
+
+def sufficient_horizon(instance: Instance, interval: int) -> int:
+    """A length that suffices at an interval: if there is a schedule, there is one this short.
+
+    Order the operations by their starts and look at a gap. When everything behind it can move
+    down by one interval, the schedule shortens and nothing breaks: slots, hence units and waits,
+    stay, and live ranges across the gap shrink. That is prevented only by an edge that spans the
+    gap: a forward one with less than an interval of slack, or one from behind to before it, whose
+    live range would grow. In a schedule that cannot be shortened such edges cover the whole
+    length, and a minimal cover ends at each operation at most once.
+    """
+    span = [0] * instance.n
+    reach, shallow = instance.reach(), instance.reach(largest=False)
+    for e in range(len(instance.source)):
+        u, w = int(instance.source[e]), int(instance.target[e])
+        ahead = int(instance.delay[e] + instance.crossing[e]) + interval * (1 - int(shallow[e]))
+        back = interval * int(reach[e]) - int(instance.delay[e])
+        longest = max(0, ahead, back)
+        span[u], span[w] = max(span[u], longest), max(span[w], longest)
+    return sum(span) + interval + int(instance.latency.max())
 
 
 def has_live_limits(instance: Instance) -> bool:
