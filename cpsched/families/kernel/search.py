@@ -223,7 +223,7 @@ class _Task:
 def _race(run: Run, tasks: list[_Task]) -> None:
     """Run calls side by side, as many as there are workers, until one settles the question.
 
-    A proof that there is no schedule stops everything. A schedule stops the calls of higher rank only:
+    A proof that there is no schedule stops everything. A schedule stops calls of higher rank only:
     those of lower rank run up to their limits and win when they find one too, so that the result
     does not depend on which was faster.
     """
