@@ -123,7 +123,9 @@ def test_nonrenewable_amount():
 def test_capacity_says_where():
     """An overload names resource, stretch and amount."""
     violations = check(PROBLEM, schedule(A, B, C | {"start": 4, "end": 5}))
-    assert [(v.where, v.amount) for v in violations] == [({"resource": "R", "time": 4, "end": 5}, 1)]
+    assert [(v.where, v.amount) for v in violations] == [
+        ({"resource": "R", "time": 4, "end": 5}, 1)
+    ]
 
 
 def test_objectives_by_hand():

@@ -104,6 +104,12 @@ def _disruption(instance: Instance, bound: Bound) -> int:
     return -((-scaled) // patterns.SCALE)
 
 
+def _flow(instance: Instance, bound: Bound) -> Number:
+    from cpsched.families.pods import vm
+
+    return vm.recompute(instance, instance.problem, bound)
+
+
 def _row(instance: Instance, classes: Ints, named: Mapping[str, int]) -> Ints:
     """Multipliers by pod name as a row over the classes of a packing."""
     index = {p.name: i for i, p in enumerate(instance.problem.pods)}
@@ -118,4 +124,5 @@ _ARGUMENTS: Mapping[str, Callable[[Instance, Bound], Number]] = {
     "pods-that-fit": _fits,
     "node-patterns": _patterns,
     "node-patterns-disruption": _disruption,
+    "class-flow": _flow,
 }

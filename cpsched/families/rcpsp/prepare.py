@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpsched.errors import Infeasible, ProblemError
-from cpsched.families.rcpsp.graph import Arc, longest_paths, reduced_edges
+from cpsched.families.rcpsp.graph import longest_paths, reduced_edges
 from cpsched.families.rcpsp.horizon import horizon_of
 from cpsched.families.rcpsp.profile import Piece, Span, breaks_of, capacity_profiles
 
@@ -180,6 +180,8 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
         When the clock ran out on the way.
     """
     tasks = problem.tasks
+    # Making and checking one schedule takes about this long; later offers measure it.
+    run.clock.reserve = max(run.clock.reserve, min(2e-5 * len(tasks), 0.2 * run.clock.limit))
     objectives = tuple(o.name for o in run.objectives)
     n = len(tasks)
     ids = tuple(t.id for t in tasks)
@@ -252,11 +254,12 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
     arcs = _arcs(edges, shortest, longest)
     run.clock.check()
 
-    head = longest_paths(n, [a for a in arcs if not optional[a[0]]], release.tolist(), ids, run)
-    back = [(j, i, w) for i, j, w in arcs if not optional[j]]
+    head = longest_paths(n, arcs[~optional[arcs[:, 0]]], release.tolist(), ids, run)
+    back = arcs[~optional[arcs[:, 1]]][:, [1, 0, 2]]
     tail = longest_paths(n, back, shortest.tolist(), ids, run)
-    latest_start = [-(int(d) - int(s)) for d, s in zip(deadline, shortest, strict=True)]
-    latest_start = [-x for x in longest_paths(n, back, latest_start, ids, run)]
+    latest_start = (deadline - shortest).tolist()
+    if n and deadline.min() < FAR:
+        latest_start = [-x for x in longest_paths(n, back, [-x for x in latest_start], ids, run)]
     deadline = np.minimum(deadline, np.array(latest_start, np.int64) + longest)
     deadline[deadline > FAR // 2] = FAR
     heads = np.array(head, np.int64)
@@ -280,7 +283,7 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
         max(int(release.max(initial=0)), int(due[due < FAR].max(initial=0))),
         shortest.tolist(),
         worked.tolist(),
-        _arcs(edges, worked, shortest),
+        [(i, j, w) for i, j, w in _arcs(edges, worked, shortest).tolist()],
         pieces,
         base.tolist(),
         [(held, rests, int(d)) for held, rests, d in placements],
@@ -490,24 +493,22 @@ def _edges(problem: RcpspProblem, index: dict[str, int]) -> IntArray:
     return np.array(rows, np.int64).reshape(-1, 5)
 
 
-def _arcs(edges: IntArray, shortest: IntArray, longest: IntArray) -> list[Arc]:
-    """Every lag as ``start(j) >= start(i) + w`` with the least w that durations allow.
+def _arcs(edges: IntArray, shortest: IntArray, longest: IntArray) -> IntArray:
+    """Every lag as a row (i, j, w) for ``start(j) >= start(i) + w``, with the least such w.
 
-    With the two arguments swapped, the largest w.
+    With the two arguments swapped, the largest w that durations allow.
     """
-    low, high = shortest.tolist(), longest.tolist()
-    arcs = []
-    for before, after, kind, least, most in edges.tolist():
-        ends_before, ends_after = kind in (0, 2), kind in (2, 3)
-        if least > -FAR:
-            weight = (
-                least + (low[before] if ends_before else 0) - (high[after] if ends_after else 0)
-            )
-            arcs.append((before, after, weight))
-        if most < FAR:
-            weight = low[after] * ends_after - most - high[before] * ends_before
-            arcs.append((after, before, weight))
-    return arcs
+    before, after, kind, least, most = edges.T
+    ends_before, ends_after = (kind == 0) | (kind == 2), (kind == 2) | (kind == 3)
+    forward = least + shortest[before] * ends_before - longest[after] * ends_after
+    backward = shortest[after] * ends_after - most - longest[before] * ends_before
+    low, high = least > -FAR, most < FAR
+    return np.concatenate(
+        [
+            np.stack([before[low], after[low], forward[low]], axis=1),
+            np.stack([after[high], before[high], backward[high]], axis=1),
+        ]
+    )
 
 
 def _refuse_levels(reservoirs: tuple[Reservoir, ...], end: IntArray, start: IntArray) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cpsched.families.rcpsp.prepare import Instance, held_names
-from cpsched.families.rcpsp.problem import RcpspSchedule, ScheduledTask
+from cpsched.families.rcpsp.problem import RcpspSchedule
 from cpsched.families.rcpsp.profile import end_after
 
 
@@ -34,7 +35,7 @@ def schedule_of(
     first = instance.mode_start.tolist()
     duration = instance.duration.tolist()
     held = _held(instance)
-    tasks = []
+    tasks: list[dict[str, Any]] = []
     for i, (start, mode) in enumerate(zip(starts, chosen, strict=True)):
         if mode < 0:
             continue
@@ -42,16 +43,18 @@ def schedule_of(
         if instance.pausable[i]:
             end = end_after(int(start), duration[mode], instance.breaks(i, mode))
         tasks.append(
-            ScheduledTask.model_construct(
-                task=instance.ids[i],
-                mode=mode - first[i],
-                start=int(start),
-                end=end,
-                resources=held[mode],
-            )
+            {
+                "task": instance.ids[i],
+                "mode": mode - first[i],
+                "start": int(start),
+                "end": end,
+                "resources": held[mode],
+            }
         )
-    makespan = max((t.end for t in tasks), default=0)
-    return RcpspSchedule.model_construct(tasks=tuple(tasks), makespan=makespan)
+    # Validating plain data is faster than constructing objects one by one.
+    return RcpspSchedule.model_validate(
+        {"tasks": tasks, "makespan": max((t["end"] for t in tasks), default=0)}
+    )
 
 
 def _held(instance: Instance) -> list[tuple[str, ...]]:

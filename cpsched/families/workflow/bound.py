@@ -35,7 +35,8 @@ def heads_and_tails(inst: Instance) -> tuple[Ints, Ints]:
         # Conditional tasks may overlap, so the chaining argument is left out with branches.
         exclusive = inst.unit & (not bool(inst.conditional.any()))
         args = (inst.link, inst.tpb, inst.lat)
-        if not inst.communicates or inst.m * inst.m * len(inst.pred_src) > 4e9:
+        pairs = inst.m if inst.uniform else inst.m * inst.m
+        if not inst.communicates or pairs * len(inst.pred_src) > 4e9:
             heads = _plain(inst, low, dmin, inst.topo, inst.pred_ptr, inst.pred_src)
             none = np.zeros_like(low)
             tails = _plain(inst, none, dmin, inst.topo[::-1], inst.succ_ptr, inst.succ_dst)
@@ -76,7 +77,8 @@ def quick_bounds(inst: Instance, run: Run) -> None:
     cells = inst.m * (len(inst.pred_src) + inst.n)
     from cpsched.core import jit
 
-    if cells * (inst.m if inst.communicates else 1) > 3e7 and not jit.ready(run.clock.remaining()):
+    pairs = inst.m if inst.communicates and not inst.uniform else 1
+    if cells * pairs > 1e5 and not jit.ready(run.clock.remaining()):
         return
     heads, tails = heads_and_tails(inst)
     _refute(inst, heads)
@@ -132,8 +134,9 @@ def area_value(
 
     A row (p, r, a, b, y) says: the tasks with head at least ``a`` and tail at least ``b`` on
     machine ``p`` use its resource ``r`` only between ``a`` and the makespan less ``b``. Perhaps
-    none of them runs there, so ``a + b`` must not exceed the critical path. A path (t, z) says: the makespan is at least head, duration and tail of ``t`` where it runs. Adding
-    them up with the weights y and z, every task on the machine that is best for the sum:
+    none of them runs there, so ``a + b`` must not exceed the critical path. A path (t, z) says:
+    the makespan is at least head, duration and tail of ``t`` where it runs. Adding them up with
+    the weights y and z, every task on the machine that is best for the sum:
 
     ``C (sum y cap + sum z) >= sum_t min_p [...] + sum y cap (a + b)``.
     """

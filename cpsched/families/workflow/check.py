@@ -29,8 +29,8 @@ from cpsched.validate import Violation
 TOLERANCE = 1e-9
 
 
-def _slack(*times: float) -> float:
-    return TOLERANCE * max(1.0, *map(abs, times))
+def _slack(time: float) -> float:
+    return TOLERANCE * (time if time > 1.0 else 1.0)
 
 
 def check(problem: WorkflowProblem, schedule: WorkflowSchedule) -> list[Violation]:
@@ -272,7 +272,7 @@ def _check_times(replay: Replay, out: list[Violation]) -> None:
         placed = replay.at[task.id]
         where = {"task": task.id}
         length = terms.duration(replay.option(task), replay.machine[placed.machine])
-        tolerance = _slack(placed.end, length)
+        tolerance = _slack(placed.end)
         if abs(placed.end - placed.start - length) > tolerance:
             out.append(
                 Violation(
@@ -511,7 +511,7 @@ def _check_limits(replay: Replay, out: list[Violation]) -> None:
     for name, limit in problem.limits.items():
         value = replay.objective(name)
         over = limit - value if name == "log_success" else value - limit
-        if over > _slack(limit):
+        if over > _slack(abs(limit)):
             out.append(Violation("limits", f"{name} is {value}, its limit is {limit}"))
     if problem.fair_share is not None:
         fair = terms.fair_finishes(problem)

@@ -250,8 +250,9 @@ def offer(run: Run, inst: Instance, plan: Plan | None, source: str) -> bool:
 
 
 def is_compiled(inst: Instance, run: Run) -> bool:
-    """Whether kernels run compiled; tiny instances do not wait for the compiled code to load."""
-    return inst.rows * inst.m > 150 and jit.ready(run.clock.remaining())
+    """Whether kernels run compiled; small instances do not wait for the compiled code to load."""
+    plain = [o.name for o in run.objectives] == ["makespan"]
+    return inst.rows * inst.m > (150 if plain else 3000) and jit.ready(run.clock.remaining())
 
 
 def portfolio(inst: Instance, run: Run) -> None:
@@ -261,11 +262,22 @@ def portfolio(inst: Instance, run: Run) -> None:
     work = inst.rows * inst.m
     size = work * (2e-7 if compiled else 1e-5)
 
+    large = inst.n > 2000
+    best: tuple[int, Plan, str] | None = None
+
     def attempt(name: str, make: Callable[[], Plan | None], seconds: float) -> None:
+        nonlocal best
         if run.done() or (run.incumbent is not None and seconds > 0.15 * clock.remaining()):
             return
         clock.spend(seconds)
-        offer(run, inst, make(), f"greedy:{name}")
+        plan = make()
+        if not large or run.incumbent is None:
+            offer(run, inst, plan, f"greedy:{name}")
+        elif plan is not None:
+            # Checking a large plan takes longer than making it: only the best one is offered.
+            value = plan.makespan(inst)
+            if best is None or value < best[0]:
+                best = (value, plan, f"greedy:{name}")
 
     attempt("heft", lambda: heft(inst, None if run.incumbent is None else clock.check), size)
     ready = min(inst.n, 2000)
@@ -283,3 +295,5 @@ def portfolio(inst: Instance, run: Run) -> None:
             lambda rule=rule: dynamic_plan(inst, rule),  # type: ignore[misc]
             size * ready / 20,
         )
+    if best is not None:
+        offer(run, inst, best[1], best[2])

@@ -493,6 +493,11 @@ def machine_heads(
     """
     n, m = dmin.shape
     head = np.zeros((n, m), dtype=np.int64)
+    # With one class of links the best other machine is the best or the second best of all.
+    uniform = len(tpb) <= 1
+    low1 = np.full(n, NEVER, dtype=np.int64)
+    low2 = np.full(n, NEVER, dtype=np.int64)
+    best_at = np.full(n, -1, dtype=np.int64)
     for i in range(n):
         t = topo[i]
         first, last = pred_ptr[t], pred_ptr[t + 1]
@@ -506,8 +511,14 @@ def machine_heads(
             for j in range(degree):
                 u = pred_src[first + j]
                 size = pred_bytes[first + j]
-                best = NEVER
+                best: Any = np.int64(NEVER)
+                if uniform:
+                    best = low2[u] if best_at[u] == p else low1[u]
+                    if size >= 0.0 and best < NEVER:
+                        best += np.int64(np.rint(size * tpb[0])) + lat[0]
                 for q in range(m):
+                    if uniform:
+                        break
                     if q == p or dmin[u, q] >= NEVER:
                         continue
                     at = head[u, q] + dmin[u, q]
@@ -556,6 +567,14 @@ def machine_heads(
                 if smallest > value and smallest < NEVER:
                     value = smallest
             head[t, p] = value
+            if uniform:
+                done = value + dmin[t, p]
+                if done < low1[t]:
+                    low2[t] = low1[t]
+                    low1[t] = done
+                    best_at[t] = p
+                elif done < low2[t]:
+                    low2[t] = done
     return head
 
 

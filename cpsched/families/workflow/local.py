@@ -101,9 +101,11 @@ class Annealer:
 class Offers:
     """Plans on their way to the run: checking a large one is dear, so it is done now and then."""
 
-    def __init__(self, inst: Instance, run: Run) -> None:
-        self.inst, self.run = inst, run
+    def __init__(self, inst: Instance, run: Run, source: str = "anneal") -> None:
+        self.inst, self.run, self.source = inst, run, source
         self.waiting: Plan | None = None
+        #: Seconds that the last offer took; before the first, what the run learned from others.
+        self.cost = run.clock.reserve / 1.5
         self.next = 0.0
 
     def put(self, plan: Plan) -> None:
@@ -114,11 +116,13 @@ class Offers:
 
     def flush(self) -> None:
         """Offer the waiting plan."""
-        if self.waiting is not None:
+        clock = self.run.clock
+        if self.waiting is not None and clock.limit - clock.elapsed() > 0.7 * self.cost:
             begun = time.perf_counter()
-            greedy.offer(self.run, self.inst, self.waiting, "anneal")
+            greedy.offer(self.run, self.inst, self.waiting, self.source)
             self.waiting = None
-            self.next = time.perf_counter() + 10 * (time.perf_counter() - begun)
+            self.cost = time.perf_counter() - begun
+            self.next = time.perf_counter() + 10 * self.cost
 
 
 def anneal_for(inst: Instance, run: Run, annealer: Annealer, seconds: float) -> None:

@@ -65,9 +65,18 @@ class Variables:
         return self.on.get((task, machine), 0)
 
 
-def choose_factor(inst: Instance, horizon: int) -> int:
-    """Ticks per model unit, so that the horizon stays within `FINEST`."""
-    return max(1, -(-horizon // FINEST))
+def choose_factor(inst: Instance, horizon: int, *, fine: bool = True) -> int:
+    """Ticks per model unit, so that the horizon stays within `FINEST`.
+
+    Not ``fine``: the largest unit in which all durations are whole, where there is one. Only
+    transfers are rounded then, and the solver's numbers stay small.
+    """
+    least = max(1, -(-horizon // FINEST))
+    if not fine:
+        unit = int(np.gcd.reduce(inst.dur[inst.dur > 0])) if (inst.dur > 0).any() else 1
+        if least < unit and horizon >= 1000 * unit:
+            return unit
+    return least
 
 
 def machine_classes(inst: Instance) -> list[tuple[int, ...]]:
@@ -290,7 +299,10 @@ def resources(v: Variables) -> None:
                 capacity = int(inst.cap[p, resource])
                 needs = [(i, int(inst.demand[r, resource])) for r, i in here]
                 needs = [(i, d) for i, d in needs if d > 0]
-                if sum(d for _, d in needs) <= capacity and not breaks:
+                most: dict[int, int] = {}
+                for t, r, _ in cells:
+                    most[t] = max(most.get(t, 0), int(inst.demand[r, resource]))
+                if sum(most.values()) <= capacity and not breaks:
                     continue
                 model.add_cumulative(
                     [*(i for i, _ in needs), *breaks],
