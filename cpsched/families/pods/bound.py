@@ -104,6 +104,19 @@ def _disruption(instance: Instance, bound: Bound) -> int:
     return -((-scaled) // patterns.SCALE)
 
 
+def _cells(instance: Instance, bound: Bound) -> Number:
+    from cpsched.families.pods import cellpacking, patterns
+
+    pack = cellpacking.packing(instance)
+    classes = _row(instance, pack.classes, bound.data["multipliers"])
+    none = np.zeros(0, dtype=np.int64)
+    profits = patterns.profits_of(pack, 0, classes, none)
+    priced = patterns.price(
+        pack, profits, [0] * len(pack.groups), nodes=patterns.DIVE_NODES, repeats=0
+    )
+    return patterns.lagrangian(pack, [], classes, none, priced)
+
+
 def _flow(instance: Instance, bound: Bound) -> Number:
     from cpsched.families.pods import vm
 
@@ -125,4 +138,5 @@ _ARGUMENTS: Mapping[str, Callable[[Instance, Bound], Number]] = {
     "node-patterns": _patterns,
     "node-patterns-disruption": _disruption,
     "class-flow": _flow,
+    "cell-patterns": _cells,
 }
