@@ -104,6 +104,18 @@ def _disruption(instance: Instance, bound: Bound) -> int:
     return -((-scaled) // patterns.SCALE)
 
 
+def _aggregate(instance: Instance, bound: Bound) -> Number:
+    from cpsched.families.pods import aggregate, cellpacking
+
+    pack = cellpacking.packing(instance)
+    priced = [np.maximum(0, np.array(p, dtype=np.int64)) for p in bound.data["prices"]]
+    return aggregate.bound(pack, priced)
+
+
+def _demand(instance: Instance, bound: Bound) -> Number:
+    return sum(p.cells * p.per_cell.get("gpu_milli", 0) for p in instance.problem.pods)
+
+
 def _cells(instance: Instance, bound: Bound) -> Number:
     from cpsched.families.pods import cellpacking, patterns
 
@@ -139,4 +151,6 @@ _ARGUMENTS: Mapping[str, Callable[[Instance, Bound], Number]] = {
     "node-patterns-disruption": _disruption,
     "class-flow": _flow,
     "cell-patterns": _cells,
+    "demand": _demand,
+    "aggregate": _aggregate,
 }

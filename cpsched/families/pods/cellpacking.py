@@ -1,7 +1,7 @@
 """Packing pods that take parts of cells (GPUs): node patterns with the cells relaxed to totals.
 
-A pattern respects the node's resources, the total of its cells, and two dual feasible functions of
-the cells, which count what more than a half, and more than a third, of a cell excludes. The
+A pattern respects the node's resources, the total of its cells, and dual feasible functions of the
+cells, which count what parts of more than a half, a third, or a given size exclude. The
 relaxation bounds what fits; patterns are packed into real cells one pod at a time, and what does
 not fit is placed wherever it does.
 """
@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from cpsched.core.run import Run
-from cpsched.families.pods import dive, patterns
+from cpsched.families.pods import aggregate, dive, patterns
 from cpsched.families.pods.board import Board
 from cpsched.families.pods.plan import schedule_of
 from cpsched.families.pods.prepare import Instance, Ints
@@ -38,11 +38,12 @@ def packing(instance: Instance) -> patterns.Packing:
     each = instance.cell_requests[pack.classes, 0]
     count = instance.cell_count[pack.classes]
     rows = [count * each] + [count * _dual_feasible(each, whole, k) for k in (1, 2)]
+    rows += [count * _thresholds(each, whole, t) for t in _costliest(each, pack.available, whole)]
     size = np.column_stack([pack.size, *rows])
     groups = []
     for group in pack.groups:
         cells = int((instance.cell_capacity[group.members[0], :, 0] >= 0).sum())
-        extra = np.array([cells * whole, cells * whole, cells * whole], dtype=np.int64)
+        extra = np.full(len(rows), cells * whole, dtype=np.int64)
         fits = np.where(count <= cells, group.limit, 0)
         groups.append(
             patterns.NodeGroup(group.members, np.concatenate([group.room, extra]), fits)
@@ -63,11 +64,29 @@ def _dual_feasible(amount: Ints, whole: int, k: int) -> Ints:
     return out
 
 
+def _thresholds(amount: Ints, whole: int, large: int) -> Ints:
+    """The dual feasible function that rounds ``large`` and more up, what fits beside it down."""
+    out: Ints = np.where(amount >= large, whole, np.where(amount <= whole - large, 0, amount))
+    return out
+
+
+def _costliest(amount: Ints, available: Ints, whole: int) -> list[int]:
+    """The amounts above a half that leave most room unusable for all but small pods."""
+    sizes = sorted({int(a) for a in amount if whole < 2 * a < 2 * whole})
+    waste = {s: (whole - s) * int(available[amount == s].sum()) for s in sizes}
+    return sorted(waste, key=lambda s: -waste[s])[:3]
+
+
 def search(instance: Instance, run: Run) -> None:
     """Bound, dive, pack; then fill up with whatever fits."""
     pack = packing(instance)
     budget = run.clock.remaining()
-    found = patterns.generate(pack, 0, [], [], run.clock, quick=True, until=0.5 * budget)
+    total = int((pack.available * pack.weight).sum())
+    run.raise_bound(Bound(total, "demand", "gpu_milli"))
+    priced = aggregate.prices(pack)
+    data = {"prices": [p.tolist() for p in priced]}
+    run.raise_bound(Bound(aggregate.bound(pack, priced), "aggregate", "gpu_milli", data))
+    found = patterns.generate(pack, 0, [], [], run.clock, until=0.6 * budget)
     if found.bound is not None and found.multipliers is not None:
         run.raise_bound(_bound(instance, pack, found))
     chosen = dive.dive(pack, found.master, run.clock, 0.2 * budget)
