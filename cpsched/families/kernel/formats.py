@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cpsched.errors import ProblemError
 from cpsched.families import Format
@@ -20,9 +19,8 @@ from cpsched.families.kernel.problem import (
     Machine,
     Operation,
     Unit,
-    Use,
 )
-from cpsched.problem import parse_json
+from cpsched.problem import Record, parse_json
 
 #: Warp groups, producer included, of a graph that carries registers when the caller names none.
 DEFAULT_GROUPS = 5
@@ -197,7 +195,10 @@ def _ddg_operation(node: Any, place: str, carries: bool) -> Operation:
     return _parse_at(Operation, record, place)
 
 
-def _parse_at(record: Any, data: dict[str, Any], place: str) -> Any:
+R = TypeVar("R", bound=Record)
+
+
+def _parse_at(record: type[R], data: dict[str, Any], place: str) -> R:
     try:
         return record.parse(data)
     except ProblemError as error:
@@ -510,31 +511,3 @@ FORMATS = (
         options={"resources": "the resource model XML"},
     ),
 )
-
-
-def annotate(problem: KernelProblem, schedule: Any) -> str:
-    """The dependence graph as JSON with stage, slot, start and group on every node."""
-    placed = {p.operation: p for p in schedule.operations}
-    depth = {b.buffer: b.depth for b in schedule.buffers}
-    nodes = []
-    for o in problem.operations:
-        p = placed[o.id]
-        fields = o.model_dump(mode="json", exclude_defaults=True)
-        fields |= {"start": p.start, "stage": p.stage, "slot": p.slot, "group": p.group}
-        nodes.append(fields)
-    return (
-        json.dumps(
-            {
-                "schema": "cpsched-kernel-annotated-1",
-                "name": problem.name,
-                "initiation_interval": schedule.initiation_interval,
-                "length": schedule.length,
-                "stages": schedule.stages,
-                "buffers": depth,
-                "nodes": nodes,
-                "edges": [e.model_dump(mode="json", exclude_defaults=True) for e in problem.edges],
-            },
-            indent=1,
-        )
-        + "\n"
-    )

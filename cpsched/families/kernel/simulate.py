@@ -2,8 +2,9 @@
 
 Each group issues its operations in the order of the schedule and never looks ahead. A barrier
 holds an operation until the operations it depends on, in this or earlier iterations, have been
-issued and their delays have passed; with the chosen depth of a buffer, a producer waits until the
-slot it overwrites was read. Units are not modelled: the check of the period covers them.
+issued and their delays have passed. Whatever passes between groups, and whatever an operation
+holds in shared or tensor memory, goes through a ring of the chosen depth: its producer waits until
+the slot it overwrites was read. Units are not modelled: the check of the period covers them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 import networkx as nx
 
+from cpsched.families.kernel.live import last_uses, lifetimes
 from cpsched.families.kernel.problem import KernelProblem, KernelSchedule
 
 
@@ -74,11 +76,16 @@ def simulate(
                 delay += problem.spill_cost(operations[e.source])
         waits[e.target].append((e.source, distance, delay))
         farthest = max(farthest, distance)
-    if iterations is None:
-        iterations = min(schedule.stages + farthest + 2, 64)
+    uses = last_uses(problem)
+    for name, ring in ring_depths(problem, schedule).items():
+        for target, edge, extra in uses[name]:
+            distance = extra + edge.distance + (depth[edge.buffer] if edge.buffer else 0)
+            waits[name].append((target, ring - distance, 0))
+            farthest = max(farthest, ring - distance)
+    count = iterations or min(schedule.stages + farthest + 2, 64)
     programs: dict[int | None, list[tuple[int, int, str, int]]] = defaultdict(list)
     for p in schedule.operations:
-        for i in range(iterations):
+        for i in range(count):
             programs[p.group].append((p.start + i * period, rank[p.operation], p.operation, i))
     queues = {g: deque(sorted(program)) for g, program in programs.items()}
     times: dict[tuple[str, int], int] = {}
@@ -86,7 +93,7 @@ def simulate(
 
     def blocked(name: str, i: int) -> tuple[str, int] | None:
         for source, distance, _ in waits[name]:
-            if i >= distance and (source, i - distance) not in times:
+            if 0 <= i - distance < count and (source, i - distance) not in times:
                 return source, i - distance
         return None
 
@@ -99,7 +106,7 @@ def simulate(
                 ready = [
                     times[(source, i - distance)] + delay
                     for source, distance, delay in waits[name]
-                    if i >= distance
+                    if 0 <= i - distance < count
                 ]
                 clock[g] = times[(name, i)] = max([clock[g], *ready])
                 moved = True
@@ -113,3 +120,23 @@ def simulate(
                 f"group {g} waits in {name} of iteration {i} for {other[0]} of iteration {other[1]}"
             )
     return Execution(len(times), tuple(stuck), times)
+
+
+def ring_depths(problem: KernelProblem, schedule: KernelSchedule) -> dict[str, int]:
+    """Slots of the ring behind every result that another group reads or that memory holds.
+
+    The depth stated in the schedule, else the number of iterations whose result is live.
+    """
+    stated = {b.buffer: b.depth for b in schedule.buffers}
+    start = {p.operation: p.start for p in schedule.operations}
+    group = {p.operation: p.group for p in schedule.operations}
+    alive = lifetimes(problem, start, schedule.initiation_interval, stated)
+    crossing = {
+        e.source for e in problem.edges if e.kind == "true" and group[e.source] != group[e.target]
+    }
+    held = {o.id for o in problem.operations if o.smem_bytes or o.tmem_columns}
+    return {
+        name: stated.get(name) or max(1, -(-alive[name] // schedule.initiation_interval))
+        for name in [o.id for o in problem.operations]
+        if name in crossing or name in held
+    }

@@ -143,7 +143,8 @@ def check_end(problem: PodsProblem, schedule: PodsSchedule, state: State) -> lis
 
 def _preemption(problem: PodsProblem, schedule: PodsSchedule, state: State) -> list[Violation]:
     """A pod is evicted for good only where a pod that may preempt it gained a place."""
-    if not state.in_flight:
+    lost = [n for n in sorted(state.in_flight) if state.pods[n].node is not None]
+    if not lost:
         return []
     gained = [
         p.priority
@@ -157,7 +158,7 @@ def _preemption(problem: PodsProblem, schedule: PodsSchedule, state: State) -> l
             f"pod {name} is evicted for good, but no pod that may preempt it is placed",
             {"pod": name},
         )
-        for name in sorted(state.in_flight)
+        for name in lost
         if highest is None or state.pods[name].priority > highest
     ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cpsched.families import Format
-from cpsched.families.pods import kubectl
+from cpsched.families.pods import kubectl, vmjson
 
 FORMATS = (
     Format(
@@ -14,5 +14,14 @@ FORMATS = (
         detect=kubectl.detect,
         read=kubectl.read,
         options=kubectl.OPTIONS,
+    ),
+    Format(
+        name="vm-clusters",
+        kind="pods",
+        description="VM placements on hosts with NUMA nodes (VMR2L clusters)",
+        detection='a JSON object with "cluster_list" and "host_info"',
+        detect=vmjson.detect,
+        read=vmjson.read,
+        options=vmjson.OPTIONS,
     ),
 )

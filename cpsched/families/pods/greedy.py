@@ -11,6 +11,7 @@ import numpy as np
 
 from cpsched.core.run import Run
 from cpsched.families.pods.board import Board
+from cpsched.families.pods.check import check
 from cpsched.families.pods.plan import schedule_of, without_detours
 from cpsched.families.pods.prepare import Instance
 
@@ -21,24 +22,35 @@ CANDIDATES = 12
 def greedy(instance: Instance, run: Run) -> None:
     """Offer the state as it is, then best fit, then best fit with room made."""
     problem = instance.problem
-    board = Board(instance)
     if not problem.drain and not problem.required:
         run.offer(lambda: schedule_of(instance, []), "greedy:stay")
-    drain_nodes(board)
-    place_pending(board, run)
-    if not repair_gangs(board):
-        return
-    _offer(board, run, "greedy:best-fit")
-    if (board.at < 0).any():
-        mark = len(board.actions)
-        make_room(board, run)
-        if len(board.actions) > mark and repair_gangs(board):
-            _offer(board, run, "greedy:make-room")
+    for room in (False, True):
+        blocked: set[int] = set()
+        while not run.clock.expired():
+            board = Board(instance)
+            drain_nodes(board)
+            place_pending(board, run, blocked)
+            if room:
+                mark = len(board.actions)
+                make_room(board, run, blocked)
+                if len(board.actions) == mark:
+                    return
+            broken = broken_gangs(board) - blocked
+            if not broken:
+                _offer(board, run, "greedy:make-room" if room else "greedy:best-fit")
+                break
+            blocked |= broken
+        if not (board.at < 0).any():
+            return
 
 
 def _offer(board: Board, run: Run, source: str) -> None:
-    actions = without_detours(board.instance, board.actions)
-    run.offer(lambda: schedule_of(board.instance, actions), source)
+    instance = board.instance
+    actions = without_detours(instance, board.actions)
+    schedule = schedule_of(instance, actions)
+    # Gangs, drains and preemption policies are properties of the end, not of single actions.
+    if not check(instance.problem, schedule):
+        run.offer(schedule, source)
 
 
 def drain_nodes(board: Board) -> None:
@@ -73,12 +85,14 @@ def order_of(instance: Instance, pods: Iterable[int]) -> list[int]:
     return sorted(pods, key=key)
 
 
-def place_pending(board: Board, run: Run) -> None:
-    """Bind every pod that is nowhere and fits somewhere."""
+def place_pending(board: Board, run: Run, blocked: set[int]) -> None:
+    """Bind every pod that is nowhere and fits somewhere, blocked gangs left out."""
     hopeless: set[int] = set()
     again: list[int] = []
     for p in order_of(board.instance, np.flatnonzero(board.at < 0).tolist()):
         c = int(board.instance.class_of[p])
+        if _is_blocked(board.instance, c, blocked):
+            continue
         if c in hopeless:
             again.append(p)
             continue
@@ -101,7 +115,13 @@ def place_pending(board: Board, run: Run) -> None:
                 board.bind(p, n)
 
 
-def make_room(board: Board, run: Run) -> None:
+def _is_blocked(instance: Instance, c: int, blocked: set[int]) -> bool:
+    """Whether no more pods of the class may be placed: its gang was not complete."""
+    group = instance.classes[c]
+    return group.gang >= 0 and group.gang in blocked
+
+
+def make_room(board: Board, run: Run, blocked: set[int]) -> None:
     """Place pending pods by moving, or preempting, the pods of one node each."""
     instance = board.instance
     hopeless: set[int] = set()
@@ -111,10 +131,10 @@ def make_room(board: Board, run: Run) -> None:
         p = queue[position]
         position += 1
         c = int(instance.class_of[p])
-        if c in hopeless or board.at[p] >= 0:
+        if c in hopeless or board.at[p] >= 0 or _is_blocked(instance, c, blocked):
             continue
         run.clock.spend(2e-5 * len(board.free))
-        if run.clock.remaining() < 0.3 * run.clock.limit or run.clock.cancelled:
+        if run.clock.remaining() < 0.85 * run.clock.limit or run.clock.cancelled:
             return
         n = board.best_node(c)
         if n >= 0:
@@ -187,25 +207,20 @@ def _clear(board: Board, p: int, c: int, n: int, preempts: bool) -> list[int] | 
     return lost
 
 
-def repair_gangs(board: Board) -> bool:
-    """Take back gangs that are incomplete; False when one cannot be made whole."""
+def broken_gangs(board: Board) -> set[int]:
+    """Gangs that the board changed and left with too few pods."""
     instance = board.instance
     if not instance.gang_minimum:
-        return True
-    members: dict[int, list[int]] = {}
+        return set()
+    placed = [0] * len(instance.gang_minimum)
+    before = [0] * len(instance.gang_minimum)
     for p, c in enumerate(instance.class_of.tolist()):
-        if instance.classes[c].gang >= 0:
-            members.setdefault(instance.classes[c].gang, []).append(p)
-    for gang, minimum in enumerate(instance.gang_minimum):
-        pods = members.get(gang, [])
-        placed = [p for p in pods if board.at[p] >= 0]
-        before = sum(instance.at[p] >= 0 for p in pods)
-        if len(placed) in (0, before) or len(placed) >= minimum:
-            continue
-        fresh = [p for p in placed if instance.at[p] < 0]
-        if any(instance.at[p] >= 0 for p in placed):
-            if len(placed) - len(fresh) != before:
-                return False
-        for p in fresh:
-            board.evict(p)
-    return True
+        gang = instance.classes[c].gang
+        if gang >= 0:
+            placed[gang] += board.at[p] >= 0
+            before[gang] += instance.at[p] >= 0
+    return {
+        g
+        for g, minimum in enumerate(instance.gang_minimum)
+        if placed[g] not in (0, before[g]) and placed[g] < minimum
+    }

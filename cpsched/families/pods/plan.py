@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from cpsched.families.pods.board import Action, Board
 from cpsched.families.pods.check import tier_counts
 from cpsched.families.pods.prepare import Instance
@@ -100,7 +102,11 @@ def name_pods(instance: Instance, counts: Mapping[tuple[int, int], int]) -> dict
     return target
 
 
-class Stuck(Exception):  # noqa: N818  an outcome, not an error
+#: Pods bound elsewhere for a while before an order is given up.
+MOST_DETOURS = 50
+
+
+class Stuck(Exception):
     """No order of the actions was found; the text says what stands in the way."""
 
 
@@ -123,6 +129,7 @@ def in_order(instance: Instance, target: Mapping[int, int]) -> list[Action]:
     Stuck
         When no action is possible before the target is reached.
     """
+    _refuse_pointless_losses(instance, target)
     board = Board(instance)
     waiting = {p: n for p, n in target.items() if n >= 0}
     leaving = {p for p in target if instance.at[p] >= 0}
@@ -133,13 +140,20 @@ def in_order(instance: Instance, target: Mapping[int, int]) -> list[Action]:
     for pods in arriving.values():
         pods.sort(key=lambda p: (-instance.classes[instance.class_of[p]].priority, p))
     dirty = set(arriving)
+    detours = 0
     while waiting or leaving:
         bound = _bind_possible(board, arriving, dirty, waiting)
         if bound:
             continue
         victim = _next_eviction(board, arriving, leaving, for_good)
         if victim is None:
-            raise Stuck(_why(board, waiting, leaving))
+            detours += 1
+            parked = _park(board, waiting) if detours <= MOST_DETOURS else None
+            if parked is None:
+                raise Stuck(_why(board, waiting, leaving))
+            leaving.add(parked)
+            dirty |= _linked(instance, arriving)
+            continue
         dirty.add(int(board.at[victim]))
         dirty |= _linked(instance, arriving)
         board.evict(victim)
@@ -148,6 +162,34 @@ def in_order(instance: Instance, target: Mapping[int, int]) -> list[Action]:
         if victim in waiting:
             dirty.add(waiting[victim])
     return board.actions
+
+
+def _refuse_pointless_losses(instance: Instance, target: Mapping[int, int]) -> None:
+    """An eviction for good needs a newly placed pod that may preempt the victim."""
+    lost = [instance.classes[instance.class_of[p]].priority for p, n in target.items() if n < 0]
+    if not lost:
+        return
+    gained = [
+        group.priority
+        for p, n in target.items()
+        if n >= 0 and instance.at[p] < 0
+        for group in (instance.classes[instance.class_of[p]],)
+        if group.pod.preemption_policy != "Never"
+    ]
+    if max(lost) > max(gained, default=-(2**40)):
+        raise Stuck("a pod would be evicted for good with no pod that may preempt it placed")
+
+
+def _park(board: Board, waiting: Mapping[int, int]) -> int | None:
+    """Bind an evicted pod somewhere for the time being, so that its budget recovers."""
+    for p in sorted(board.away & waiting.keys()):
+        mask = board.mask(int(board.instance.class_of[p]))
+        # Never where another pod is about to arrive.
+        mask[sorted(set(waiting.values()))] = False
+        if mask.any():
+            board.bind(p, int(np.argmax(mask)))
+            return p
+    return None
 
 
 def _linked(instance: Instance, arriving: Mapping[int, list[int]]) -> set[int]:

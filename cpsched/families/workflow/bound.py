@@ -35,7 +35,8 @@ def heads_and_tails(inst: Instance) -> tuple[Ints, Ints]:
         # Conditional tasks may overlap, so the chaining argument is left out with branches.
         exclusive = inst.unit & (not bool(inst.conditional.any()))
         args = (inst.link, inst.tpb, inst.lat)
-        if not inst.communicates or inst.m * inst.m * len(inst.pred_src) > 4e9:
+        pairs = inst.m if inst.uniform else inst.m * inst.m
+        if not inst.communicates or pairs * len(inst.pred_src) > 4e9:
             heads = _plain(inst, low, dmin, inst.topo, inst.pred_ptr, inst.pred_src)
             none = np.zeros_like(low)
             tails = _plain(inst, none, dmin, inst.topo[::-1], inst.succ_ptr, inst.succ_dst)
@@ -76,7 +77,8 @@ def quick_bounds(inst: Instance, run: Run) -> None:
     cells = inst.m * (len(inst.pred_src) + inst.n)
     from cpsched.core import jit
 
-    if cells * (inst.m if inst.communicates else 1) > 3e7 and not jit.ready(run.clock.remaining()):
+    pairs = inst.m if inst.communicates and not inst.uniform else 1
+    if cells * pairs > 1e5 and not jit.ready(run.clock.remaining()):
         return
     heads, tails = heads_and_tails(inst)
     _refute(inst, heads)
@@ -131,20 +133,22 @@ def area_value(
     """Ticks proved by an area argument.
 
     A row (p, r, a, b, y) says: the tasks with head at least ``a`` and tail at least ``b`` on
-    machine ``p`` use its resource ``r`` only between ``a`` and the makespan less ``b``. A path
-    (t, z) says: the makespan is at least head, duration and tail of ``t`` where it runs. Adding
-    them up with the weights y and z, every task on the machine that is best for the sum:
+    machine ``p`` use its resource ``r`` only between ``a`` and the makespan less ``b``. Perhaps
+    none of them runs there, so ``a + b`` must not exceed the critical path. A path (t, z) says:
+    the makespan is at least head, duration and tail of ``t`` where it runs. Adding them up with
+    the weights y and z, every task on the machine that is best for the sum:
 
     ``C (sum y cap + sum z) >= sum_t min_p [...] + sum y cap (a + b)``.
     """
     heads, tails = heads_and_tails(inst)
     owner = inst.row_task
     cost = np.zeros((inst.rows, inst.m))
+    longest = critical_path(inst)
     base = Fraction(0)
     total = Fraction(0)
     free = ~inst.conditional[owner]
     for p, r, a, b, y in rows:
-        if y <= 0:
+        if y <= 0 or a + b > longest:
             continue
         need = _need(inst, p, r)
         inside = (heads[owner, p] >= a) & (tails[owner, p] >= b) & free
@@ -206,7 +210,7 @@ def best_window(inst: Instance, heads: Ints, tails: Ints) -> tuple[list[AreaRow]
         least = np.where(inst.conditional, 0.0, least)
         total = float((weight[limited] * inst.cap[limited, r]).sum())
         first, last = heads.min(axis=1), tails.min(axis=1)
-        a, b, _ = _window(first, last, least / total)
+        a, b, _ = _window(first, last, least / total, critical_path(inst))
         rows = [(p, r, a, b, float(weight[p])) for p in limited]
         value = area_value(inst, rows)
         if value > best[1]:
@@ -214,15 +218,16 @@ def best_window(inst: Instance, heads: Ints, tails: Ints) -> tuple[list[AreaRow]
     return best
 
 
-def _window(first: Ints, last: Ints, load: Floats) -> tuple[int, int, float]:
-    """Thresholds (a, b) with the largest a + b + load of the tasks beyond both."""
+def _window(first: Ints, last: Ints, load: Floats, longest: int) -> tuple[int, int, float]:
+    """Thresholds (a, b), at most ``longest`` together, with the largest a + b + load beyond."""
     heads, tails = _thresholds(first, 200), _thresholds(last, 200)
     grid = np.zeros((len(heads), len(tails)))
     i = np.searchsorted(heads, first, side="right") - 1
     j = np.searchsorted(tails, last, side="right") - 1
     np.add.at(grid, (i, j), load)
     sums = grid[::-1, ::-1].cumsum(axis=0).cumsum(axis=1)[::-1, ::-1]
-    value = np.where(sums > 0, sums + heads[:, None] + tails[None, :], 0.0)
+    both = heads[:, None] + tails[None, :]
+    value = np.where((sums > 0) & (both <= longest), sums + both, 0.0)
     at = np.unravel_index(int(np.argmax(value)), value.shape)
     return int(heads[at[0]]), int(tails[at[1]]), float(value[at])
 
@@ -240,7 +245,8 @@ def area_lp(
 
     heads, tails = heads_and_tails(inst)
     solver = pywraplp.Solver.CreateSolver("GLOP")
-    unit = float(max(1, critical_path(inst)))
+    longest = critical_path(inst)
+    unit = float(max(1, longest))
     makespan = solver.NumVar(0.0, solver.infinity(), "C")
     solver.Minimize(makespan)
     owner = inst.row_task
@@ -265,7 +271,7 @@ def area_lp(
     }
 
     def add(p: int, r: int, a: int, b: int) -> bool:
-        if (p, r, a, b) in known:
+        if (p, r, a, b) in known or a + b > longest:
             return False
         cells = next(c for q, c in on[p] if q == r)
         row = solver.Constraint((a + b) / unit, solver.infinity())
@@ -311,7 +317,7 @@ def area_lp(
                 if not len(cells):
                     continue
                 a, b, height = _window(
-                    cell_head[cells], cell_tail[cells], load[p, r] * spread[cells]
+                    cell_head[cells], cell_tail[cells], load[p, r] * spread[cells], longest
                 )
                 if height > span * (1 + 1e-7):
                     grew |= add(p, r, a, b)
@@ -335,7 +341,7 @@ def area_lp(
 
 
 def identical(inst: Instance) -> bool:
-    """Whether every task has one option that takes the same time on every machine, one at a time."""
+    """Whether all machines run one task at a time and a task takes the same time on each."""
     if inst.rows != inst.n or not bool(inst.unit.all()) or bool(inst.conditional.any()):
         return False
     return bool((inst.dur == inst.dur[:, :1]).all()) and bool((inst.dur >= 0).all())
@@ -447,10 +453,7 @@ def separate_value(inst: Instance, name: str) -> float:
 def _separate(inst: Instance, run: Run) -> None:
     for objective in run.objectives:
         if objective.name != "makespan" and inst.rows * inst.m <= 2_000_000:
-            if inst.n == 0:
-                value = 0.0
-            else:
-                value = separate_value(inst, objective.name)
+            value = separate_value(inst, objective.name) if inst.n else 0.0
             run.raise_bound(Bound(value, "separate", objective.name))
 
 

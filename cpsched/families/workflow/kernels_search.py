@@ -78,14 +78,14 @@ def decode(
     cause: Any,
     last: Any,
     free: Any,
-) -> int:
+) -> Any:
     """Start and end of every task from position ``first`` of the order on; the makespan.
 
     ``last`` and ``free`` are scratch per machine. Returns NEVER when a task has no place.
     """
     n = len(order)
     m = dur.shape[1]
-    makespan = np.int64(0)
+    makespan: Any = np.int64(0)
     if simple:
         for p in range(m):
             free[p] = 0
@@ -177,7 +177,7 @@ def anneal(
     best_order: Any,
     best_row: Any,
     best_mach: Any,
-) -> int:
+) -> Any:
     """Simulated annealing on the makespan; the best found goes into ``best_*``.
 
     ``order``, ``row`` and ``mach`` are the current state, changed in place. ``warm`` and ``cold``
@@ -237,7 +237,7 @@ def anneal(
         last,
         free,
     )
-    late = np.int64(0)
+    late: Any = np.int64(0)
     if bounded:
         for t in range(n):
             late += max(np.int64(0), end[t] - deadline[t])
@@ -250,7 +250,7 @@ def anneal(
     best_row[:] = row
     best_mach[:] = mach
     length = -1
-    state = np.int64(seed % 2147483646 + 1)
+    state: Any = np.int64(seed % 2147483646 + 1)
     cooling = (cold / warm) ** (1.0 / max(1, iterations))
     heat = warm
     for _ in range(iterations):

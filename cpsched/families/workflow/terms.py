@@ -197,16 +197,15 @@ def fair_finishes(problem: WorkflowProblem) -> list[float]:
     weight = {t.id: t.weight for t in problem.tenants}
     work = []
     for _, tasks in listed:
-        amounts = []
-        for task in tasks:
-            amounts.append(
-                min(
-                    duration(o, m) * m.speed * (1.0 if m.cores is None else o.cores)
-                    for o in task.choices
-                    for m in problem.machines
-                    if fits(task, o, m)
-                )
+        amounts = [
+            min(
+                duration(o, m) * m.speed * (1.0 if m.cores is None else o.cores)
+                for o in task.choices
+                for m in problem.machines
+                if fits(task, o, m)
             )
+            for task in tasks
+        ]
         work.append(math.fsum(amounts))
     order = sorted(range(len(listed)), key=lambda i: (listed[i][0].release, i))
     left = dict.fromkeys(order, 0.0) | {i: work[i] for i in order}
