@@ -327,7 +327,29 @@ def write_minizinc(problem: MemoryProblem, schedule: MemorySchedule | None = Non
     return json.dumps(data)
 
 
+def _read_onnx(text: str, file: str, options: Mapping[str, str]) -> MemoryProblem:
+    from cpsched.families.memory.onnx_graph import read_onnx
+
+    return read_onnx(file, options)
+
+
 FORMATS = (
+    Format(
+        name="onnx",
+        kind="memory",
+        description="operations and tensors of an ONNX model (extra `onnx`)",
+        detection="the file name ends in .onnx",
+        detect=lambda name, head: name.lower().endswith(".onnx"),
+        read=_read_onnx,
+        options={
+            "as": "ordering (default: operations to order) or allocation (lifetimes of the "
+            "model's own order)",
+            "weights": "true to count the model's constants too; default false",
+            "dimension": "value of symbolic dimensions; default 1",
+            "capacity": "bytes; default: minimise",
+        },
+        binary=True,
+    ),
     Format(
         name="minimalloc",
         kind="memory",
