@@ -481,10 +481,8 @@ def _by_height(
     heapq.heapify(queue)
     rest = iter(range(instance.n))
     while len(order) < instance.n:
-        if queue:
-            o = heapq.heappop(queue)[1]
-        else:
-            o = next(o for o in rest if not done[o])
+        # A cycle of simultaneous operations has no first one: take any that is left.
+        o = heapq.heappop(queue)[1] if queue else next(o for o in rest if not done[o])
         if done[o]:
             continue
         done[o] = True
@@ -536,6 +534,7 @@ def pipelined(
     limit = instance.problem.max_initiation_interval
     top = min(best, longest + 1, limit + 1 if limit is not None else math.inf)
     low = instance.mii - 1  # the largest interval that failed
+    stride = max(1, instance.mii // 16)
     step = 1
     while low + 1 < top and budget.left > 0 and not run.clock.expired():
         interval = min(low + step, int(top) - 1)
@@ -557,7 +556,7 @@ def pipelined(
                 break
         if found is None:
             low = interval
-            step *= 2
+            step = max(stride, 2 * step)
         else:
             top = best = found.initiation_interval
             step = max(1, (int(top) - low) // 2)
