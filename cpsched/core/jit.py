@@ -13,10 +13,12 @@ import importlib
 import importlib.metadata
 import importlib.util
 import logging
+import math
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -65,28 +67,39 @@ def available() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
-_state = {"active": False, "spawned": 0.0, "checked": 0.0}
+_state = {"active": False, "spawned": False, "later": False, "checked": -math.inf}
+_lock = threading.Lock()
+
+#: Loading numba and the compiled kernels takes up to this many seconds, once per process.
+LOAD_SECONDS = 1.5
 
 
-def ready() -> bool:
+def ready(seconds: float = math.inf) -> bool:
     """Whether kernels run compiled from now on; never waits for a compiler.
 
-    Call it once before a hot loop. With a warm cache the first call loads the compiled code
-    (about 0.3 s, once per process); with a cold one it starts the background compiler.
+    Call it before a hot loop. With a warm cache the compiled code is loaded when ``seconds``, the
+    time the caller has left, allows it, and otherwise after that time; with a cold cache the
+    background compiler is started.
     """
     if _state["active"]:
         return True
     if not available():
         return False
     now = time.monotonic()
-    if now - _state["checked"] < 1.0 and _state["checked"]:
+    if now - _state["checked"] < 1.0:
         return False
     _state["checked"] = now
     if _stamp().exists():
-        _activate()
-        return True
-    if not _state["spawned"]:
-        _state["spawned"] = now
+        if seconds >= LOAD_SECONDS:
+            _activate()
+            return True
+        if not _state["later"]:
+            _state["later"] = True
+            timer = threading.Timer(seconds + 0.2, _activate)
+            timer.daemon = True
+            timer.start()
+    elif not _state["spawned"]:
+        _state["spawned"] = True
         _spawn_compiler()
     return False
 
@@ -94,16 +107,19 @@ def ready() -> bool:
 def _activate() -> None:
     import numba
 
-    _import_kernels()
-    for one in _kernels:
-        one._compiled = numba.njit(cache=True, nogil=True)(one.interpreted)
-    # Kernels find each other through their module's globals: those must be dispatchers.
-    for name, module in list(sys.modules.items()):
-        if name.startswith("cpsched."):
-            for attribute, value in list(vars(module).items()):
-                if isinstance(value, Kernel):
-                    setattr(module, attribute, value._compiled)
-    _state["active"] = True
+    with _lock:
+        if _state["active"]:
+            return
+        _import_kernels()
+        for one in _kernels:
+            one._compiled = numba.njit(cache=True, nogil=True)(one.interpreted)
+        # Kernels find each other through their module's globals: those must be dispatchers.
+        for name, module in list(sys.modules.items()):
+            if name.startswith("cpsched."):
+                for attribute, value in list(vars(module).items()):
+                    if isinstance(value, Kernel):
+                        setattr(module, attribute, value._compiled)
+        _state["active"] = True
 
 
 def compile_all() -> float:

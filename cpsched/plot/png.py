@@ -38,6 +38,7 @@ def png(figure: Figure) -> bytes:
     if figure.curves:
         main.legend()
         main.set_ylabel(figure.y_label)
+    span = max((bar.end for lane in figure.lanes for bar in lane.bars), default=1.0)
     for row, lane in enumerate(figure.lanes):
         for bar in lane.bars:
             main.barh(
@@ -51,6 +52,10 @@ def png(figure: Figure) -> bytes:
                 linewidth=0.4,
                 alpha=0.4 if bar.dashed else 1.0,
             )
+            if bar.label and bar.end - bar.start > 0.008 * span * (len(bar.label) + 1):
+                middle = row + 0.4 - 0.4 * (bar.top + bar.bottom)
+                x = (bar.start + bar.end) / 2
+                main.text(x, middle, bar.label, ha="center", va="center", fontsize=6, clip_on=True)
     if figure.lanes:
         main.set_yticks(range(len(figure.lanes)), [lane.label for lane in figure.lanes], fontsize=7)
         main.invert_yaxis()

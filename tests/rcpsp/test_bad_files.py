@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cpsched.errors import ProblemError
 from cpsched.families.rcpsp.problem import RcpspProblem
@@ -22,6 +25,9 @@ PROBLEM = {
     "resources": [{"name": "r", "capacity": 1}],
     "precedences": [{"before": "a", "after": "b"}],
 }
+
+DAMAGE = ["", "-1", "0", "99", "1e400", "nan", "*", "[", "]", ";", ",", '"', "\n", "\t", "\0", "x"]
+DAMAGE += ["9" * 20, "2026-01-01", "FS+1", "[tasks]", "[resources]", "#", ":", "@", "..", "\u0663"]
 
 
 def complaint(name, text, **options):
@@ -301,3 +307,18 @@ def test_deadline_before_release_is_legal():
     text = "id,duration,release,deadline\na,2,5,3\n"
     task = read("rcpsp-csv", text).tasks[0]
     assert (task.release, task.deadline) == (5, 3)
+
+
+@pytest.mark.parametrize("name", texts.ALL)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_damaged_files(name, data):
+    """Whatever happens to a file, reading it gives a problem or a `ProblemError`."""
+    _, text = texts.ALL[name]
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(text)))
+        gone = data.draw(st.sampled_from([0, 1, 5, 20]))
+        piece = data.draw(st.sampled_from(DAMAGE))
+        text = text[:at] + piece + text[at + gone :]
+    with contextlib.suppress(ProblemError):
+        assert isinstance(read(name, text), RcpspProblem)

@@ -7,6 +7,7 @@ import pytest
 from cpsched.errors import ProblemError
 from cpsched.families.rcpsp import writers
 from cpsched.families.rcpsp.dates import date_of, dated, finish_of, time_of
+from cpsched.families.rcpsp.draw import draw
 from cpsched.families.rcpsp.generate import project, shop
 from cpsched.families.rcpsp.problem import Calendar, RcpspProblem, RcpspSchedule
 from tests.rcpsp import texts
@@ -268,3 +269,10 @@ def test_time_between_units():
 def test_time_beyond_the_years():
     """A time beyond the year 9999 is still written, as a sum."""
     assert date_of(Calendar(start="2026-03-02"), 10**9) == "2026-03-02 + 1000000000 days"
+
+
+def test_pictures_show_dates():
+    """With a calendar, tooltips and the makespan's mark carry dates."""
+    figure = draw(EVERYTHING, SCHEDULE)
+    assert "2026-03-03 to 2026-03-05" in figure.lanes[0].bars[0].tooltip
+    assert figure.marks == ((4.0, "makespan 4, 2026-03-05"),)

@@ -103,7 +103,12 @@ def test_cpr():
         ("Q2", -4, "start"),
         ("Q2", 1, "end"),
     ]
-    assert not problem.tasks[0].events  # tasks without a duration change nothing
+
+
+def test_cpr_dummies_have_no_events():
+    """Quantities of tasks without duration are left out, as in the published results."""
+    assert "2" in texts.CPR.splitlines()[2].split()
+    assert read("rcpsp-cpr", texts.CPR).tasks[0].events == ()
 
 
 def test_max_lags():
@@ -140,6 +145,13 @@ def test_ragged_jobs_need_the_option():
     """Jobs of different lengths are read only when asked for."""
     problem = read("jsplib", "2 2\n0 1 1 2\n1 3\n", ragged="true")
     assert len(problem.tasks) == 3
+
+
+def test_operators():
+    """With operators, every operation needs one of them besides its machine."""
+    problem = read("jsplib", texts.JSPLIB, operators="2")
+    assert problem.resources[-1].capacity == 2
+    assert modes(problem, "0-1") == [(3, {"M1": 1, "operators": 1})]
 
 
 def test_fjsplib():

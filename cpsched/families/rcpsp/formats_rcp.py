@@ -52,7 +52,9 @@ def read_cpr(text: str, file: str, options: Mapping[str, str]) -> RcpspProblem:
     """Read an RCPSP-CPR file: Patterson's layout with reservoirs.
 
     A task takes its consumption from a reservoir at its start and adds its production at its end;
-    the stated quantity is the reservoir's initial level, and the level is never negative.
+    the stated quantity is the reservoir's initial level, and the level is never negative. The
+    quantities of tasks without duration, the dummies first of all, are left out, as in all
+    published results: with them, other instances would be infeasible.
     """
     return _read_rcp(Scanner(text), reservoirs=True)
 
@@ -84,12 +86,9 @@ def _read_rcp(scan: Scanner, *, reservoirs: bool) -> RcpspProblem:
         for k in range(Q):
             consumed = scan.integer(f"a consumption of task {i}")
             produced = scan.integer(f"a production of task {i}")
-            # The published optima ignore what the dummy tasks consume and produce.
-            if not duration:
-                continue
-            if consumed:
+            if consumed and duration:
                 events.append({"resource": f"Q{k + 1}", "amount": -consumed, "at": "start"})
-            if produced:
+            if produced and duration:
                 events.append({"resource": f"Q{k + 1}", "amount": produced, "at": "end"})
         mode = {"duration": duration, "demands": {k: u for k, u in demands.items() if u}}
         tasks.append({"id": str(i), "modes": [mode]} | ({"events": events} if events else {}))

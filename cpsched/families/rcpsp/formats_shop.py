@@ -73,9 +73,10 @@ def _chains(jobs: Sequence[Sequence[Sequence[dict[str, Any]]]]) -> dict[str, Any
 def read_jsplib(text: str, file: str, options: Mapping[str, str]) -> RcpspProblem:
     """Read a job shop: per job one line of pairs ``machine duration``, machines from 0.
 
-    Task ids are ``"<job>-<operation>"``, from 0.
+    Task ids are ``"<job>-<operation>"``, from 0. With option ``operators``, every operation also
+    needs one of that many operators.
     """
-    ragged = flag(options, "ragged")
+    ragged, operators = flag(options, "ragged"), number(options, "operators", 0)
     scan = Scanner(text, comment="#")
     n = scan.integer("the number of jobs", least=1, most=_MANY)
     m = scan.integer("the number of machines", least=1, most=_MANY)
@@ -102,7 +103,8 @@ def read_jsplib(text: str, file: str, options: Mapping[str, str]) -> RcpspProble
                 remedy=f"There are {m} machines, numbered from 0.",
             )
             duration = whole(b, f"a duration of job {j}", scan.line)
-            operations.append([{"duration": duration, "demands": {f"M{machine}": 1}}])
+            demands = {f"M{machine}": 1} | ({"operators": 1} if operators else {})
+            operations.append([{"duration": duration, "demands": demands}])
         if jobs and len(operations) != len(jobs[0]) and not ragged:
             raise ProblemError(
                 f"job {j} must have {len(jobs[0])} operations like the first job",
@@ -112,7 +114,10 @@ def read_jsplib(text: str, file: str, options: Mapping[str, str]) -> RcpspProble
             )
         jobs.append(operations)
     scan.finish(f"The first line announces {n} jobs: correct it, or remove the rest.")
-    return RcpspProblem.parse(_chains(jobs) | {"resources": [_machine(k) for k in range(m)]})
+    resources = [_machine(k) for k in range(m)]
+    if operators:
+        resources.append({"name": "operators", "capacity": operators})
+    return RcpspProblem.parse(_chains(jobs) | {"resources": resources})
 
 
 def read_fjsplib(text: str, file: str, options: Mapping[str, str]) -> RcpspProblem:

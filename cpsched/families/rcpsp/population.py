@@ -158,7 +158,7 @@ class Restarts:
         self._offered = 2**62
         self._best = 2**62
         self._idle = 0
-        self._rate = 200.0
+        self._rate = 200.0 if jit.ready() else 1.0
         self._seen: object = None
 
     def step(self, run: Run, seconds: float) -> None:

@@ -24,6 +24,7 @@ OBJECTIVES = (
     "setup_cost",
     "resource_cost",
     "resource_levelling",
+    "replan_cost",
 )
 ObjectiveName = Literal[
     "makespan",
@@ -35,6 +36,7 @@ ObjectiveName = Literal[
     "setup_cost",
     "resource_cost",
     "resource_levelling",
+    "replan_cost",
 ]
 
 
@@ -99,6 +101,29 @@ class ReservoirEvent(Record):
     at: Literal["start", "end"] = "end"
 
 
+class Fixed(Record):
+    """What has started already: executed in ``mode`` during ``[start, end)``, as a fact.
+
+    A fact is not judged: windows, durations, precedences among facts, and what facts alone hold of
+    a resource break no rule. Other tasks get what facts leave of a capacity.
+    """
+
+    mode: Count = 0
+    start: Count
+    end: Count
+
+    @model_validator(mode="after")
+    def _forward(self) -> Fixed:
+        if self.end < self.start:
+            raise ProblemError(
+                "a task cannot end before it starts",
+                place="fixed",
+                value=(self.start, self.end),
+                remedy="Correct start or end.",
+            )
+        return self
+
+
 class Task(Record):
     """A task, executed without interruption in exactly one of its modes.
 
@@ -106,7 +131,8 @@ class Task(Record):
     ``weight`` multiplies tardiness and flow time, ``earliness_weight`` earliness. An *optional*
     task may be left out. A *pausable* task may pause while a renewable resource it needs is on a
     break (capacity 0): it keeps its resources, its end moves back by the breaks inside, and it
-    neither starts nor ends inside one.
+    neither starts nor ends inside one. ``fixed`` is set for a task that has started already,
+    ``planned`` is the start that an earlier plan gave it (objective ``replan_cost``).
     """
 
     id: Name
@@ -119,6 +145,8 @@ class Task(Record):
     optional: bool = False
     pausable: bool = False
     events: tuple[ReservoirEvent, ...] = ()
+    fixed: Fixed | None = None
+    planned: Count | None = None
 
 
 class Precedence(Record):
@@ -183,6 +211,9 @@ class Calendar(Record):
 class RcpspProblem(ProblemBase):
     """A resource-constrained project scheduling problem.
 
+    The objective ``replan_cost`` is the value of ``stable_objective`` plus ``stability`` for each
+    time unit that a start differs from its ``planned`` one.
+
     Raises
     ------
     ProblemError
@@ -197,6 +228,8 @@ class RcpspProblem(ProblemBase):
     disjunctive: tuple[Disjunctive, ...] = ()
     selections: tuple[Selection, ...] = ()
     objectives: tuple[ObjectiveName, ...] = ("makespan",)
+    stability: Count = 0
+    stable_objective: ObjectiveName = "makespan"
     horizon: Count | None = None
     time_unit: str = ""
     calendar: Calendar | None = None
@@ -218,6 +251,13 @@ class RcpspProblem(ProblemBase):
                             value=name,
                             remedy="Move it to the task's 'events'.",
                         )
+            if task.fixed is not None and task.fixed.mode >= len(task.modes):
+                raise ProblemError(
+                    "the mode must exist",
+                    place=f"tasks.{i}.fixed.mode",
+                    value=task.fixed.mode,
+                    remedy=f"The task has {len(task.modes)} modes, counted from 0.",
+                )
             for e, event in enumerate(task.events):
                 place = f"tasks.{i}.events.{e}.resource"
                 _known(event.resource, types, place, "resource")
@@ -240,6 +280,13 @@ class RcpspProblem(ProblemBase):
                 _known(name, ids, f"selections.{i}", "task")
         for name in self.calendar.resources if self.calendar else ():
             _known(name, types, "calendar.resources", "resource")
+        if self.stable_objective == "replan_cost":
+            raise ProblemError(
+                "replan_cost adds to another objective",
+                place="stable_objective",
+                value=self.stable_objective,
+                remedy="Name another objective.",
+            )
         if len(set(self.objectives)) != len(self.objectives):
             raise ProblemError(
                 "objectives must not repeat",

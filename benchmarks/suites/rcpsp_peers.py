@@ -1,0 +1,204 @@
+"""Peers of the `rcpsp` family: PyJobShop, and a direct CP-SAT model with default parameters."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from benchmarks.suite import Answer, Case
+from cpsched.families.rcpsp.problem import RcpspProblem
+
+UNSUPPORTED = Answer("UNSUPPORTED", None)
+
+
+def expressible(problem: RcpspProblem) -> bool:
+    """Whether the peers' models below cover the problem."""
+    plain_tasks = all(not (t.optional or t.pausable) for t in problem.tasks)
+    plain_resources = all(not r.capacity_changes for r in problem.resources)
+    return (
+        plain_tasks
+        and plain_resources
+        and problem.calendar is None
+        and not problem.selections
+        and problem.objectives in (("makespan",), ("weighted_tardiness",))
+    )
+
+
+def pyjobshop(case: Case, problem: RcpspProblem, limit: float, workers: int, seed: int) -> Answer:
+    """PyJobShop with its OR-Tools backend; only demands that are not zero are passed on."""
+    if not expressible(problem) or any(r.type == "reservoir" for r in problem.resources):
+        return UNSUPPORTED
+    from pyjobshop import Machine, Model
+
+    model = Model()
+    resources: dict[str, Any] = {}
+    for r in problem.resources:
+        if r.type == "nonrenewable":
+            resources[r.name] = model.add_consumable(r.capacity)
+        elif r.capacity == 1:
+            resources[r.name] = model.add_machine()
+        else:
+            resources[r.name] = model.add_renewable(r.capacity)
+    rooms: dict[str, list[Any]] = {t.id: [] for t in problem.tasks}
+    for group in problem.disjunctive:
+        room = model.add_machine()
+        for name in group.tasks:
+            rooms[name].append(room)
+    tasks = {}
+    for t in problem.tasks:
+        job = None
+        if t.due is not None and problem.objectives == ("weighted_tardiness",):
+            job = model.add_job(weight=t.weight, due_date=t.due)
+        bounds = {"earliest_start": t.release}
+        if t.deadline is not None:
+            bounds["latest_end"] = t.deadline
+        tasks[t.id] = task = model.add_task(job=job, **bounds)
+        for mode in t.modes:
+            # PyJobShop's machines take one task at a time without a demand.
+            needs = [
+                (resources[name], 0 if isinstance(resources[name], Machine) else units)
+                for name, units in mode.demands.items()
+                if units
+            ]
+            needs += [(room, 0) for room in rooms[t.id]]
+            model.add_mode(task, [r for r, _ in needs], mode.duration, [u for _, u in needs])
+    before = {
+        "end-start": model.add_end_before_start,
+        "start-start": model.add_start_before_start,
+        "end-end": model.add_end_before_end,
+        "start-end": model.add_start_before_end,
+    }
+    for p in problem.precedences:
+        first, second = p.type.split("-")
+        if p.min_lag is not None:
+            before[p.type](tasks[p.before], tasks[p.after], delay=p.min_lag)
+        if p.max_lag is not None:
+            before[f"{second}-{first}"](tasks[p.after], tasks[p.before], delay=-p.max_lag)
+    if problem.objectives == ("weighted_tardiness",):
+        model.set_objective(weight_total_tardiness=1)
+    else:
+        model.set_objective(weight_makespan=1)
+    result = model.solve(time_limit=limit, display=False, num_workers=workers, random_seed=seed)
+    found = result.best is not None and bool(result.best.tasks)
+    status = {"Optimal": "OPTIMAL", "Feasible": "FEASIBLE", "Infeasible": "INFEASIBLE"}.get(
+        result.status.value, "UNKNOWN"
+    )
+    return Answer(
+        status,
+        result.objective if found else None,
+        result.lower_bound if found else None,
+        extra={"solver_time": round(result.runtime, 3)},
+    )
+
+
+def cp_sat(case: Case, problem: RcpspProblem, limit: float, workers: int, seed: int) -> Answer:
+    """CP-SAT on the direct model: intervals, cumulatives, no hint, default parameters."""
+    if not expressible(problem):
+        return UNSUPPORTED
+    from ortools.sat.python import cp_model
+
+    started = time.perf_counter()
+    model = cp_model.CpModel()
+    horizon = sum(max(m.duration for m in t.modes) for t in problem.tasks)
+    horizon += sum(abs(p.min_lag or 0) for p in problem.precedences)
+    horizon += max((t.release for t in problem.tasks), default=0)
+    start, end = {}, {}
+    uses: dict[str, list[Any]] = {}
+    by_resource: dict[str, list[tuple[Any, int]]] = {r.name: [] for r in problem.resources}
+    consumed: dict[str, list[Any]] = {r.name: [] for r in problem.resources}
+    renewable = {r.name for r in problem.resources if r.type == "renewable"}
+    for t in problem.tasks:
+        latest = horizon if t.deadline is None else min(horizon, t.deadline)
+        start[t.id] = model.new_int_var(t.release, latest, "")
+        end[t.id] = model.new_int_var(t.release, latest, "")
+        literals = []
+        uses[t.id] = []
+        for mode in t.modes:
+            if len(t.modes) == 1:
+                literal: Any = 1
+                interval = model.new_fixed_size_interval_var(start[t.id], mode.duration, "")
+                model.add(end[t.id] == start[t.id] + mode.duration)
+            else:
+                literal = model.new_bool_var("")
+                literals.append(literal)
+                interval = model.new_optional_interval_var(
+                    start[t.id], mode.duration, end[t.id], literal, ""
+                )
+            uses[t.id].append(interval)
+            for name, units in mode.demands.items():
+                if name in renewable:
+                    by_resource[name].append((interval, units))
+                else:
+                    consumed[name].append(units * literal)
+        if literals:
+            model.add_exactly_one(literals)
+    for r in problem.resources:
+        intervals, units = [i for i, _ in by_resource[r.name]], [u for _, u in by_resource[r.name]]
+        if r.type == "reservoir":
+            events = [
+                (start[t.id] if e.at == "start" else end[t.id], e.amount)
+                for t in problem.tasks
+                for e in t.events
+                if e.resource == r.name
+            ]
+            # CP-SAT's reservoirs start at level 0: count from the initial level.
+            most = sum(amount for _, amount in events if amount > 0)
+            model.add_reservoir_constraint(
+                [moment for moment, _ in events],
+                [amount for _, amount in events],
+                r.minimum - r.initial,
+                most if r.maximum is None else r.maximum - r.initial,
+            )
+        elif r.type == "nonrenewable":
+            model.add(sum(consumed[r.name]) <= r.capacity)
+        elif r.capacity == 1:
+            model.add_no_overlap(intervals)
+        else:
+            model.add_cumulative(intervals, units, r.capacity)
+    for group in problem.disjunctive:
+        model.add_no_overlap([interval for name in group.tasks for interval in uses[name]])
+    for p in problem.precedences:
+        first, second = p.type.split("-")
+        lag = (start if second == "start" else end)[p.after] - (start if first == "start" else end)[
+            p.before
+        ]
+        if p.min_lag is not None:
+            model.add(lag >= p.min_lag)
+        if p.max_lag is not None:
+            model.add(lag <= p.max_lag)
+    if problem.objectives == ("makespan",):
+        makespan = model.new_int_var(0, horizon, "")
+        for t in problem.tasks:
+            model.add(makespan >= end[t.id])
+        model.minimize(makespan)
+    else:
+        late = []
+        for t in problem.tasks:
+            if t.due is not None:
+                tardiness = model.new_int_var(0, horizon, "")
+                model.add(tardiness >= end[t.id] - t.due)
+                late.append(t.weight * tardiness)
+        model.minimize(sum(late))
+
+    class Trace(cp_model.CpSolverSolutionCallback):
+        """Times and values of improvements."""
+
+        points: list[tuple[float, float]]
+
+        def on_solution_callback(self) -> None:
+            self.points.append((time.perf_counter() - started, self.objective_value))
+
+    trace = Trace()
+    trace.points = []
+    solver = cp_model.CpSolver()
+    solver.parameters.num_workers = workers
+    solver.parameters.random_seed = seed
+    solver.parameters.max_time_in_seconds = max(0.01, limit - (time.perf_counter() - started))
+    status = solver.status_name(solver.solve(model, trace))
+    found = status in ("OPTIMAL", "FEASIBLE")
+    return Answer(
+        status,
+        solver.objective_value if found else None,
+        solver.best_objective_bound if found else None,
+        tuple(trace.points),
+    )

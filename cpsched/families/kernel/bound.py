@@ -1,0 +1,88 @@
+"""Bounds that need no search, and the recomputation of every bound from its argument."""
+
+from __future__ import annotations
+
+import math
+
+from cpsched.core.clock import Clock
+from cpsched.core.run import Run
+from cpsched.errors import ProblemError
+from cpsched.families.kernel.prepare import (
+    Instance,
+    index,
+    longest_paths,
+    minimal_interval,
+    unit_bound,
+)
+from cpsched.families.kernel.problem import KernelProblem
+from cpsched.result import Bound
+
+
+def bounds(instance: Instance, run: Run) -> None:
+    """Resource and recurrence bounds on the interval, and the critical path on the length."""
+    for k, unit in enumerate(instance.problem.machine.units):
+        value = unit_bound(instance, k)
+        run.raise_bound(Bound(value, "unit", "initiation_interval", {"unit": unit.name}))
+    cycle = instance.binding_cycle
+    value = max(1, instance.rec_mii)
+    run.raise_bound(Bound(value, "recurrence", "initiation_interval", {"edges": list(cycle)}))
+    incumbent = run.incumbent
+    names = [o.name for o in run.objectives]
+    if names[:2] == ["initiation_interval", "length"] and incumbent is not None:
+        interval = incumbent.schedule.initiation_interval
+        shortest = critical_path(instance, interval)
+        if shortest is not None:
+            run.raise_bound(
+                Bound(shortest, "critical-path", "length", {"interval": interval}, (interval,))
+            )
+
+
+def critical_path(instance: Instance, interval: int) -> int | None:
+    """Shortest length at an interval by dependences alone; None when it is impossible."""
+    tail = longest_paths(instance, interval, instance.reach(), to=True, seed=instance.latency)
+    return None if tail is None else int(tail.max())
+
+
+def recompute(problem: KernelProblem, bound: Bound) -> int:
+    """The value that a bound's argument and data prove.
+
+    Raises
+    ------
+    ProblemError
+        For an unknown argument, or when a search does not confirm the bound in 60 seconds.
+    """
+    instance = index(problem)
+    if bound.argument == "unit":
+        names = [u.name for u in problem.machine.units]
+        return unit_bound(instance, names.index(bound.data["unit"]))
+    if bound.argument == "recurrence":
+        cycle = bound.data["edges"]
+        if not cycle:
+            return 1
+        source, target = instance.source[cycle], instance.target[cycle]
+        if (target.tolist()[-1:] + target.tolist()[:-1]) != source.tolist():
+            raise ProblemError("the bound's edges form no cycle", value=cycle)
+        return max(1, -(-int(instance.delay[cycle].sum()) // int(instance.reach()[cycle].sum())))
+    if bound.argument == "critical-path":
+        return critical_path(instance, bound.data["interval"]) or 0
+    if bound.argument == "loose-model":
+        return _by_loose_model(instance, int(bound.data["infeasible"]))
+    if bound.argument == "cp-sat":
+        return int(bound.value)
+    raise ProblemError("the argument of the bound is unknown", value=bound.argument)
+
+
+def _by_loose_model(instance: Instance, last: int) -> int:
+    """Confirm that no interval up to ``last`` has a schedule."""
+    from cpsched.core import engine
+    from cpsched.families.kernel.model import KernelModel
+    from cpsched.families.kernel.search import monotone
+
+    minimal_interval(instance)
+    first = last if monotone(instance) else instance.mii
+    for interval in range(max(first, instance.mii), last + 1):
+        clock = Clock(60.0)
+        model = KernelModel(instance, interval, clock, linked=False)
+        if engine.solve(model.model, clock).status != "INFEASIBLE":
+            raise ProblemError("the bound was not confirmed", value=interval)
+    return max(last, instance.mii - 1, math.floor(0)) + 1

@@ -1,0 +1,245 @@
+"""Where pods are, as arrays: which nodes a class may go to now, for all nodes at once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+
+from cpsched.families.pods.prepare import Bools, Floats, Instance, Ints
+
+#: One action of a plan by indices: (kind, pod, node, cells), with kind "evict" or "bind".
+Action = tuple[str, int, int, tuple[int, ...]]
+
+
+class Board:
+    """The mutable state of the heuristics; every change is a recorded action.
+
+    Attributes
+    ----------
+    at
+        Node of each pod, -1 for none.
+    free, cell_free
+        What is left per node and per cell.
+    actions
+        What was done, in order; executable as it stands.
+    """
+
+    def __init__(self, instance: Instance) -> None:
+        self.instance = i = instance
+        self.at: Ints = i.at.copy()
+        self.cells = dict(enumerate(i.cells_at))
+        self.free: Ints = i.capacity.copy()
+        self.cell_free: Ints = i.cell_capacity.copy()
+        running = np.flatnonzero(self.at >= 0)
+        np.subtract.at(self.free, self.at[running], i.requests[i.class_of[running]])
+        self.guests: dict[int, set[int]] = defaultdict(set)
+        for p in running.tolist():
+            self.guests[int(self.at[p])].add(p)
+            for cell in self.cells[p]:
+                self.cell_free[self.at[p], cell] -= i.cell_requests[i.class_of[p]]
+        self._setup_conflicts(running)
+        self._setup_counts(running)
+        self.credit = list(i.budget_credit)
+        self.quota_used = np.zeros_like(i.quota_limits)
+        for p in running.tolist():
+            for q in i.classes[i.class_of[p]].quotas:
+                self.quota_used[q] += i.requests[i.class_of[p]]
+        self.away: set[int] = set()
+        self.actions: list[Action] = []
+
+    def _setup_conflicts(self, running: Ints) -> None:
+        i = self.instance
+        self.holding: list[Ints] = []
+        self.matching: list[Ints] = []
+        self._holds: list[list[int]] = [[] for _ in i.classes]
+        self._meets: list[list[int]] = [[] for _ in i.classes]
+        for k, conflict in enumerate(i.conflicts):
+            for mask, counts, lists in (
+                (conflict.holders, self.holding, self._holds),
+                (conflict.matches, self.matching, self._meets),
+            ):
+                chosen = running[mask[i.class_of[running]]]
+                where = conflict.domain[self.at[chosen]]
+                counts.append(np.bincount(where[where >= 0], minlength=conflict.domains))
+                for c in np.flatnonzero(mask).tolist():
+                    lists[c].append(k)
+
+    def _setup_counts(self, running: Ints) -> None:
+        i = self.instance
+        self.near: dict[int, list[Ints]] = {}
+        self.spread: dict[int, list[Ints]] = {}
+        self._seen_by: list[list[tuple[Ints, Ints]]] = [[] for _ in i.classes]
+        for c, together in i.together.items():
+            self.near[c] = []
+            for domain in together.domains:
+                self.near[c].append(self._count(running, together.matches, domain))
+        for c, spreads in i.spreads.items():
+            self.spread[c] = []
+            for s in spreads:
+                self.spread[c].append(self._count(running, s.matches, s.eligible, s.domains))
+
+    def _count(self, running: Ints, matches: Bools, domain: Ints, size: int = 0) -> Ints:
+        i = self.instance
+        chosen = running[matches[i.class_of[running]]]
+        where = domain[self.at[chosen]]
+        counts = np.bincount(
+            where[where >= 0], minlength=max(size, int(domain.max(initial=-1)) + 1)
+        )
+        for c in np.flatnonzero(matches).tolist():
+            self._seen_by[c].append((domain, counts))
+        return counts
+
+    # ------------------------------------------------------------------ asking
+
+    def mask(self, c: int) -> Bools:
+        """Nodes where a pod of the class can be bound now."""
+        i = self.instance
+        need = i.requests[c]
+        wanted = np.flatnonzero(need)
+        out: Bools = i.allowed[c] & np.all(self.free[:, wanted] >= need[wanted], axis=1)
+        if i.cell_count[c]:
+            fits = np.all(self.cell_free >= i.cell_requests[c], axis=2)
+            out &= fits.sum(axis=1) >= i.cell_count[c]
+        for q in i.classes[c].quotas:
+            over = (self.quota_used[q] + need > i.quota_limits[q]) & (need > 0)
+            if over.any():
+                out[:] = False
+        return self._between(c, out)
+
+    def _between(self, c: int, out: Bools) -> Bools:
+        i = self.instance
+        for lists, counts in ((self._holds, self.matching), (self._meets, self.holding)):
+            for k in lists[c]:
+                domain = i.conflicts[k].domain
+                taken = np.append(counts[k] > 0, False)
+                out &= ~taken[domain]
+        together = i.together.get(c)
+        if together is not None:
+            near = np.ones(len(out), dtype=bool)
+            labelled = np.ones(len(out), dtype=bool)
+            for domain, count in zip(together.domains, self.near[c], strict=True):
+                near &= np.append(count > 0, False)[domain]
+                labelled &= domain >= 0
+            if together.own and not any(count.any() for count in self.near[c]):
+                near = labelled
+            out &= near
+        for s, count in zip(i.spreads.get(c, ()), self.spread.get(c, ()), strict=True):
+            lowest = int(count.min(initial=2**40)) if s.domains else 0
+            if s.domains < s.min_domains:
+                lowest = 0
+            fits = np.append(count + s.own - lowest <= s.max_skew, False)
+            out &= fits[s.eligible]
+        return out
+
+    def can(self, c: int, n: int) -> bool:
+        """Whether a pod of the class can be bound to the node now."""
+        if np.any(self.free[n] < self.instance.requests[c]):
+            need = self.instance.requests[c]
+            if np.any((self.free[n] < need) & (need > 0)):
+                return False
+        return bool(self.mask(c)[n])
+
+    def choose_cells(self, c: int, n: int) -> tuple[int, ...]:
+        """The tightest cells of the node for a pod of the class."""
+        i = self.instance
+        count = int(i.cell_count[c])
+        if not count:
+            return ()
+        fits = np.flatnonzero(np.all(self.cell_free[n] >= i.cell_requests[c], axis=1))
+        order = sorted(fits.tolist(), key=lambda k: (self.cell_free[n, k].tolist(), k))
+        return tuple(sorted(order[:count]))
+
+    def tightness(self, c: int) -> Floats:
+        """What would be left on each node, relative to its capacity: small is a tight fit."""
+        i = self.instance
+        wanted = np.flatnonzero(i.requests[c][1:]) + 1
+        if not len(wanted):
+            wanted = np.arange(1)
+        capacity = np.maximum(i.capacity[:, wanted], 1)
+        left = ((self.free[:, wanted] - i.requests[c][wanted]) / capacity).sum(axis=1)
+        if i.cell_count[c]:
+            room = np.where(self.cell_free >= i.cell_requests[c], self.cell_free, 2**40)
+            left = left + room.min(axis=1).sum(axis=1) / 2.0**20
+        out: Floats = left
+        return out
+
+    def best_node(self, c: int, avoid: int = -1) -> int:
+        """The tightest node that the class may go to, -1 when there is none."""
+        mask = self.mask(c)
+        if avoid >= 0:
+            mask[avoid] = False
+        if not mask.any():
+            return -1
+        left = np.where(mask, self.tightness(c), np.inf)
+        spreads = self.instance.spreads.get(c)
+        if spreads:
+            # Fill the emptiest domains first, so that the skew never blocks a later pod.
+            for s, count in zip(spreads, self.spread[c], strict=True):
+                left = left + 1e3 * np.append(count, 0)[s.eligible]
+        return int(np.argmin(left))
+
+    def may_evict(self, p: int) -> bool:
+        """Whether the pod may be evicted now."""
+        group = self.instance.classes[self.instance.class_of[p]]
+        if group.fixed:
+            return False
+        limit = self.instance.problem.max_in_flight
+        if limit is not None and len(self.away) >= limit and self.instance.at[p] >= 0:
+            return False
+        return all(self.credit[b] > 0 for b in group.budgets)
+
+    # ------------------------------------------------------------------ changing
+
+    def bind(self, p: int, n: int, cells: tuple[int, ...] | None = None) -> None:
+        """Put a pod that is nowhere on a node."""
+        c = int(self.instance.class_of[p])
+        if cells is None:
+            cells = self.choose_cells(c, n)
+        self._apply(p, c, n, cells, 1)
+        self.at[p] = n
+        self.cells[p] = cells
+        self.guests[n].add(p)
+        self.away.discard(p)
+        self.actions.append(("bind", p, n, cells))
+
+    def evict(self, p: int) -> None:
+        """Take a pod off its node."""
+        c, n = int(self.instance.class_of[p]), int(self.at[p])
+        cells = self.cells[p]
+        self._apply(p, c, n, cells, -1)
+        self.at[p] = -1
+        self.cells[p] = ()
+        self.guests[n].discard(p)
+        if self.instance.at[p] >= 0:
+            self.away.add(p)
+        self.actions.append(("evict", p, n, cells))
+
+    def undo(self, length: int) -> None:
+        """Take back the actions after the first ``length``."""
+        while len(self.actions) > length:
+            kind, p, n, cells = self.actions.pop()
+            if kind == "bind":
+                self.evict(p)
+            else:
+                self.bind(p, n, cells)
+            self.actions.pop()
+
+    def _apply(self, p: int, c: int, n: int, cells: tuple[int, ...], by: int) -> None:
+        i = self.instance
+        self.free[n] -= by * i.requests[c]
+        for cell in cells:
+            self.cell_free[n, cell] -= by * i.cell_requests[c]
+        for lists, counts in ((self._holds, self.holding), (self._meets, self.matching)):
+            for k in lists[c]:
+                domain = i.conflicts[k].domain[n]
+                if domain >= 0:
+                    counts[k][domain] += by
+        for domain_of, count in self._seen_by[c]:
+            if domain_of[n] >= 0:
+                count[domain_of[n]] += by
+        group = i.classes[c]
+        for b in group.budgets:
+            self.credit[b] += by
+        for q in group.quotas:
+            self.quota_used[q] += by * i.requests[c]

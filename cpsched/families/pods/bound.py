@@ -1,0 +1,128 @@
+"""Bounds on the pods placed and on the disruption, and their independent recomputation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from cpsched.core.run import Run
+from cpsched.errors import ProblemError
+from cpsched.families.pods.prepare import Instance, Ints
+from cpsched.families.pods.problem import PodsProblem
+from cpsched.result import Bound, Number
+
+
+def bounds(instance: Instance, run: Run) -> None:
+    """Give the run the bounds that need no search."""
+    counts = placeable(instance)
+    for tier, priority in enumerate(instance.tiers):
+        value = int(sum(counts[: tier + 1]))
+        run.raise_bound(Bound(value, "pods-that-fit", f"placed@{priority}"))
+    run.raise_bound(Bound(0, "zero", "disruption"))
+
+
+def placeable(instance: Instance) -> list[int]:
+    """Per tier the weight of pods that run, or fit some node when it is empty of movable pods."""
+    room = fixed_room(instance)
+    out = [0] * len(instance.tiers)
+    for group in instance.classes:
+        fits = instance.allowed[group.index] & np.all(
+            room >= instance.requests[group.index], axis=1
+        )
+        count = len(group.members) if bool(fits.any()) else len(group.members) - len(group.pending)
+        out[instance.tier_of[group.index]] += group.weight * count
+    return out
+
+
+def fixed_room(instance: Instance) -> Ints:
+    """What each node has when only the pods that must stay are on it; never negative."""
+    fixed = np.array([g.fixed for g in instance.classes], dtype=bool)
+    stays = np.flatnonzero((instance.at >= 0) & fixed[instance.class_of])
+    room = instance.capacity.copy()
+    np.subtract.at(room, instance.at[stays], instance.requests[instance.class_of[stays]])
+    out: Ints = np.maximum(room, 0)
+    return out
+
+
+def recompute(problem: PodsProblem, bound: Bound) -> Number:
+    """The value that a bound's argument and data prove, from the problem alone.
+
+    Raises
+    ------
+    ProblemError
+        For an argument that carries no data to recompute it from (a CP-SAT proof).
+    """
+    from cpsched.core.clock import Clock
+    from cpsched.families import family
+    from cpsched.families.pods.prepare import prepare
+
+    if bound.argument == "zero":
+        return 0
+    recomputed = _ARGUMENTS.get(bound.argument)
+    if recomputed is None:
+        raise ProblemError(
+            "a bound can be recomputed only from an argument with data",
+            place="argument",
+            value=bound.argument,
+            remedy="Solve again to have it proved again.",
+        )
+    return recomputed(prepare(problem, Run(problem, family("pods"), (), Clock(None))), bound)
+
+
+def _fits(instance: Instance, bound: Bound) -> int:
+    priority = int(bound.objective.removeprefix("placed@"))
+    counts = placeable(instance)
+    return sum(n for n, p in zip(counts, instance.tiers, strict=True) if p >= priority)
+
+
+def _patterns(instance: Instance, bound: Bound) -> int:
+    """The Lagrangian bound of the multipliers, each group's filling bounded anew."""
+    from cpsched.families.pods import patterns
+
+    pack = patterns.packing(instance)
+    tier = instance.tiers.index(int(bound.objective.removeprefix("placed@")))
+    classes = _row(instance, pack.classes, bound.data["multipliers"])
+    tiers = np.maximum(0, np.array(bound.data["tiers"], dtype=np.int64))
+    frozen = [int(v) for v in bound.given or ()][: len(tiers)]
+    profits = patterns.profits_of(pack, tier, classes, tiers)
+    priced = patterns.price(pack, profits, [0] * len(pack.groups), repeats=0)
+    return patterns.lagrangian(pack, frozen, classes, tiers, priced)
+
+
+def _disruption(instance: Instance, bound: Bound) -> int:
+    from cpsched.families.pods import disrupt, patterns
+
+    pack = patterns.packing(instance, distinct=True)
+    stage = disrupt.Stage(pack, [int(v) for v in bound.given or ()])
+    rows = [
+        _row(instance, pack.classes, bound.data[key])
+        for key in ("leaving", "moving", "evicting", "available")
+    ]
+    tiers = np.array(bound.data["tiers"], dtype=np.int64)
+    scaled, _ = stage.bound(stage.clamp((rows[0], rows[1], rows[2], rows[3], tiers)))
+    return -((-scaled) // patterns.SCALE)
+
+
+def _flow(instance: Instance, bound: Bound) -> Number:
+    from cpsched.families.pods import vm
+
+    return vm.recompute(instance, instance.problem, bound)
+
+
+def _row(instance: Instance, classes: Ints, named: Mapping[str, int]) -> Ints:
+    """Multipliers by pod name as a row over the classes of a packing."""
+    index = {p.name: i for i, p in enumerate(instance.problem.pods)}
+    position = {int(c): k for k, c in enumerate(classes)}
+    out = np.zeros(len(classes), dtype=np.int64)
+    for name, value in named.items():
+        out[position[int(instance.class_of[index[name]])]] = max(0, int(value))
+    return out
+
+
+_ARGUMENTS: Mapping[str, Callable[[Instance, Bound], Number]] = {
+    "pods-that-fit": _fits,
+    "node-patterns": _patterns,
+    "node-patterns-disruption": _disruption,
+    "class-flow": _flow,
+}

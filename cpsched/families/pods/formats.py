@@ -1,0 +1,27 @@
+"""The formats that `cpsched.load` reads as pods problems."""
+
+from __future__ import annotations
+
+from cpsched.families import Format
+from cpsched.families.pods import kubectl, vmjson
+
+FORMATS = (
+    Format(
+        name="kubectl",
+        kind="pods",
+        description="kubectl get nodes,pods,... -A -o json",
+        detection='a JSON object with "apiVersion" and "items"',
+        detect=kubectl.detect,
+        read=kubectl.read,
+        options=kubectl.OPTIONS,
+    ),
+    Format(
+        name="vm-clusters",
+        kind="pods",
+        description="VM placements on hosts with NUMA nodes (VMR2L clusters)",
+        detection='a JSON object with "cluster_list" and "host_info"',
+        detect=vmjson.detect,
+        read=vmjson.read,
+        options=vmjson.OPTIONS,
+    ),
+)

@@ -1,0 +1,259 @@
+"""The search: certificates and plans tier by tier, then the disruption, then what time allows."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from cpsched.core import jit
+from cpsched.core.run import Run
+from cpsched.families.pods import disrupt, dive, patterns, vm
+from cpsched.families.pods.improve import (
+    WHOLE,
+    end_of,
+    search_neighbourhoods,
+    size_of,
+    solve_whole,
+    stated,
+)
+from cpsched.families.pods.plan import Stuck, in_order, name_pods, schedule_of
+from cpsched.families.pods.prepare import Instance, Ints
+from cpsched.families.pods.problem import PodsSchedule
+from cpsched.result import Bound
+
+logger = logging.getLogger("cpsched")
+
+
+def search(instance: Instance, run: Run) -> None:
+    """Improve and prove until the run is done."""
+    jit.ready(run.clock.remaining())
+    if vm.applies(instance, run):
+        vm.search(instance, run)
+        return
+    if plain(instance) and run.incumbent is not None:
+        place(instance, run)
+        least_disruption(instance, run)
+    if run.done() or not stated(instance, run):
+        return
+    small = size_of(instance) <= WHOLE
+    if run.incumbent is None or (small and not plain(instance)):
+        solve_whole(instance, run, 0.6 * run.clock.remaining())
+    search_neighbourhoods(instance, run, 0.6 * run.clock.remaining() if small else math.inf)
+    if small:
+        solve_whole(instance, run)
+
+
+def plain(instance: Instance) -> bool:
+    """Whether patterns of single nodes decide: no constraint joins nodes or times."""
+    return not (
+        instance.together
+        or instance.spreads
+        or instance.gang_minimum
+        or instance.problem.quotas
+        or instance.cell_resources
+        or any(c.domains < instance.nodes for c in instance.conflicts)
+    )
+
+
+# ---------------------------------------------------------------------- placed counts
+
+
+def placed_levels(instance: Instance, run: Run) -> list[int] | None:
+    """Levels of the tiers in the run's objectives when they come first and in order, else None."""
+    names = [f"placed@{p}" for p in instance.tiers]
+    if [o.name for o in run.objectives[: len(names)]] != names:
+        return None
+    return list(range(len(names)))
+
+
+def place(instance: Instance, run: Run) -> None:
+    """Certify the placed counts, and look for a plan that reaches them.
+
+    Quick pricing first, for columns to dive with; then exact pricing, for the bound.
+    """
+    levels = placed_levels(instance, run)
+    if levels is None or run.incumbent is None or all(run.proved(k) for k in levels):
+        return
+    pack = patterns.packing(instance)
+    columns = _columns_of(pack, run)
+    budget = run.clock.remaining()
+    for quick, until in ((True, 0.6), (False, 0.4)):
+        last = _certify(instance, run, pack, columns, levels, quick, until * budget)
+        if last is not None and not all(run.proved(k) for k in levels):
+            _reach(instance, run, pack, last, columns, levels, 0.5 * until * budget)
+        if run.done() or all(run.proved(k) for k in levels):
+            return
+    # What is left is to place a pod or two more: look closely at a few nodes at a time.
+    search_neighbourhoods(
+        instance,
+        run,
+        0.4 * run.clock.remaining(),
+        stop_when=lambda: all(run.proved(k) for k in levels),
+    )
+
+
+def _certify(
+    instance: Instance,
+    run: Run,
+    pack: patterns.Packing,
+    columns: list[tuple[int, Ints]],
+    levels: list[int],
+    quick: bool,
+    until: float,
+) -> patterns.Certificate | None:
+    """Bounds of the tiers in order, each with the ones before at their bounds."""
+    assert run.incumbent is not None
+    last: patterns.Certificate | None = None
+    frozen: list[int] = []
+    for tier in levels:
+        everything = int((pack.available * pack.weight)[pack.tier <= tier].sum())
+        known = run.bound(tier)
+        target = everything if known is None else min(everything, int(known))
+        reached = int(run.incumbent.values[tier])
+        if reached < target or tier == levels[-1]:
+            last = patterns.generate(
+                pack, tier, list(frozen), columns, run.clock, quick=quick, until=until
+            )
+            columns += [(g, f) for g, f, _ in last.master.columns[-500:]]
+            if last.bound is not None and last.bound < target and last.multipliers is not None:
+                target = last.bound
+                run.raise_bound(pattern_bound(instance, pack, last, frozen))
+        frozen.append(target)
+    return last
+
+
+def _columns_of(pack: patterns.Packing, run: Run) -> list[tuple[int, Ints]]:
+    """Fillings of the incumbent's nodes as columns of their groups."""
+    assert run.incumbent is not None
+    assert run.incumbent is not None
+    counts = dive.counts_of(pack, end_of(pack.instance, run.incumbent.schedule))
+    return [(g, counts[n]) for g, group in enumerate(pack.groups) for n in group.members]
+
+
+def pattern_bound(
+    instance: Instance, pack: patterns.Packing, found: patterns.Certificate, frozen: list[int]
+) -> Bound:
+    """The bound of a certificate, with the multipliers that prove it per representative pod."""
+    assert found.bound is not None and found.multipliers is not None
+    classes, tiers = found.multipliers
+    names = [instance.classes[c].pod.name for c in pack.classes.tolist()]
+    data = {
+        "multipliers": {n: int(m) for n, m in zip(names, classes.tolist(), strict=True) if m},
+        "tiers": [int(m) for m in tiers.tolist()],
+    }
+    priority = instance.tiers[found.tier]
+    given = tuple(frozen) if frozen else None
+    return Bound(found.bound, "node-patterns", f"placed@{priority}", data, given)
+
+
+def _reach(
+    instance: Instance,
+    run: Run,
+    pack: patterns.Packing,
+    last: patterns.Certificate,
+    columns: list[tuple[int, Ints]],
+    levels: list[int],
+    until: float,
+) -> None:
+    """Look for a plan with the certified counts: dive, then choose among all known patterns."""
+    chosen = dive.dive(pack, last.master, run.clock, until)
+    if chosen:
+        columns += chosen
+        offer_counts(instance, run, dive.lay_out(pack, chosen, run), "patterns:dive")
+
+
+def offer_counts(
+    instance: Instance, run: Run, counts: Mapping[tuple[int, int], int], source: str
+) -> bool:
+    """Put an end state into an executable order and offer it."""
+    total = np.zeros(len(instance.tiers), dtype=np.int64)
+    for (c, _), count in counts.items():
+        total[instance.tier_of[c]] += instance.classes[c].weight * count
+    for group in instance.classes:
+        if group.fixed:
+            total[instance.tier_of[group.index]] += group.weight * len(group.members)
+    levels = placed_levels(instance, run)
+    if levels is not None and run.incumbent is not None:
+        reached = tuple(int(v) for v in np.cumsum(total))
+        if reached < tuple(run.incumbent.values[: len(levels)]):
+            return False
+    try:
+        actions = in_order(instance, name_pods(instance, counts))
+    except Stuck as reason:
+        logger.debug("no order for an end state: %s", reason)
+        return False
+    return run.offer(lambda: schedule_of(instance, actions), source)
+
+
+# ---------------------------------------------------------------------- disruption
+
+
+def least_disruption(instance: Instance, run: Run) -> None:
+    """Prove the least disruption for the incumbent's placed counts, and look for it."""
+    levels = placed_levels(instance, run)
+    if levels is None or run.incumbent is None or run.done():
+        return
+    level = len(levels)
+    if len(run.objectives) <= level or run.objectives[level].name != "disruption":
+        return
+    pack = patterns.packing(instance, distinct=True)
+    while not run.done():
+        values = [int(v) for v in run.incumbent.values[:level]]
+        stage = disrupt.Stage(pack, values)
+        counts = dive.counts_of(pack, end_of(instance, run.incumbent.schedule))
+        start = [(g, counts[group.members[0]]) for g, group in enumerate(pack.groups)]
+        best, multipliers, master = disrupt.generate(
+            stage,
+            start,
+            run.clock,
+            reached=int(run.incumbent.values[level]),
+            until=0.4 * run.clock.remaining(),
+        )
+        if multipliers is not None:
+            run.raise_bound(disruption_bound(instance, pack, best, multipliers, values))
+        if run.done():
+            return
+        found = disrupt.dive(stage, master, run.clock, 0.5 * run.clock.remaining())
+        if found is None or not offer_counts(instance, run, found, "patterns:least-disruption"):
+            return
+
+
+def disruption_bound(
+    instance: Instance,
+    pack: patterns.Packing,
+    value: int,
+    multipliers: disrupt.Multipliers,
+    values: list[int],
+) -> Bound:
+    """The Lagrangian bound on the disruption, with its multipliers per representative pod."""
+    names = [instance.classes[c].pod.name for c in pack.classes.tolist()]
+    rows = {
+        key: {n: int(m) for n, m in zip(names, row.tolist(), strict=True) if m}
+        for key, row in zip(
+            ("leaving", "moving", "evicting", "available"), multipliers, strict=False
+        )
+    }
+    data = {**rows, "tiers": [int(m) for m in multipliers[4].tolist()]}
+    return Bound(value, "node-patterns-disruption", "disruption", data, tuple(values))
+
+
+def repair(instance: Instance, run: Run, schedule: PodsSchedule) -> None:
+    """Offer the end state of a schedule in a new order."""
+    index = {n.name: i for i, n in enumerate(instance.problem.nodes)}
+    pods = {p.name: i for i, p in enumerate(instance.problem.pods)}
+    target = {}
+    for placement in schedule.placements:
+        p = pods.get(placement.pod)
+        n = -1 if placement.node is None else index.get(placement.node)
+        if p is None or n is None or instance.at[p] == n:
+            continue
+        if n >= 0 or instance.at[p] >= 0:
+            target[p] = n
+    try:
+        actions = in_order(instance, target)
+    except Stuck:
+        return
+    run.offer(lambda: schedule_of(instance, actions), "repair")

@@ -1,0 +1,106 @@
+"""The data of models/rcpsp.mzn, as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from cpsched.families.rcpsp.check import mode_cost
+from cpsched.families.rcpsp.problem import OBJECTIVES, RcpspProblem
+from cpsched.families.rcpsp.profile import capacity_profiles
+
+_LAG_TYPES = ("end-start", "start-start", "end-end", "start-end")
+_SELECTION_TYPES = ("exactly_one", "at_least_one", "all_or_none", "implication")
+
+
+def write_minizinc(problem: RcpspProblem, schedule: object = None) -> str:
+    """Data for models/rcpsp.mzn; of several objectives the first is taken."""
+    return json.dumps(data_of(problem))
+
+
+def data_of(problem: RcpspProblem) -> dict[str, Any]:
+    """The parameters of models/rcpsp.mzn, by name; indices there start at 1."""
+    tasks = problem.tasks
+    number = {t.id: i for i, t in enumerate(tasks, 1)}
+    modes = [(i, mode) for i, t in enumerate(tasks, 1) for mode in t.modes]
+    renewable = [r for r in problem.resources if r.type == "renewable"]
+    nonrenewable = [r for r in problem.resources if r.type == "nonrenewable"]
+    tanks = [r for r in problem.resources if r.type == "reservoir"]
+    profiles = capacity_profiles(problem)
+    pieces = [(k, *piece) for k, r in enumerate(renewable, 1) for piece in profiles.get(r.name, ())]
+    column = {r.name: k for k, r in enumerate(tanks, 1)}
+    events = [
+        (i, column[e.resource], e.amount, e.at == "end")
+        for i, t in enumerate(tasks, 1)
+        for e in t.events
+    ]
+    changes = sum(abs(amount) for _, _, amount, _ in events)
+    horizon = horizon_of(problem)
+    groups = [{"set": sorted(number[t] for t in g.tasks)} for g in problem.disjunctive]
+    chosen = [{"set": sorted({number[t] for t in s.tasks})} for s in problem.selections]
+    lags = problem.precedences
+    names = problem.objectives
+    return {
+        "n": len(tasks),
+        "m": len(modes),
+        "horizon": horizon,
+        "mode_task": [i for i, _ in modes],
+        "duration": [mode.duration for _, mode in modes],
+        "mode_cost": [mode_cost(problem, mode) for _, mode in modes],
+        "release": [t.release for t in tasks],
+        "deadline": [horizon if t.deadline is None else min(t.deadline, horizon) for t in tasks],
+        "due": [-1 if t.due is None else t.due for t in tasks],
+        "weight": [t.weight for t in tasks],
+        "earliness_weight": [t.earliness_weight for t in tasks],
+        "optional": [t.optional for t in tasks],
+        "pausable": [t.pausable for t in tasks],
+        "resources": len(renewable),
+        "capacity": [r.capacity for r in renewable],
+        "demand": [[mode.demands.get(r.name, 0) for r in renewable] for _, mode in modes],
+        "pieces": len(pieces),
+        "piece_resource": [k for k, *_ in pieces],
+        "piece_start": [start for _, start, _, _ in pieces],
+        "piece_end": [end for _, _, end, _ in pieces],
+        "piece_capacity": [capacity for *_, capacity in pieces],
+        "budgets": len(nonrenewable),
+        "budget": [r.capacity for r in nonrenewable],
+        "consumption": [[mode.demands.get(r.name, 0) for r in nonrenewable] for _, mode in modes],
+        "reservoirs": len(tanks),
+        "initial": [r.initial for r in tanks],
+        "minimum": [r.minimum for r in tanks],
+        "maximum": [r.initial + changes if r.maximum is None else r.maximum for r in tanks],
+        "events": len(events),
+        "event_task": [i for i, *_ in events],
+        "event_reservoir": [k for _, k, _, _ in events],
+        "event_amount": [amount for _, _, amount, _ in events],
+        "event_at_end": [at_end for *_, at_end in events],
+        "precedences": len(lags),
+        "before": [number[p.before] for p in lags],
+        "after": [number[p.after] for p in lags],
+        "lag_type": [1 + _LAG_TYPES.index(p.type) for p in lags],
+        "has_min_lag": [p.min_lag is not None for p in lags],
+        "min_lag": [p.min_lag or 0 for p in lags],
+        "has_max_lag": [p.max_lag is not None for p in lags],
+        "max_lag": [p.max_lag or 0 for p in lags],
+        "disjunctives": len(groups),
+        "disjunctive_tasks": groups,
+        "selections": len(chosen),
+        "selection_type": [1 + _SELECTION_TYPES.index(s.type) for s in problem.selections],
+        "selection_tasks": chosen,
+        "selection_first": [number[s.tasks[0]] for s in problem.selections],
+        "selection_condition": [
+            0 if s.condition is None else number[s.condition] for s in problem.selections
+        ],
+        "objective_number": 1 + OBJECTIVES.index(names[0]) if names else 0,
+    }
+
+
+def horizon_of(problem: RcpspProblem) -> int:
+    """A time by which some best schedule has ended: a plain sum, not the tightest."""
+    if problem.horizon is not None:
+        return problem.horizon
+    dates = [x for t in problem.tasks for x in (t.release, t.due or 0)]
+    dates += [piece[1] for pieces in capacity_profiles(problem).values() for piece in pieces]
+    work = sum(max(mode.duration for mode in t.modes) for t in problem.tasks)
+    lags = sum(abs(p.min_lag or 0) for p in problem.precedences)
+    return max(dates, default=0) + work + lags

@@ -1,0 +1,299 @@
+"""List schedulers: HEFT, PEFT, CPOP, lookahead, min-min, max-min, sufferage, deadline-aware.
+
+All of them place tasks through the kernels, which know cores, memory, GPUs and breaks of machines.
+Sources: HEFT and CPOP (Topcuoglu, Hariri, Wu 2002), PEFT (Arabnejad, Barbosa 2014), min-min,
+max-min and sufferage (Maheswaran et al. 1999).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cpsched.core import jit
+from cpsched.core.run import Run
+from cpsched.families.workflow import kernels
+from cpsched.families.workflow.extract import Plan, schedule_of
+from cpsched.families.workflow.prepare import NEVER, Floats, Instance, Ints
+
+
+def least_durations(inst: Instance) -> Ints:
+    """Least ticks per task and machine over its options; NEVER where it cannot run."""
+    if "dmin" not in inst.cache:
+        dur = np.where(inst.dur < 0, NEVER, inst.dur)
+        starts = inst.row_ptr[:-1]
+        inst.cache["dmin"] = np.minimum.reduceat(dur, starts, axis=0) if inst.n else dur
+    dmin: Ints = inst.cache["dmin"]
+    return dmin
+
+
+def mean_durations(inst: Instance) -> Floats:
+    """Mean ticks per task over the machines it can run on, with its option fastest on average."""
+    if "mean" not in inst.cache:
+        allowed = inst.dur >= 0
+        total = np.where(allowed, inst.dur, 0).sum(axis=1, dtype=np.float64)
+        count = allowed.sum(axis=1)
+        rows = np.where(count > 0, total / np.maximum(1, count), np.inf)
+        inst.cache["mean"] = np.minimum.reduceat(rows, inst.row_ptr[:-1]) if inst.n else rows
+    mean: Floats = inst.cache["mean"]
+    return mean
+
+
+def mean_transfers(inst: Instance, sizes: Floats) -> Floats:
+    """Mean ticks per edge between two different machines."""
+    off = inst.link[inst.link >= 0]
+    if len(off) == 0:
+        return np.zeros(len(sizes))
+    counts = np.bincount(off, minlength=len(inst.tpb)) / len(off)
+    tpb, lat = float(counts @ inst.tpb), float(counts @ inst.lat)
+    return np.where(sizes >= 0, sizes * tpb + lat, 0.0)
+
+
+def upward_ranks(inst: Instance) -> Floats:
+    """HEFT's upward ranks, rounded so that equal ranks stay equal."""
+    comm = mean_transfers(inst, inst.succ_bytes)
+    rank = kernels.upward_ranks(inst.topo, inst.succ_ptr, inst.succ_dst, comm, mean_durations(inst))
+    return _rounded(rank)
+
+
+def downward_ranks(inst: Instance) -> Floats:
+    """Longest mean way from the beginning to the task, its own duration not included."""
+    mean = mean_durations(inst)
+    comm = mean_transfers(inst, inst.pred_bytes)
+    reverse = kernels.upward_ranks(inst.topo[::-1].copy(), inst.pred_ptr, inst.pred_src, comm, mean)
+    return _rounded(reverse - mean)
+
+
+def _rounded(rank: Any) -> Floats:
+    top = float(rank.max()) if len(rank) else 0.0
+    digits = 0 if top == 0 else 10 - int(np.ceil(np.log10(top)))
+    out: Floats = np.round(rank, digits)
+    return out
+
+
+def by_rank(inst: Instance, rank: Floats) -> Ints:
+    """Tasks by decreasing rank; precedence, then the index, breaks ties."""
+    targets = np.repeat(np.arange(inst.n), np.diff(inst.pred_ptr))
+    if bool(np.any(rank[targets] >= rank[inst.pred_src])):
+        return ready_order(inst, [(0.0, -r) for r in rank.tolist()])
+    return np.lexsort((np.arange(inst.n), -rank)).astype(np.int64)
+
+
+def ready_order(inst: Instance, keys: list[tuple[float, float]]) -> Ints:
+    """Repeatedly the task with the smallest key (then index) whose predecessors are out."""
+    waiting = np.diff(inst.pred_ptr).tolist()
+    ptr, dst = inst.succ_ptr.tolist(), inst.succ_dst.tolist()
+    heap = [(keys[t], t) for t in range(inst.n) if waiting[t] == 0]
+    heapq.heapify(heap)
+    out = []
+    while heap:
+        _, t = heapq.heappop(heap)
+        out.append(t)
+        for other in dst[ptr[t] : ptr[t + 1]]:
+            waiting[other] -= 1
+            if waiting[other] == 0:
+                heapq.heappush(heap, (keys[other], other))
+    return np.array(out, dtype=np.int64)
+
+
+def profiles(inst: Instance, room: int) -> tuple[Ints, Ints, Ints]:
+    """Empty use-over-time arrays of the machines, their breaks marked as fully used."""
+    longest = max((len(b) for b in inst.blocked), default=0)
+    pt = np.zeros((inst.m, room + 2 * longest + 4), dtype=np.int64)
+    pu = np.zeros((inst.m, pt.shape[1], 3), dtype=np.int64)
+    pn = np.ones(inst.m, dtype=np.int64)
+    for p, breaks in enumerate(inst.blocked):
+        for begin, until in breaks:
+            kernels.occupy(pt, pu, pn, p, begin, until, 2**55, 0, 0)
+    return pt, pu, pn
+
+
+def list_plan(
+    inst: Instance,
+    order: Ints,
+    *,
+    fix_row: Ints | None = None,
+    fix_mach: Ints | None = None,
+    bias: Floats | None = None,
+    check: Callable[[], object] | None = None,
+) -> Plan | None:
+    """Place the tasks in order where each ends first (plus bias); None when one has no place.
+
+    ``check`` is called between chunks of tasks and may raise to stop.
+    """
+    free = np.full(inst.n, -1, dtype=np.int64)
+    fix_row = free if fix_row is None else fix_row
+    fix_mach = free if fix_mach is None else fix_mach
+    room = max(16, 8 * inst.n // max(1, inst.m))
+    inputs = inst.inputs if inst.inputs is not None else np.zeros((1, 1), dtype=np.int64)
+    while True:
+        pt, pu, pn = profiles(inst, room)
+        start, end, row, mach = (np.zeros(inst.n, dtype=np.int64) for _ in range(4))
+        chunk = max(1, 2_000_000 // max(1, inst.rows * inst.m // max(1, inst.n)) // 20)
+        overflow = False
+        for first in range(0, inst.n, chunk):
+            if check is not None:
+                check()
+            part = order[first : first + chunk]
+            placed = kernels.list_schedule(
+                part, inst.row_ptr, inst.dur, inst.demand, inst.cap, inst.unit,
+                inst.pred_ptr, inst.pred_src, inst.pred_bytes, inst.link, inst.tpb, inst.lat,
+                inst.release, inst.deadline, inputs, inst.inputs is not None,
+                fix_row, fix_mach,
+                np.zeros((1, 1)) if bias is None else bias, bias is not None,
+                pt, pu, pn, start, end, row, mach,
+            )  # fmt: skip
+            if placed < 0:
+                overflow = True
+                break
+            if placed < len(part):
+                return None
+        if not overflow:
+            return Plan(start, row, mach)
+        room *= 2
+
+
+def dynamic_plan(inst: Instance, rule: int) -> Plan | None:
+    """Min-min (0), max-min (1) or sufferage (2)."""
+    room = max(16, 8 * inst.n // max(1, inst.m))
+    inputs = inst.inputs if inst.inputs is not None else np.zeros((1, 1), dtype=np.int64)
+    while True:
+        pt, pu, pn = profiles(inst, room)
+        start, end, row, mach = (np.zeros(inst.n, dtype=np.int64) for _ in range(4))
+        placed = kernels.dynamic_schedule(
+            rule, inst.row_ptr, inst.dur, inst.demand, inst.cap, inst.unit,
+            inst.pred_ptr, inst.pred_src, inst.pred_bytes, inst.succ_ptr, inst.succ_dst,
+            inst.link, inst.tpb, inst.lat, inst.release, inst.deadline,
+            inputs, inst.inputs is not None, pt, pu, pn, start, end, row, mach,
+        )  # fmt: skip
+        if placed >= 0:
+            return Plan(start, row, mach) if placed == inst.n else None
+        room *= 2
+
+
+def heft(inst: Instance, check: Callable[[], object] | None = None) -> Plan | None:
+    """Heterogeneous earliest finish time, with insertion."""
+    return list_plan(inst, by_rank(inst, upward_ranks(inst)), check=check)
+
+
+def cpop(inst: Instance) -> Plan | None:
+    """Critical path on a processor: the path's tasks go to the machine that runs them fastest."""
+    up, down = upward_ranks(inst), downward_ranks(inst)
+    priority = _rounded(up + down)
+    fix = np.full(inst.n, -1, dtype=np.int64)
+    path: list[int] = []
+    at = int(np.argmax(np.where(np.diff(inst.pred_ptr) == 0, priority, -1.0)))
+    while True:
+        path.append(at)
+        after = inst.succ_dst[inst.succ_ptr[at] : inst.succ_ptr[at + 1]]
+        if len(after) == 0:
+            break
+        at = int(after[np.argmax(priority[after])])
+    dmin = least_durations(inst)
+    total = dmin[path].sum(axis=0)
+    if total.min() < NEVER:
+        fix[path] = int(np.argmin(total))
+    order = ready_order(inst, [(0.0, -p) for p in priority.tolist()])
+    return list_plan(inst, order, fix_mach=fix)
+
+
+def peft(inst: Instance) -> Plan | None:
+    """Predict earliest finish time: the optimistic cost of what follows joins the choice."""
+    comm = mean_transfers(inst, inst.succ_bytes)
+    dmin = least_durations(inst)
+    table = kernels.optimistic_costs(inst.topo, inst.succ_ptr, inst.succ_dst, comm, dmin)
+    rank = _rounded(table.mean(axis=1))
+    order = ready_order(inst, [(0.0, -r) for r in rank.tolist()])
+    return list_plan(inst, order, bias=table)
+
+
+def lookahead(inst: Instance) -> Plan | None:
+    """HEFT's order with PEFT's choice: places tasks with a view to what follows them."""
+    comm = mean_transfers(inst, inst.succ_bytes)
+    dmin = least_durations(inst)
+    table = kernels.optimistic_costs(inst.topo, inst.succ_ptr, inst.succ_dst, comm, dmin)
+    return list_plan(inst, by_rank(inst, upward_ranks(inst)), bias=table)
+
+
+def latest_start(inst: Instance) -> Plan | None:
+    """Deadline-aware: tasks by latest start, demanding ones (memory, GPUs, cores) before others."""
+    dmin = least_durations(inst).min(axis=1)
+    latest = inst.deadline.astype(np.float64)
+    if not np.any(inst.deadline < NEVER):
+        latest[:] = float(dmin.sum())
+    for t in inst.topo[::-1].tolist():
+        after = inst.succ_dst[inst.succ_ptr[t] : inst.succ_ptr[t + 1]]
+        if len(after):
+            latest[t] = min(latest[t], (latest[after] - dmin[after]).min())
+    need = np.maximum.reduceat(
+        (inst.demand / np.maximum(1, inst.cap.max(axis=0))).max(axis=1), inst.row_ptr[:-1]
+    )
+    keys = list(zip((latest - dmin).tolist(), (-need).tolist(), strict=True))
+    return list_plan(inst, ready_order(inst, keys))
+
+
+def offer(run: Run, inst: Instance, plan: Plan | None, source: str) -> bool:
+    """Offer a heuristic's plan; one that breaks a limit the heuristic does not know is dropped."""
+    if plan is None or bool(np.any(plan.end(inst) > inst.deadline)):
+        return False
+    plain = len(run.objectives) == 1 and run.objectives[0].name == "makespan"
+    values = (inst.time(plan.makespan(inst)),) if plain else None
+    if values is not None and run.incumbent is not None and values >= run.incumbent.values:
+        return False
+    schedule = schedule_of(inst, plan)
+    if not inst.cache.get("plain") and run.family.check(run.problem, schedule):
+        return False
+    return run.offer(schedule, source, values)
+
+
+def is_compiled(inst: Instance, run: Run) -> bool:
+    """Whether kernels run compiled; small instances do not wait for the compiled code to load."""
+    plain = [o.name for o in run.objectives] == ["makespan"]
+    return inst.rows * inst.m > (150 if plain else 3000) and jit.ready(run.clock.remaining())
+
+
+def portfolio(inst: Instance, run: Run) -> None:
+    """Offer the list schedulers' plans, HEFT first, costly ones only where they are affordable."""
+    clock = run.clock
+    compiled = is_compiled(inst, run)
+    work = inst.rows * inst.m
+    size = work * (2e-7 if compiled else 1e-5)
+
+    large = inst.n > 2000
+    best: tuple[int, Plan, str] | None = None
+
+    def attempt(name: str, make: Callable[[], Plan | None], seconds: float) -> None:
+        nonlocal best
+        if run.done() or (run.incumbent is not None and seconds > 0.15 * clock.remaining()):
+            return
+        clock.spend(seconds)
+        plan = make()
+        if not large or run.incumbent is None:
+            offer(run, inst, plan, f"greedy:{name}")
+        elif plan is not None:
+            # Checking a large plan takes longer than making it: only the best one is offered.
+            value = plan.makespan(inst)
+            if best is None or value < best[0]:
+                best = (value, plan, f"greedy:{name}")
+
+    attempt("heft", lambda: heft(inst, None if run.incumbent is None else clock.check), size)
+    ready = min(inst.n, 2000)
+    attempt("peft", lambda: peft(inst), 1.5 * size)
+    attempt("cpop", lambda: cpop(inst), size)
+    attempt("lookahead", lambda: lookahead(inst), 1.5 * size)
+    attempt("latest-start", lambda: latest_start(inst), 1.5 * size)
+    priority = [t.priority for t in inst.problem.tasks]
+    if any(priority):
+        keys = list(zip([-p for p in priority], (-upward_ranks(inst)).tolist(), strict=True))
+        attempt("priority", lambda: list_plan(inst, ready_order(inst, keys)), size)
+    for rule, name in enumerate(("min-min", "max-min", "sufferage")):
+        attempt(
+            name,
+            lambda rule=rule: dynamic_plan(inst, rule),  # type: ignore[misc]
+            size * ready / 20,
+        )
+    if best is not None:
+        offer(run, inst, best[1], best[2])

@@ -1,0 +1,202 @@
+"""Annealing over a plan: the Python side of the local-search kernel, in a thread or in turns."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import numpy as np
+
+from cpsched.core.run import Run
+from cpsched.families.workflow import greedy, kernels_search
+from cpsched.families.workflow.extract import Plan
+from cpsched.families.workflow.prepare import NEVER, Instance, Ints
+
+
+def order_of(inst: Instance, plan: Plan) -> Ints:
+    """Tasks by start; ties in topological order."""
+    position = np.empty(inst.n, dtype=np.int64)
+    position[inst.topo] = np.arange(inst.n)
+    return np.lexsort((position, plan.end(inst), plan.start)).astype(np.int64)
+
+
+def is_simple(inst: Instance) -> bool:
+    """Whether appending tasks reaches an optimal schedule: unit machines without breaks."""
+    return bool(inst.unit.all()) and not any(inst.blocked)
+
+
+class Annealer:
+    """Rounds of annealing that start from the best plan known and hand back better ones."""
+
+    def __init__(self, inst: Instance, plan: Plan, seed: int, compiled: bool) -> None:
+        self.inst = inst
+        self.simple = is_simple(inst)
+        self.row, self.mach = plan.row.copy(), plan.mach.copy()
+        self.order = order_of(inst, plan)
+        self.best = plan.makespan(inst)
+        self.seed = seed
+        self.round = 0
+        #: Seconds of one move, as measured; starts as a guess.
+        self.move = 2e-8 * (inst.n + 2 * len(inst.pred_src)) + 1e-6
+        if not compiled:
+            self.move *= 100
+        room = 1 if self.simple else 2 * inst.n + 8
+        if not self.simple and inst.m * room > 20_000_000:
+            room = max(64, 16 * inst.n // inst.m)
+        self.profiles = greedy.profiles(inst, room)
+
+    def anneal(self, moves: int, target: int) -> Plan | None:
+        """One round of ``moves``; the plan when it is better than any before."""
+        inst = self.inst
+        self.round += 1
+        order, row, mach = self.order.copy(), self.row.copy(), self.mach.copy()
+        best = (np.empty_like(order), np.empty_like(row), np.empty_like(mach))
+        # The temperature is a fraction of the makespan, lower in longer rounds.
+        warm = max(1.0, self.best * (0.02, 0.005, 0.001)[self.round % 3] / max(1.0, inst.n**0.5))
+        pt, pu, pn = self.profiles
+        inputs = inst.inputs if inst.inputs is not None else np.zeros((1, 1), dtype=np.int64)
+        value = kernels_search.anneal(
+            moves, warm, warm * 0.01, self.seed + 7919 * self.round, target,
+            order, row, mach, self.simple,
+            inst.row_ptr, inst.dur, inst.demand, inst.cap, inst.unit,
+            inst.pred_ptr, inst.pred_src, inst.pred_bytes, inst.succ_ptr, inst.succ_dst,
+            inst.link, inst.tpb, inst.lat, inst.release, inst.deadline,
+            inputs, inst.inputs is not None, pt, pu, pn, *best,
+        )  # fmt: skip
+        if value >= NEVER:
+            return None
+        if value <= self.best:
+            self.order, self.row, self.mach = best
+        if value < self.best:
+            self.best = int(value)
+            return self.decode(*best)
+        return None
+
+    def decode(self, order: Ints, row: Ints, mach: Ints) -> Plan:
+        """The plan of an order and assignment."""
+        inst = self.inst
+        start, end = np.zeros(inst.n, dtype=np.int64), np.zeros(inst.n, dtype=np.int64)
+        cause, last = np.full(inst.n, -1, dtype=np.int64), np.full(inst.m, -1, dtype=np.int64)
+        pt0, pu0, pn0 = self.profiles
+        inputs = inst.inputs if inst.inputs is not None else np.zeros((1, 1), dtype=np.int64)
+        kernels_search.decode(
+            0, order, row, mach, self.simple, inst.dur, inst.demand, inst.cap, inst.unit,
+            inst.pred_ptr, inst.pred_src, inst.pred_bytes, inst.link, inst.tpb, inst.lat,
+            inst.release, inputs, inst.inputs is not None,
+            pt0, pu0, pn0, pt0.copy(), pu0.copy(), pn0.copy(),
+            start, end, cause, last, np.zeros(inst.m, dtype=np.int64),
+        )  # fmt: skip
+        return Plan(start, row.copy(), mach.copy())
+
+    def adopt(self, plan: Plan) -> None:
+        """Go on from a plan that is better than the own one."""
+        value = plan.makespan(self.inst)
+        if value < self.best:
+            self.best = value
+            self.order = order_of(self.inst, plan)
+            self.row, self.mach = plan.row.copy(), plan.mach.copy()
+
+
+class Offers:
+    """Plans on their way to the run: checking a large one is dear, so it is done now and then."""
+
+    def __init__(self, inst: Instance, run: Run, source: str = "anneal") -> None:
+        self.inst, self.run, self.source = inst, run, source
+        self.waiting: Plan | None = None
+        #: Seconds that the last offer took; before the first, what the run learned from others.
+        self.cost = run.clock.reserve / 1.5
+        self.next = 0.0
+
+    def put(self, plan: Plan) -> None:
+        """Take a plan that is better than those before, and offer it when it is time."""
+        self.waiting = plan
+        if self.run.deterministic or time.perf_counter() >= self.next:
+            self.flush()
+
+    def flush(self) -> None:
+        """Offer the waiting plan."""
+        clock = self.run.clock
+        if self.waiting is not None and clock.limit - clock.elapsed() > 0.7 * self.cost:
+            begun = time.perf_counter()
+            greedy.offer(self.run, self.inst, self.waiting, self.source)
+            self.waiting = None
+            self.cost = time.perf_counter() - begun
+            self.next = time.perf_counter() + 10 * self.cost
+
+
+def anneal_for(inst: Instance, run: Run, annealer: Annealer, seconds: float) -> None:
+    """Anneal in the caller's thread for some seconds of the run's clock."""
+    offers = Offers(inst, run)
+    try:
+        _anneal_for(inst, run, annealer, seconds, offers)
+    finally:
+        offers.flush()
+
+
+def _anneal_for(
+    inst: Instance, run: Run, annealer: Annealer, seconds: float, offers: Offers
+) -> None:
+    clock = run.clock
+    end = clock.remaining() - seconds
+    while not run.done() and clock.remaining() > end:
+        slice_ = min(0.2, max(0.01, clock.remaining() - end), seconds / 4)
+        moves = max(20, int(slice_ / annealer.move))
+        begun = time.perf_counter()
+        plan = annealer.anneal(moves, target(inst, run))
+        clock.spend(moves * (2e-8 * (inst.n + 2 * len(inst.pred_src)) + 1e-6))
+        if not clock.deterministic:
+            annealer.move = 0.5 * annealer.move + 0.5 * (time.perf_counter() - begun) / moves
+        if plan is not None:
+            offers.put(plan)
+
+
+def target(inst: Instance, run: Run) -> int:
+    """Ticks at which the makespan is proved optimal; 0 while nothing is known."""
+    bound = run.bound(0)
+    return 0 if bound is None else inst.ticks(float(bound))
+
+
+class Background:
+    """Annealing in a thread beside CP-SAT; its plans are fetched in the caller's thread."""
+
+    def __init__(self, inst: Instance, run: Run, annealer: Annealer) -> None:
+        self.inst, self.run, self.annealer = inst, run, annealer
+        self.offers = Offers(inst, run)
+        self.found: list[Plan] = []
+        self.given: list[Plan] = []
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._work, name="cpsched-anneal", daemon=True)
+        self.thread.start()
+
+    def _work(self) -> None:
+        annealer = self.annealer
+        while not self.over.is_set() and not self.run.clock.expired():
+            while self.given:
+                annealer.adopt(self.given.pop())
+            moves = max(20, int(min(0.2, 0.2 * self.run.clock.remaining()) / annealer.move))
+            begun = time.perf_counter()
+            plan = annealer.anneal(moves, target(self.inst, self.run))
+            annealer.move = 0.5 * annealer.move + 0.5 * (time.perf_counter() - begun) / moves
+            if plan is not None:
+                self.found.append(plan)
+
+    def merge(self) -> None:
+        """Offer what was found since the last call."""
+        if self.found:
+            best = self.found[-1]
+            self.found.clear()
+            self.offers.put(best)
+
+    def stop(self) -> None:
+        """End the thread, and wait shortly for its current round."""
+        self.over.set()
+        self.thread.join(0.3)
+        self.merge()
+        self.offers.flush()
+
+
+def give(background: Background | None, plan: Any) -> None:
+    """Let the annealer know of a better plan."""
+    if background is not None:
+        background.given.append(plan)

@@ -1,0 +1,90 @@
+"""Neighbourhood search for problems with more than a makespan: part of the model stays fixed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cpsched.core import lns
+from cpsched.core.run import Run
+from cpsched.families.workflow import levels, objectives
+from cpsched.families.workflow.extract import Plan, plan_of
+from cpsched.families.workflow.prepare import Instance
+from cpsched.families.workflow.problem import MAXIMISED
+
+
+def improve_levels(inst: Instance, run: Run) -> None:
+    """Improve the first unproved objective by neighbourhoods until the run is done."""
+    level = run.level()
+    if level is None or inst.n < 4:
+        return
+
+    def neighbourhood(
+        name: str, choose: Callable[[Plan, int, random.Random], set[int]]
+    ) -> lns.Neighbourhood:
+        def build(schedule: Any, size: float, rng: random.Random) -> lns.SubModel | None:
+            plan = plan_of(inst, schedule)
+            count = max(2, round(size * inst.n))
+            return submodel(inst, run, plan, choose(plan, count, rng), level)
+
+        return lns.Neighbourhood(name, build, min(1.0, 30 / inst.n))
+
+    def window(plan: Plan, count: int, rng: random.Random) -> set[int]:
+        order = np.argsort(plan.start, kind="stable")
+        first = rng.randrange(max(1, inst.n - count + 1))
+        return set(order[first : first + count].tolist())
+
+    def machines(plan: Plan, count: int, rng: random.Random) -> set[int]:
+        pair = rng.sample(range(inst.m), min(2, inst.m))
+        tasks = [t for t in range(inst.n) if plan.mach[t] in pair]
+        rng.shuffle(tasks)
+        return set(tasks[:count])
+
+    def anywhere(plan: Plan, count: int, rng: random.Random) -> set[int]:
+        return set(rng.sample(range(inst.n), min(inst.n, count)))
+
+    lns.search(
+        run,
+        [
+            neighbourhood("window", window),
+            neighbourhood("machines", machines),
+            neighbourhood("random", anywhere),
+        ],
+        call_seconds=2.0,
+    )
+
+
+def submodel(
+    inst: Instance, run: Run, plan: Plan, free: set[int], level: int
+) -> lns.SubModel | None:
+    """The model in which only the ``free`` tasks change option, machine and order."""
+    if not free:
+        return None
+    v, built = levels.build(inst, run, level)
+    for t in range(inst.n):
+        if t in free:
+            continue
+        for r, g, x in v.use[t]:
+            if not isinstance(x, int):
+                v.model.add(x == int(r == plan.row[t] and plan.mach[t] in g))
+    fixed = [t for t in np.argsort(plan.start, kind="stable").tolist() if t not in free]
+    ends = plan.end(inst)
+    last: dict[int, int] = {}
+    for t in fixed:
+        p = int(plan.mach[t])
+        if p in last and ends[last[p]] <= plan.start[t]:
+            v.model.add(v.start[t] >= v.end[last[p]])
+        last[p] = t
+    name = run.objectives[level].name
+    e = objectives.expression(v, name)
+    assert run.incumbent is not None
+    value = run.incumbent.values[level]
+    margin = 1e-7 * max(1.0, abs(value))
+    if name in MAXIMISED:
+        v.model.add(e.expression >= e.at_least(value + margin))
+    else:
+        v.model.add(e.expression <= e.at_most(value - margin))
+    return lns.SubModel(v.model, built.extract)

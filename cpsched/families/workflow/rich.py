@@ -1,0 +1,123 @@
+"""Heuristics for what list scheduling by finish time does not see: money, chances, links, storage.
+
+Each strategy fixes the option (and perhaps the machine) of every task by one criterion, then the
+list scheduler places them. Plans that break a budget or limit are dropped by the checker.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from cpsched.core.run import Run
+from cpsched.families.workflow import greedy, kernels, terms
+from cpsched.families.workflow.extract import Plan, needed_data
+from cpsched.families.workflow.local import order_of
+from cpsched.families.workflow.prepare import NEVER, Instance, Ints
+from cpsched.families.workflow.problem import Option
+
+
+def rich_portfolio(inst: Instance, run: Run) -> None:
+    """Offer plans of every strategy while time remains."""
+    if inst.rows * inst.m > 2_000_000:
+        return
+    order = greedy.by_rank(inst, greedy.upward_ranks(inst))
+    for name, row, mach in _strategies(inst):
+        if run.clock.expired() and run.incumbent is not None:
+            return
+        run.clock.spend(1e-5 * inst.rows * inst.m)
+        plan = greedy.list_plan(inst, order, fix_row=row, fix_mach=mach)
+        if plan is not None and inst.problem.contention:
+            plan = with_links(inst, order_of(inst, plan), plan.row, plan.mach)
+        greedy.offer(run, inst, plan, f"greedy:{name}")
+
+
+def _strategies(inst: Instance) -> Iterator[tuple[str, Ints | None, Ints | None]]:
+    yield "heft", None, None
+    criteria: list[tuple[str, Callable[[int, int], float]]] = []
+    problem = inst.problem
+
+    def option_of(r: int) -> Option:
+        return problem.tasks[int(inst.row_task[r])].choices[int(inst.row_option[r])]
+
+    def spend(resource: str) -> Callable[[int, int], float]:
+        def amount(r: int, p: int) -> float:
+            option, machine = option_of(r), problem.machines[p]
+            own = 0.0 if resource == "carbon" else terms.own_use(option, resource)
+            rate = terms.rate_steps(machine, resource)[0][1]
+            return own + rate * terms.share(option, machine) * inst.time(inst.dur[r, p])
+
+        return amount
+
+    criteria += [(name, spend(name)) for name in ("cost", "energy", "carbon", "tokens")]
+    if any(o.success < 1 for t in problem.tasks for o in t.choices):
+        criteria.append(("success", lambda r, p: -terms.log_success(option_of(r))))
+    for name, value in criteria:
+        row, mach = _cheapest(inst, value)
+        yield name, row, None
+        yield f"{name}-placed", row, mach
+    if inst.m <= 64:
+        for p in range(inst.m):
+            if bool((greedy.least_durations(inst)[:, p] < NEVER).all()):
+                yield f"only-{problem.machines[p].name}", None, np.full(inst.n, p, dtype=np.int64)
+
+
+def _cheapest(inst: Instance, value: Callable[[int, int], float]) -> tuple[Ints, Ints]:
+    row = np.zeros(inst.n, dtype=np.int64)
+    mach = np.zeros(inst.n, dtype=np.int64)
+    for t in range(inst.n):
+        cells = [
+            (value(r, p), int(inst.dur[r, p]), r, p)
+            for r in inst.rows_of(t)
+            for p in np.flatnonzero(inst.dur[r] >= 0).tolist()
+        ]
+        _, _, row[t], mach[t] = min(cells)
+    return row, mach
+
+
+def with_links(inst: Instance, order: Ints, row: Ints, mach: Ints) -> Plan | None:
+    """Tasks in order with fixed choices, every transfer alone on its link in the first gap."""
+    needs: dict[int, list[tuple[int, int, list[tuple[str, float]]]]] = {}
+    for u, home, t, carried in needed_data(inst):
+        source = int(mach[u]) if home is None else inst.machine_index[home]
+        needs.setdefault(t, []).append((u, source, carried))
+    busy: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    sent: dict[tuple[str, int], tuple[int, int]] = {}
+    pt, pu, pn = greedy.profiles(inst, 2 * inst.n + 8)
+    start = np.zeros(inst.n, dtype=np.int64)
+    end = np.zeros(inst.n, dtype=np.int64)
+    for t in order.tolist():
+        p, r = int(mach[t]), int(row[t])
+        ready = int(inst.release[t])
+        for e in range(int(inst.pred_ptr[t]), int(inst.pred_ptr[t + 1])):
+            ready = max(ready, int(end[inst.pred_src[e]]))
+        for u, source, carried in needs.get(t, ()):
+            if source == p:
+                continue
+            for file, size in carried:
+                if (file, p) not in sent:
+                    lag = inst.lag(size, source, p)
+                    since = int(end[u]) if u >= 0 else 0
+                    sent[file, p] = _gap(busy.setdefault((source, p), []), since, lag)
+                ready = max(ready, sent[file, p][1])
+        a, b, c = (1, 0, 0) if inst.unit[p] else inst.demand[r].tolist()
+        length = int(inst.dur[r, p])
+        at = kernels.earliest(pt[p], pu[p], int(pn[p]), ready, length, a, b, c, inst.cap[p])
+        if at >= NEVER or not kernels.occupy(pt, pu, pn, p, at, at + length, a, b, c):
+            return None
+        start[t], end[t] = at, at + length
+    return Plan(start, row.copy(), mach.copy(), sent)
+
+
+def _gap(busy: list[tuple[int, int]], since: int, length: int) -> tuple[int, int]:
+    """The first free interval of a link from a time on; it is booked."""
+    at = since
+    if length > 0:
+        for begin, until in busy:
+            if begin >= at + length:
+                break
+            at = max(at, until)
+        bisect.insort(busy, (at, at + length))
+    return at, at + length

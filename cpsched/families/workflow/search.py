@@ -1,0 +1,177 @@
+"""Search: exact models where they are small enough, annealing and neighbourhoods everywhere."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from cpsched.core import engine, exact
+from cpsched.core.run import Run
+from cpsched.families.workflow import greedy, levels, local, model
+from cpsched.families.workflow.extract import Plan, plan_of
+from cpsched.families.workflow.prepare import NEVER, Instance
+from cpsched.families.workflow.problem import WorkflowSchedule
+from cpsched.families.workflow.relist import relist
+from cpsched.result import Bound
+
+#: Beyond this many (task, option, machine) choices no model of the whole problem is built.
+LARGEST_MODEL = 60_000
+
+
+def is_plain(inst: Instance) -> bool:
+    """Whether tasks, machines, data and deadlines are all there is to a valid schedule."""
+    problem = inst.problem
+    return not (
+        problem.contention
+        or problem.branches
+        or problem.min_success is not None
+        or set(problem.limits) - {"makespan"}
+        or any(value is not None for value in problem.budgets.to_dict().values())
+        or any(mc.storage is not None for mc in problem.machines)
+    )
+
+
+def first_schedules(inst: Instance, run: Run) -> None:
+    """The greedy step: list schedulers, and what rich problems need besides them."""
+    inst.cache["plain"] = is_plain(inst)
+    if inst.n == 0:
+        run.offer(WorkflowSchedule(tasks=(), makespan=0.0), "greedy:empty")
+        return
+    from cpsched.families.workflow.rich import rich_portfolio
+
+    if inst.cache["plain"] or not inst.problem.contention:
+        greedy.portfolio(inst, run)
+    if not inst.cache["plain"] or [o.name for o in run.objectives] not in ([], ["makespan"]):
+        rich_portfolio(inst, run)
+
+
+def search(inst: Instance, run: Run) -> None:
+    """Improve and prove until the run is done."""
+    inst.cache["plain"] = is_plain(inst)
+    only_makespan = [o.name for o in run.objectives] == ["makespan"]
+    if only_makespan and inst.cache["plain"] and run.incumbent is not None:
+        _makespan(inst, run)
+    elif inst.rows * inst.m <= LARGEST_MODEL:
+        exact.solve_levels(run, lambda level: levels.build(inst, run, level)[1])
+        if not run.done() and run.incumbent is not None:
+            from cpsched.families.workflow.neighbourhood import improve_levels
+
+            improve_levels(inst, run)
+
+
+def _makespan(inst: Instance, run: Run) -> None:
+    """Only the makespan counts: annealing beside the exact model, and bounds once more."""
+    assert run.incumbent is not None
+    plan = plan_of(inst, run.incumbent.schedule)
+    compiled = greedy.is_compiled(inst, run)
+    if inst.n > 2000:
+        relist(inst, run, plan, compiled)
+        return
+    annealer = local.Annealer(inst, plan, run.seed, compiled)
+    small = inst.rows * inst.m <= 400
+    limit = run.clock.limit if math.isfinite(run.clock.limit) else 60.0
+    if compiled or not small:
+        local.anneal_for(inst, run, annealer, min(0.05 * limit, 0.1 if small else 1.0))
+    if run.done():
+        return
+    if inst.rows * inst.m > LARGEST_MODEL or not _affordable(inst, run):
+        local.anneal_for(inst, run, annealer, run.clock.remaining())
+        return
+    background = None
+    if compiled and not run.deterministic and run.workers > 1:
+        background = local.Background(inst, run, annealer)
+    try:
+        _exact_makespan(inst, run, background, fine=False)
+        if not run.done():
+            _exact_makespan(inst, run, background, fine=True)
+        while background is not None and not run.done():
+            background.over.wait(0.05)
+            background.merge()
+    finally:
+        if background is not None:
+            background.stop()
+    if background is None and not run.done():
+        if run.incumbent is not None:
+            annealer.adopt(plan_of(inst, run.incumbent.schedule))
+        local.anneal_for(inst, run, annealer, run.clock.remaining())
+
+
+def _affordable(inst: Instance, run: Run) -> bool:
+    """Whether a model of the whole problem can be expected to find what annealing does not."""
+    cells = inst.rows * inst.m + 2 * len(inst.pred_src)
+    return cells <= 4000 and run.clock.remaining() > 2e-4 * cells
+
+
+def _exact_makespan(
+    inst: Instance, run: Run, background: local.Background | None, *, fine: bool
+) -> None:
+    assert run.incumbent is not None
+    plan = plan_of(inst, run.incumbent.schedule)
+    v = makespan_model(inst, run, plan, fine)
+    source = "cp-sat"
+
+    def on_solution(values: list[int]) -> None:
+        found = levels.settle(inst, v, values)
+        if found is not None and greedy.offer(run, inst, found, source):
+            local.give(background, found)
+
+    def on_bound(bound: float) -> None:
+        ticks = math.ceil(bound - 1e-6) * v.factor
+        run.raise_bound(Bound(inst.time(ticks), source, "makespan"), v.model)
+
+    def stop_when() -> bool:
+        if background is not None:
+            background.merge()
+        return run.done()
+
+    workers = max(1, run.workers - (background is not None and run.workers > 2))
+    outcome = engine.solve(
+        v.model,
+        run.clock,
+        workers=workers,
+        seed=run.seed,
+        on_solution=on_solution,
+        on_bound=on_bound,
+        stop_when=stop_when,
+    )
+    if outcome.values is not None:
+        on_solution(outcome.values)
+        if outcome.bound is not None:
+            on_bound(outcome.bound)
+    elif outcome.status == "INFEASIBLE":
+        run.claim_infeasible(source, "no schedule is as good as the best one", v.model)
+
+
+def makespan_model(inst: Instance, run: Run, plan: Plan, fine: bool) -> model.Variables:
+    """The whole problem with the makespan as objective and a plan as hint and horizon."""
+    horizon = plan.makespan(inst)
+    v = levels.constrained(inst, run, horizon, model.choose_factor(inst, horizon, fine=fine))
+    bound = local.target(inst, run)
+    if bound:
+        v.model.add(v.makespan >= min(v.coarse(bound), v.horizon))
+    model.energy(v, inst.cache.get("area_rows", ()))
+    v.model.minimize(v.makespan)
+    model.hint(v, plan)
+    return v
+
+
+def repair(inst: Instance, run: Run, schedule: WorkflowSchedule) -> None:
+    """Keep what a partial or invalid schedule says about order, options and machines."""
+    import numpy as np
+
+    inst.cache["plain"] = is_plain(inst)
+    fix_row = np.full(inst.n, -1, dtype=np.int64)
+    fix_mach = np.full(inst.n, -1, dtype=np.int64)
+    rank = greedy.upward_ranks(inst)
+    key = [(NEVER * 1.0, -r) for r in rank.tolist()]
+    for placed in schedule.tasks:
+        t, p = inst.index.get(placed.task), inst.machine_index.get(placed.machine)
+        if t is None or p is None or placed.option >= len(inst.rows_of(t)):
+            continue
+        row = int(inst.row_ptr[t]) + placed.option
+        if inst.dur[row, p] >= 0:
+            fix_row[t], fix_mach[t] = row, p
+            key[t] = (placed.start, -float(rank[t]))
+    order = greedy.ready_order(inst, key)
+    plan = greedy.list_plan(inst, order, fix_row=fix_row, fix_mach=fix_mach)
+    greedy.offer(run, inst, plan, "repair")
