@@ -254,11 +254,12 @@ def cliques(instance: Instance) -> list[list[int]]:
     if known is not None:
         return known
     clash = exclusive(instance)
-    lengths = shortest(instance)
+    n, lengths = instance.n, shortest(instance)
     weight = np.where(clash.any(axis=1), lengths, 0)
     near = clash.astype(np.float32)
     found: set[tuple[int, ...]] = set()
-    for seed in np.argsort(-weight, kind="stable").tolist():
+    seeds = min(n, 2_000_000 // (n * n + 1))
+    for seed in np.argsort(-weight, kind="stable")[:seeds].tolist():
         if not weight[seed]:
             break
         clique, common = [seed], clash[seed] & (lengths > 0)
