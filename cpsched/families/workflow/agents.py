@@ -94,7 +94,7 @@ class Planner:
     def __call__(self, problem: WorkflowProblem, state: State) -> Mapping[str, int] | None:
         """Options of the open tasks."""
         attempts = getattr(state, "failures", 0)
-        if self.plan is None or attempts != self.failures or not state.done and not state.running:
+        if self.plan is None or attempts != self.failures or (not state.done and not state.running):
             self.failures = attempts
             self.plan = self.solve(problem, state)
         return self.plan

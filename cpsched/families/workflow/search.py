@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from cpsched.core import engine, exact
 from cpsched.core.run import Run
