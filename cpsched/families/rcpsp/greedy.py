@@ -59,7 +59,7 @@ def _general(instance: Instance, run: Run) -> None:
     """Schedules under all rules: priority rules first, then random lists until one works."""
     if any(not tank.holds(tank.initial) for tank in instance.reservoirs):
         return  # events at time 0 must come first: left to CP-SAT
-    if (instance.blocks_until >= 0).any():
+    if not instance.by_lists:
         _one_by_one(instance, run)
         return
     kit = general_kit(instance)
@@ -100,7 +100,7 @@ def _general(instance: Instance, run: Run) -> None:
 
 
 def _one_by_one(instance: Instance, run: Run) -> None:
-    """Blocking tasks that wait for each other in a chain, one chain after the other."""
+    """Chains of tasks that block until the next, one after the other, with the longest setup."""
     mode = first_modes(instance, run)
     length = instance.duration[mode].tolist()
     order = np.argsort(instance.head, kind="stable").tolist()
@@ -128,11 +128,12 @@ def _one_by_one(instance: Instance, run: Run) -> None:
         return
     start = [0] * instance.n
     base = 0
+    setup = max((int(rule.times.max(initial=0)) for rule in instance.setups), default=0)
     for group in (members[k] for k in ranks if k in members):
         for i in group:
             earliest = [start[p] + length[p] + lag for p, lag in before[i]]
             start[i] = max([base, int(instance.release[i]), *earliest])
-        base = max(base, *(start[i] + length[i] for i in group))
+        base = max(base, *(start[i] + length[i] for i in group)) + setup
     made = schedule_of(instance, start, mode.tolist())
     if not run.family.check(run.problem, made):
         run.offer(made, "greedy:one-by-one")
