@@ -270,7 +270,7 @@ def test_setup_between_neighbours_only():
     ],
 )
 def test_wrong_setups_are_refused(change, place):
-    """A matrix of the wrong size, a state or task that is missing: an error that names the field."""
+    """A matrix of the wrong size, or a missing state, is an error that names the field."""
     data = SETUPS | {"setups": [SETUPS["setups"][0] | change]}
     with pytest.raises(ProblemError) as caught:
         RcpspProblem.parse(data)

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpsched.core import jit
-from cpsched.families.rcpsp import kernels
 from cpsched.families.rcpsp.arrays import LARGE, Kit, kit_of
 from cpsched.families.rcpsp.general import choose_present, general_kit
 from cpsched.families.rcpsp.graph import topological_order
@@ -180,24 +179,56 @@ def improve(
 def repair(instance: Instance, run: Run, schedule: RcpspSchedule) -> None:
     """Offer schedules near a partial or invalid one: its order and modes, made feasible."""
     kit = kit_of(instance)
-    if kit is None:
-        return
     index = {name: i for i, name in enumerate(instance.ids)}
     key = np.where(instance.head < 2**59, instance.head, 0).astype(float)
-    mode = first_modes(instance, run)
-    for one in schedule.tasks:
-        i = index.get(one.task)
-        if i is None:
-            continue
+    wanted = {index[one.task]: one for one in schedule.tasks if one.task in index}
+    present = ~instance.optional
+    if kit is None:
+        rng = random.Random(run.seed)
+        present = np.array([i in wanted and bool(instance.modes(i)) for i in range(instance.n)])
+        present |= ~instance.optional
+        if not _selected(instance, present):
+            chosen = choose_present(instance, rng)
+            if chosen is None:
+                return
+            present = chosen
+    mode = first_modes(instance, run, present)
+    plain = mode.copy()
+    for i, one in wanted.items():
         key[i] = one.start
-        count = int(instance.mode_start[i + 1] - instance.mode_start[i])
-        if 0 <= one.mode < count and instance.mode_usable[instance.mode_start[i] + one.mode]:
-            mode[i] = instance.mode_start[i] + one.mode
-    used = np.zeros(len(kit.net.budget), np.int64)
-    if kernels.excess(kit.net, mode, used) > 0:
-        mode = first_modes(instance, run)
+        if 0 <= one.mode < instance.mode_start[i + 1] - instance.mode_start[i]:
+            m = instance.mode_start[i] + one.mode
+            mode[i] = m if instance.mode_usable[m] else mode[i]
+    if (instance.consumption[mode[present]].sum(axis=0) > instance.budget).any():
+        mode = plain
     rank = np.empty(instance.n, np.int64)
     rank[np.lexsort((instance.head, key))] = np.arange(instance.n)
-    start = kit.serial(kit.list_by(rank), mode)
-    run.offer(lambda: schedule_of(instance, start.tolist(), mode.tolist()), "repair")
-    improve(instance, kit, run, start, mode, "repair")
+    if kit is not None:
+        start = kit.serial(kit.list_by(rank), mode)
+        made = schedule_of(instance, start.tolist(), mode.tolist())
+        run.offer(made, "repair")
+        improve(instance, kit, run, start, mode, "repair")
+    elif instance.by_lists and all(tank.holds(tank.initial) for tank in instance.reservoirs):
+        placed = general_kit(instance).construct(
+            rank, mode, present, rng, run.clock.expired, 2 * instance.horizon
+        )
+        if placed is not None:
+            modes = np.where(present, mode, -1).tolist()
+            run.offer(schedule_of(instance, placed.start.tolist(), modes), "repair")
+
+
+def _selected(instance: Instance, present: NDArray[np.bool_]) -> bool:
+    """Whether the present tasks meet all selections."""
+    for s in instance.selections:
+        if s.condition >= 0 and not present[s.condition]:
+            continue
+        count, total = sum(bool(present[i]) for i in s.tasks), len(s.tasks)
+        holds = {
+            "exactly_one": count == 1,
+            "at_least_one": count >= 1,
+            "all_or_none": count in (0, total),
+            "implication": not present[s.tasks[0]] or count == total,
+        }[s.type]
+        if not holds:
+            return False
+    return True
