@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 #: Above this many tasks CP-SAT on the whole project proves nothing in useful time.
 PROVABLE = 200
-#: Above this many tasks neighbourhoods replace the second population.
+#: Above this many tasks a lone worker spends half of its time on neighbourhoods.
 HUGE = 2000
 #: Seconds of one slice of population search.
 SLICE = 0.02
@@ -101,6 +101,8 @@ def _side_by_side(instance: Instance, kit: Kit, run: Run) -> None:
     finally:
         for one in evolvers:
             one.stop()
+    if evolvers:
+        min(evolvers, key=lambda one: one.worth()).finish()
     for one in evolvers:
         if one.error is not None:
             raise one.error
@@ -124,6 +126,15 @@ class Evolver(threading.Thread):
         self._over.set()
         self.join(1.0)
 
+    def worth(self) -> int:
+        """Of its best schedule, see `Restarts.worth`."""
+        return self._search.worth()
+
+    def finish(self) -> None:
+        """Offer its best schedule, which it may have held back; only when it has ended."""
+        if self.error is None and not self.is_alive():
+            self._search.finish(self._run)
+
     def run(self) -> None:
         """The thread's work."""
         try:
@@ -135,7 +146,7 @@ class Evolver(threading.Thread):
 
 def _evolves(instance: Instance, run: Run) -> bool:
     """Whether populations pay: interpreted kernels handle only small projects in useful time."""
-    return instance.n <= (HUGE if jit.ready(run.clock.remaining()) else PROVABLE)
+    return jit.ready(run.clock.remaining()) or instance.n <= PROVABLE
 
 
 def _only_makespan(run: Run) -> bool:
