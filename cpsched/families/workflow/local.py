@@ -164,7 +164,7 @@ class Background:
     def __init__(self, inst: Instance, run: Run, annealer: Annealer) -> None:
         self.inst, self.run, self.annealer = inst, run, annealer
         self.offers = Offers(inst, run)
-        self.patience = 4.0 if inst.rows * inst.m <= 400 else math.inf
+        self.patience = 4.0 if inst.rows * inst.m <= 250 else math.inf
         self.found: list[Plan] = []
         self.given: list[Plan] = []
         self.over = threading.Event()
