@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from cpsched.errors import ProblemError
 
 if TYPE_CHECKING:
+    from cpsched.core.clock import Clock
     from cpsched.core.run import Run
     from cpsched.plot.figure import Figure
     from cpsched.problem import ProblemBase, Record
@@ -131,6 +132,11 @@ class Family(Generic[P, S, I]):
     limit
         ``limit(problem, objective, value)``: the problem in which an objective is at most (when
         maximised, at least) a value, for `cpsched.pareto`; None where a kind has no such limits.
+    alternatives
+        ``alternatives(problem, schedule, count, clock)``: up to ``count`` other schedules with the
+        same value of the first objective, for ``k_best``; None where a kind has none.
+    tools
+        Studies that only this kind has, by command: ``sweep``, ``replay``.
     """
 
     kind: str
@@ -152,6 +158,8 @@ class Family(Generic[P, S, I]):
     draw: Callable[[P, S], Figure]
     revise: Callable[[P, S, float, Sequence[Event], int], Revision] | None = None
     limit: Callable[[P, str, Number], P] | None = None
+    alternatives: Callable[[P, S, int, Clock], list[S]] | None = None
+    tools: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     formats: tuple[Format, ...] = ()
     writers: tuple[Writer, ...] = ()
     generators: tuple[Generator, ...] = ()
@@ -207,7 +215,7 @@ def all_formats() -> Iterator[Format]:
         name="cpsched",
         kind="any",
         description="cpsched JSON of any kind",
-        detection='a JSON object with a "kind" of cpsched, or a "schema_version" and no other format',
+        detection='a JSON object with a "kind" of cpsched, or with a "schema_version"',
         detect=_is_own,
         read=_read_own,
     )

@@ -244,6 +244,9 @@ def test_csv_hostile_cell_is_quick():
         ({"start": "2026-03-02T08:30", "unit": "hour"}, "start"),
         ({"resources": ["nobody"]}, "resources"),
         ({"length": 0}, "length"),
+        ({"exceptions": [{"resources": ["nobody"]}]}, "exceptions.0.resources"),
+        ({"exceptions": [{"resources": ["r"], "weekdays": [9]}]}, "exceptions.0.weekdays"),
+        ({"exceptions": [{"resources": ["r", "r"]}]}, "exceptions.1"),
     ],
 )
 def test_calendar_that_cannot_be(change, place):

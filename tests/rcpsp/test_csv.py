@@ -10,6 +10,7 @@ from cpsched.families.rcpsp.dates import date_of, dated, finish_of, time_of
 from cpsched.families.rcpsp.draw import draw
 from cpsched.families.rcpsp.generate import project, shop
 from cpsched.families.rcpsp.problem import Calendar, RcpspProblem, RcpspSchedule
+from cpsched.families.rcpsp.profile import capacity_profiles
 from tests.rcpsp import texts
 from tests.rcpsp.texts import read
 
@@ -25,6 +26,10 @@ EVERYTHING = RcpspProblem.parse(
             "holidays": ["2026-04-03", "2026-04-06"],
             "resources": ["crew"],
             "length": 400,
+            "exceptions": [
+                {"resources": ["crane"], "weekdays": [5, 6]},
+                {"resources": ["digger"], "holidays": []},
+            ],
         },
         "resources": [
             {
@@ -33,6 +38,8 @@ EVERYTHING = RcpspProblem.parse(
                 "unit_cost": 2,
                 "capacity_changes": [{"start": 3, "end": 5, "capacity": 1}],
             },
+            {"name": "crane"},
+            {"name": "digger"},
             {"name": "money", "type": "nonrenewable", "capacity": 50},
             {"name": "tank", "type": "reservoir", "initial": 4, "minimum": -1, "maximum": 9},
         ],
@@ -160,6 +167,17 @@ def test_calendar_section():
     assert (calendar.unit, calendar.hours) == ("hour", (8, 17))
     assert calendar.weekdays == (0, 2, 5, 6)
     assert calendar.holidays == ("2026-04-03", "2026-04-06")
+
+
+def test_calendar_exceptions():
+    """Further lines of the calendar are the working times of the resources they name."""
+    text = (
+        "[calendar]\nstart,weekdays,resources\n2026-03-02,mon-fri,\n,sat;sun,crane\n"
+        "[tasks]\nid,duration,resources\na,2,crane\nb,2,crew\n"
+    )
+    profiles = capacity_profiles(read("rcpsp-csv", text))
+    assert profiles["crew"][:2] == [(5, 7, 0), (12, 14, 0)]
+    assert profiles["crane"][:2] == [(0, 5, 0), (7, 12, 0)]
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cpsched.families import Family
+from cpsched.families.kernel.build import Loop
 from cpsched.families.kernel.check import check, evaluate
 from cpsched.families.kernel.explain import constraints, restrict
 from cpsched.families.kernel.formats import FORMATS
+from cpsched.families.kernel.generate import GENERATORS
 from cpsched.families.kernel.problem import (
     MODULO_OBJECTIVES,
     OBJECTIVES,
@@ -112,4 +114,12 @@ FAMILY: Family[KernelProblem, KernelSchedule, Instance] = Family(
     draw=_draw,
     formats=FORMATS,
     writers=WRITERS,
+    generators=GENERATORS,
 )
+
+__all__ = [
+    "FAMILY",
+    "KernelProblem",
+    "KernelSchedule",
+    "Loop",
+]

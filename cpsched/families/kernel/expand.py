@@ -29,7 +29,7 @@ def expand(problem: KernelProblem, schedule: KernelSchedule) -> dict[str, Any]:
     them statically.
     """
     layout = Layout(problem, schedule)
-    rank = program_order(problem, schedule)
+    rank, _ = program_order(problem, schedule)
     placed = sorted(
         schedule.operations, key=lambda p: (p.slot, -p.stage, rank[p.operation], p.operation)
     )

@@ -476,29 +476,24 @@ def greedy(instance: Instance, run: Run) -> None:
     smallest = [b.min_depth for b in problem.buffers]
     choices = [depth] if depth == smallest else [depth, smallest]
     best = math.inf
-    budget = Budget(run.clock, max(PLACEMENTS, 8 * instance.n))
+    candidates: list[tuple[bool, int, list[int | None], list[int], int]] = []
     for group in partitions(instance):
         for rings in choices:
             found = serial(instance, group, rings)
-            if found is None:
+            if found is None or (run.clock.expired() and best < math.inf):
                 continue
             longest = found.initiation_interval
-            if longest < best:
-                best = _offer(instance, run, found, "greedy:serial", best)
-            best = pipelined(instance, run, group, rings, best, longest, budget)
-        spent = run.clock.expired() or budget.left <= 0
-        if best <= instance.mii or (spent and best < math.inf):
+            valid = not check(problem, found)
+            if valid and longest < best:
+                run.offer(found, "greedy:serial")
+                best = float(longest)
+            # What does not even fit one after the other rarely fits when it overlaps.
+            candidates.append((not valid, len(candidates), group, rings, longest))
+    budget = Budget(run.clock, max(PLACEMENTS, 8 * instance.n))
+    for _, _, group, rings, longest in sorted(candidates, key=lambda c: c[:2]):
+        best = pipelined(instance, run, group, rings, best, longest, budget)
+        if best <= instance.mii or budget.left <= 0 or run.clock.expired():
             return
-
-
-def _offer(
-    instance: Instance, run: Run, schedule: KernelSchedule, source: str, best: float
-) -> float:
-    """Offer a schedule that keeps the memories' limits; the best interval so far."""
-    if check(instance.problem, schedule):
-        return best
-    run.offer(schedule, source)
-    return min(best, float(schedule.initiation_interval))
 
 
 def pipelined(

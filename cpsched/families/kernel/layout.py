@@ -101,7 +101,7 @@ def schedule_from(
     return KernelSchedule(
         initiation_interval=interval,
         length=length,
-        stages=stage_count(interval, length, starts),
+        stages=stage_count(interval, length),
         operations=operations,
         buffers=tuple(BufferDepth(buffer=n, depth=d) for n, d in (rings | held).items()),
     )

@@ -104,6 +104,31 @@ def _disruption(instance: Instance, bound: Bound) -> int:
     return -((-scaled) // patterns.SCALE)
 
 
+def _aggregate(instance: Instance, bound: Bound) -> Number:
+    from cpsched.families.pods import aggregate, cellpacking
+
+    pack = cellpacking.packing(instance)
+    priced = [np.maximum(0, np.array(p, dtype=np.int64)) for p in bound.data["prices"]]
+    return aggregate.bound(pack, priced)
+
+
+def _demand(instance: Instance, bound: Bound) -> Number:
+    return sum(p.cells * p.per_cell.get("gpu_milli", 0) for p in instance.problem.pods)
+
+
+def _cells(instance: Instance, bound: Bound) -> Number:
+    from cpsched.families.pods import cellpacking, patterns
+
+    pack = cellpacking.packing(instance)
+    classes = _row(instance, pack.classes, bound.data["multipliers"])
+    none = np.zeros(0, dtype=np.int64)
+    profits = patterns.profits_of(pack, 0, classes, none)
+    priced = patterns.price(
+        pack, profits, [0] * len(pack.groups), nodes=patterns.DIVE_NODES, repeats=0
+    )
+    return patterns.lagrangian(pack, [], classes, none, priced)
+
+
 def _flow(instance: Instance, bound: Bound) -> Number:
     from cpsched.families.pods import vm
 
@@ -125,4 +150,7 @@ _ARGUMENTS: Mapping[str, Callable[[Instance, Bound], Number]] = {
     "node-patterns": _patterns,
     "node-patterns-disruption": _disruption,
     "class-flow": _flow,
+    "cell-patterns": _cells,
+    "demand": _demand,
+    "aggregate": _aggregate,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cpsched.families import Format
-from cpsched.families.pods import kubectl, vmjson
+from cpsched.families.pods import kubectl, openb, vmjson
 
 FORMATS = (
     Format(
@@ -14,6 +14,15 @@ FORMATS = (
         detect=kubectl.detect,
         read=kubectl.read,
         options=kubectl.OPTIONS,
+    ),
+    Format(
+        name="openb",
+        kind="pods",
+        description="OpenB pod list (CSV) with its node list",
+        detection="a CSV whose first line names cpu_milli, num_gpu and gpu_milli",
+        detect=openb.detect,
+        read=openb.read,
+        options=openb.OPTIONS,
     ),
     Format(
         name="vm-clusters",

@@ -43,7 +43,7 @@ def multipliers(profit, share, limit, weight, order):  # type: ignore[no-untyped
     best = np.inf
     density = np.empty(n)
     use = np.empty(resources)
-    for step in range(14):
+    for step in range(14 if resources <= 2 else 80):
         for i in range(n):
             w = 0.0
             for r in range(resources):
@@ -72,7 +72,7 @@ def multipliers(profit, share, limit, weight, order):  # type: ignore[no-untyped
             best_u[:] = u
         total = 0.0
         for r in range(resources):
-            u[r] *= np.exp(1.2 / (1.0 + 0.35 * step) * (use[r] - 1.0))
+            u[r] *= np.exp(1.2 / (1.0 + (0.35 if resources <= 2 else 0.1) * step) * (use[r] - 1.0))
             total += u[r]
         for r in range(resources):
             u[r] /= total

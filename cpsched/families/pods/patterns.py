@@ -51,13 +51,15 @@ class Packing:
     groups: tuple[NodeGroup, ...]
 
 
-def packing(instance: Instance, *, distinct: bool = False) -> Packing:
+def packing(instance: Instance, *, distinct: bool = False, keep_all: bool = False) -> Packing:
     """The packing relaxation of an instance.
 
     Parameters
     ----------
     distinct
         Keep every node apart (its running pods matter), instead of merging equal nodes.
+    keep_all
+        Tell nodes of different cells apart, too.
     """
     from cpsched.families.pods.bound import fixed_room
 
@@ -75,7 +77,8 @@ def packing(instance: Instance, *, distinct: bool = False) -> Packing:
     limit = _limits(instance, classes, available, fixed)
     merged: dict[Any, list[int]] = defaultdict(list)
     for n in range(instance.nodes):
-        key = (room[n, binding].tobytes(), limit[:, n].tobytes(), n if distinct else -1)
+        cells = instance.cell_capacity[n].tobytes() if keep_all else b""
+        key = (room[n, binding].tobytes(), limit[:, n].tobytes(), cells, n if distinct else -1)
         merged[key].append(n)
     groups = tuple(
         NodeGroup(

@@ -227,7 +227,8 @@ class _Selectors:
         self._tests: list[Any] = []
         self._pod_keys: dict[int, tuple[int, ...]] = {}
         self._signatures: dict[Any, tuple[bool, ...]] = {}
-        self.terms: dict[Any, int] = {}
+        #: Selector x class: whether it matches, once the classes are known.
+        self.table: Bools | None = None
         for pod in problem.pods:
             for term in (*pod.pod_affinity, *pod.pod_anti_affinity):
                 self.term(pod, term)
@@ -491,7 +492,11 @@ def _conflicts(
 
 
 def _matching(classes: list[PodClass], selectors: _Selectors, index: int) -> Bools:
-    return np.array([selectors.signature(c.pod)[index] for c in classes], dtype=bool)
+    if selectors.table is None:
+        rows = [selectors.signature(c.pod) for c in classes]
+        selectors.table = np.array(rows, dtype=bool).T.copy()
+    row: Bools = selectors.table[index]
+    return row
 
 
 def _together(

@@ -10,7 +10,7 @@ import numpy as np
 
 from cpsched.core import jit
 from cpsched.core.run import Run
-from cpsched.families.pods import disrupt, dive, patterns, vm
+from cpsched.families.pods import cellpacking, disrupt, dive, patterns, vm
 from cpsched.families.pods.improve import (
     WHOLE,
     end_of,
@@ -30,6 +30,9 @@ logger = logging.getLogger("cpsched")
 def search(instance: Instance, run: Run) -> None:
     """Improve and prove until the run is done."""
     jit.ready(run.clock.remaining())
+    if cellpacking.applies(instance, run):
+        cellpacking.search(instance, run)
+        return
     if vm.applies(instance, run):
         vm.search(instance, run)
         return

@@ -14,6 +14,7 @@ from cpsched.problem import parse_json
 OPTIONS = {
     "cluster": "name or zero-based index of the cluster (default 0); 'merged': all as one",
     "migration_limit": "at most this many migrations (default: the file's maximum_migration)",
+    "moves": "all (default), or small: only VMs of fewer than X cores on one NUMA node migrate",
     "fragment_cores": "X of the fragment rate (default 16)",
 }
 
@@ -56,9 +57,19 @@ def read(text: str, file: str, options: Mapping[str, str]) -> PodsProblem:
         "pods": pods,
         "live_migration": True,
         "migration_limit": limit,
-        "objectives": ["fragment_rate", "disruption"],
+        "objectives": ["fragment_rate"],
         "notes": notes,
     }
+    moves = options.get("moves", "all")
+    if moves not in ("all", "small"):
+        raise ProblemError(
+            "moves must be all or small", place="moves", value=moves, remedy="Correct the option."
+        )
+    if moves == "small":
+        size = whole_option(options, "fragment_cores") if "fragment_cores" in options else 16
+        for pod in pods:
+            if pod["cells"] > 1 or pod["per_cell"]["cpu"] >= size:
+                pod["movable"], pod["reason"] = False, "it is outside the move set"
     if "fragment_cores" in options:
         problem["fragment_cores"] = whole_option(options, "fragment_cores")
     return PodsProblem.parse(problem)
@@ -89,7 +100,9 @@ def _hosts_and_vms(chosen: list[tuple[int, Any]]) -> tuple[list[Any], list[Any]]
     seen: set[str] = set()
     for index, cluster in chosen:
         sets: dict[str, list[tuple[str, str]]] = defaultdict(list)
-        for k, group in enumerate((cluster.get("other_requirement") or {}).get("deployment_set", ())):
+        for k, group in enumerate(
+            (cluster.get("other_requirement") or {}).get("deployment_set", ())
+        ):
             key = "rack" if group.get("granularity") == "rack" else "host"
             for vm in group["data"]:
                 sets[vm].append((f"set-{k}", key))
@@ -108,7 +121,10 @@ def _hosts_and_vms(chosen: list[tuple[int, Any]]) -> tuple[list[Any], list[Any]]
                     "labels": {"host": str(host["node_id"]), "rack": str(host.get("rack_id", ""))},
                     "unschedulable": host.get("status") != "ACTIVE",
                     "cells": [
-                        {"cpu": c["total_cpu"], "memory": f"{_mebibytes(c['memory_huge_total_mb'])}Mi"}
+                        {
+                            "cpu": c["total_cpu"],
+                            "memory": f"{_mebibytes(c['memory_huge_total_mb'])}Mi",
+                        }
                         for c in cells
                     ],
                 }
@@ -129,7 +145,9 @@ def _mebibytes(value: Any) -> int:
 
 def _vm(vm: Any, sets: Mapping[str, list[tuple[str, str]]], place: str) -> dict[str, Any]:
     parts = sorted(vm["numa"], key=lambda c: int(c["node"]))
-    if not parts or any((p["cpu"], p["mem_mb"]) != (parts[0]["cpu"], parts[0]["mem_mb"]) for p in parts):
+    if not parts or any(
+        (p["cpu"], p["mem_mb"]) != (parts[0]["cpu"], parts[0]["mem_mb"]) for p in parts
+    ):
         raise ProblemError(
             "a VM takes the same cores and memory on each of its NUMA nodes",
             place=f"{place}.numa",

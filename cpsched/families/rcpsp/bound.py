@@ -48,6 +48,9 @@ def bounds(instance: Instance, run: Run) -> None:
     names = [o.name for o in run.objectives]
     if "makespan" not in names or not instance.n:
         return
+    if instance.optional.all():
+        run.raise_bound(Bound(0, "trivial", "makespan"))
+        return
     run.raise_bound(critical_path(instance))
     for group in lines(instance):
         for found in sorted(best_windows(instance, group, run), key=lambda b: -b.value)[:1]:
@@ -58,7 +61,7 @@ def bounds(instance: Instance, run: Run) -> None:
 
 def critical_path(instance: Instance) -> Bound:
     """The longest chain of lags and shortest durations, from its first task's earliest start."""
-    total = np.where(instance.optional, 0, instance.head + instance.tail)
+    total = np.where(instance.optional, -1, instance.head + instance.tail)
     i = int(total.argmax())
     value = int(total[i])
     return Bound(value, "critical-path", "makespan", {"task": instance.ids[i]})
@@ -73,11 +76,10 @@ def lines(instance: Instance) -> Iterator[list[Line]]:
     yield [resource_line(instance, r, name, {}) for r, name in named]
     if instance.n > LARGE:
         return
-    counted = ~instance.optional & (shortest(instance) > 0)
     group = []
     for r, name in named:
         capacity = int(instance.capacity[r])
-        reduced = reachable(least_demand(instance, r)[counted], capacity)
+        reduced = reachable(demand_choices(instance, r), capacity)
         if reduced < capacity:
             group.append(resource_line(instance, r, name, {"subset_sum": reduced}))
     yield group
@@ -151,15 +153,49 @@ def least_demand(instance: Instance, r: int) -> IntArray:
     return least_over_modes(instance, instance.demand[:, r])
 
 
-def reachable(demands: IntArray, capacity: int) -> int:
-    """The largest sum of some of the demands that is at most the capacity."""
-    if capacity > 100_000 or len(demands) > 5000:
+def demand_choices(instance: Instance, r: int) -> list[list[int]]:
+    """Per always present task the demands for a resource among which its mode chooses."""
+    demand, duration = instance.demand[:, r], instance.duration
+    choices = [
+        sorted({int(demand[m]) for m in instance.modes(i) if duration[m] and demand[m]})
+        for i in np.flatnonzero(~instance.optional).tolist()
+    ]
+    return [c for c in choices if c]
+
+
+def reachable(choices: Sequence[Sequence[int]], capacity: int) -> int:
+    """The largest sum, at most the capacity, of at most one demand from each choice."""
+    if capacity > 100_000 or len(choices) > 5000:
         return capacity
     sums = 1
     mask = (1 << (capacity + 1)) - 1
-    for d in demands.tolist():
-        sums |= (sums << d) & mask
+    for choice in choices:
+        before = sums
+        for d in choice:
+            sums |= (before << d) & mask
     return max(1, sums.bit_length() - 1)
+
+
+def after_end(instance: Instance) -> IntArray:
+    """Least time from each task's end to the project's end, (n,), in whatever mode.
+
+    For tasks of one length it is the tail less that length; for others only what follows from
+    their end counts.
+    """
+    known: IntArray | None = instance.extras.get("after_end")
+    if known is not None:
+        return known
+    low, high = shortest(instance), -least_over_modes(instance, -instance.duration)
+    known = instance.tail - low
+    loose = ((low < high) | instance.pausable) & ~instance.optional
+    if loose.any():
+        known = np.where(loose, 0, known)
+        edges = instance.edges
+        chosen = (edges[:, 2] == 0) & loose[edges[:, 0]] & ~instance.optional[edges[:, 1]]
+        chosen &= edges[:, 3] > -(2**59)
+        np.maximum.at(known, edges[chosen, 0], edges[chosen, 3] + instance.tail[edges[chosen, 1]])
+    instance.extras["after_end"] = known
+    return known
 
 
 # ---------------------------------------------------------------------- windows
@@ -175,7 +211,7 @@ def best_windows(instance: Instance, group: Sequence[Line], run: Run) -> list[Bo
     if not len(chosen):
         return []
     head = instance.head[chosen]
-    after = (instance.tail - shortest(instance))[chosen]
+    after = after_end(instance)[chosen]
     order = np.argsort(-head, kind="stable")
     head, after, work = head[order], after[order], work[:, chosen][:, order]
     tails = np.unique(after)
@@ -202,7 +238,7 @@ def best_windows(instance: Instance, group: Sequence[Line], run: Run) -> list[Bo
 def window_value(instance: Instance, line: Line, head: int, tail: int) -> int:
     """The bound of one line and one window, task by task."""
     total = 0
-    after = instance.tail - shortest(instance)
+    after = after_end(instance)
     for i in range(instance.n):
         if instance.head[i] >= head and after[i] >= tail:
             total += int(line.work[i])
@@ -218,11 +254,12 @@ def cliques(instance: Instance) -> list[list[int]]:
     if known is not None:
         return known
     clash = exclusive(instance)
-    lengths = shortest(instance)
+    n, lengths = instance.n, shortest(instance)
     weight = np.where(clash.any(axis=1), lengths, 0)
     near = clash.astype(np.float32)
     found: set[tuple[int, ...]] = set()
-    for seed in np.argsort(-weight, kind="stable").tolist():
+    seeds = min(n, 2_000_000 // (n * n + 1))
+    for seed in np.argsort(-weight, kind="stable")[:seeds].tolist():
         if not weight[seed]:
             break
         clique, common = [seed], clash[seed] & (lengths > 0)
@@ -296,17 +333,17 @@ def recompute(problem: RcpspProblem, bound: Bound) -> int:
     run = Run(problem, family("rcpsp"), (Objective("makespan"),), Clock(None))
     instance = prepare(problem, run)
     data = bound.data
+    if bound.argument == "trivial":
+        return 0
     if bound.argument == "critical-path":
         i = instance.ids.index(data["task"])
         return int(instance.head[i] + instance.tail[i])
     if bound.argument == "energy-window":
         r = instance.renewable.index(data["resource"])
-        how = {k: data[k] for k in ("round", "multiples", "subset_sum") if k in data}
+        kinds = ("round", "multiples", "subset_sum")
+        how: dict[str, int] = {k: data[k] for k in kinds if k in data}
         if "subset_sum" in how:
-            counted = ~instance.optional & (shortest(instance) > 0)
-            how["subset_sum"] = reachable(
-                least_demand(instance, r)[counted], int(instance.capacity[r])
-            )
+            how["subset_sum"] = reachable(demand_choices(instance, r), int(instance.capacity[r]))
         line = resource_line(instance, r, data["resource"], how)
         return window_value(instance, line, data["head"], data["tail"])
     if bound.argument == "clique":

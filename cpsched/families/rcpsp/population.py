@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 IntArray = NDArray[np.int64]
 
-#: Members of a population.
-SIZE = 150
+#: Members of a population times tasks: larger projects get by with fewer members.
+CELLS = 12_000
+#: Members of a population, at least and at most.
+FEWEST, MOST = 30, 150
 #: Children per member without a better best schedule after which a population is given up.
 PATIENCE = 150
 #: Populations whose best members meet in a common one before all begins anew.
@@ -31,7 +33,7 @@ COST = 5e-7
 #: Parameters of the kernel: rounds of tournament; percentage of block crossovers, blocks compared
 #: for density; percentage and number of list mutations; percentage and number of mode mutations;
 #: percentage of decodings that choose modes; percentage of survivals against a random member.
-KNOBS = (1, 60, 3, 60, 3, 60, 3, 50, 30)
+KNOBS = (0, 90, 3, 60, 3, 60, 3, 50, 0)
 
 
 class Population:
@@ -50,7 +52,7 @@ class Population:
         instance: Instance,
         kit: Kit,
         seed: int,
-        size: int = SIZE,
+        size: int = MOST,
         knobs: tuple[int, ...] = KNOBS,
     ) -> None:
         n = kit.n
@@ -150,7 +152,8 @@ class Restarts:
         self.instance, self.kit, self.mode = instance, kit, mode
         self.seed, self.round = seed, 0
         self.rank = priority(instance, "lft")
-        self.population = Population(instance, kit, seed)
+        self.size = max(FEWEST, min(MOST, CELLS // max(1, kit.n)))
+        self.population = Population(instance, kit, seed, self.size)
         self._kept: list[tuple[int, IntArray, IntArray]] = []
         self._offered = 2**62
         self._best = 2**62
@@ -223,7 +226,9 @@ class Restarts:
         ]
         self.round += 1
         self._best, self._idle = 2**62, 0
-        self.population = Population(self.instance, self.kit, self.seed + 31 * self.round)
+        self.population = Population(
+            self.instance, self.kit, self.seed + 31 * self.round, self.size
+        )
         if self.round % (ROUNDS + 1) == ROUNDS:
             for k, (_, start, mode) in enumerate(self._kept[: population.size]):
                 self.population.put(k, start, mode)

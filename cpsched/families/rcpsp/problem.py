@@ -183,13 +183,23 @@ class Selection(Record):
     condition: Name | None = None
 
 
+class WorkingTimes(Record):
+    """Working times of some resources that differ from the calendar's; null is as there."""
+
+    resources: Annotated[tuple[Name, ...], Field(min_length=1)]
+    weekdays: tuple[int, ...] | None = None
+    hours: tuple[int, int] | None = None
+    holidays: tuple[str, ...] | None = None
+
+
 class Calendar(Record):
     """Dates for time 0 and for breaks: how integers in a schedule become dates.
 
     ``start`` is the date (ISO 8601) of time 0 and one time unit is ``unit``. Outside ``weekdays``
     (0 = Monday), outside ``hours`` (with units below a day) and on ``holidays`` nobody works: those
-    times are breaks of the resources listed (all renewable ones when empty). The calendar holds
-    for ``length`` days; later, every time is a working time.
+    times are breaks of the resources listed (all renewable ones when empty). ``exceptions`` give
+    resources other working times. The calendar holds for ``length`` days; later, every time is a
+    working time.
     """
 
     start: str
@@ -199,13 +209,35 @@ class Calendar(Record):
     holidays: tuple[str, ...] = ()
     resources: tuple[Name, ...] = ()
     length: Annotated[int, Field(ge=1, le=36_600)] = 3660
+    exceptions: tuple[WorkingTimes, ...] = ()
 
     @model_validator(mode="after")
     def _exists(self) -> Calendar:
         from cpsched.families.rcpsp.profile import calendar_breaks
 
         calendar_breaks(self)
+        for i, times in enumerate(self.exceptions):
+            try:
+                calendar_breaks(self.with_times(times))
+            except ProblemError as error:
+                raise ProblemError(
+                    error.rule,
+                    place=error.place.replace("calendar", f"calendar.exceptions.{i}", 1),
+                    value=error.value,
+                    remedy=error.remedy,
+                ) from None
+        _unique([n for e in self.exceptions for n in e.resources], "calendar.exceptions", "")
         return self
+
+    def with_times(self, times: WorkingTimes) -> Calendar:
+        """The calendar of the resources that have these working times."""
+        other = {
+            "weekdays": times.weekdays,
+            "hours": times.hours,
+            "holidays": times.holidays,
+        }
+        given = {key: value for key, value in other.items() if value is not None}
+        return self.model_copy(update=given | {"resources": times.resources, "exceptions": ()})
 
 
 class RcpspProblem(ProblemBase):
@@ -278,8 +310,12 @@ class RcpspProblem(ProblemBase):
             names = [*selection.tasks, *([selection.condition] if selection.condition else [])]
             for name in names:
                 _known(name, ids, f"selections.{i}", "task")
-        for name in self.calendar.resources if self.calendar else ():
-            _known(name, types, "calendar.resources", "resource")
+        if self.calendar is not None:
+            for name in self.calendar.resources:
+                _known(name, types, "calendar.resources", "resource")
+            for i, times in enumerate(self.calendar.exceptions):
+                for name in times.resources:
+                    _known(name, types, f"calendar.exceptions.{i}.resources", "resource")
         if self.stable_objective == "replan_cost":
             raise ProblemError(
                 "replan_cost adds to another objective",
