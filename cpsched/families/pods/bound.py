@@ -59,6 +59,10 @@ def recompute(problem: PodsProblem, bound: Bound) -> Number:
 
     if bound.argument == "zero":
         return 0
+    if problem.reassignment is not None:
+        from cpsched.families.pods.reassign import aggregate
+
+        return aggregate(problem.reassignment)
     recomputed = _ARGUMENTS.get(bound.argument)
     if recomputed is None:
         raise ProblemError(
