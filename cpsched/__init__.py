@@ -14,8 +14,10 @@ from cpsched.explain import explain
 from cpsched.fallback import Fallback, fallback
 from cpsched.improve import improve
 from cpsched.many import solve_many
+from cpsched.pareto import pareto
 from cpsched.replan import Event, replan
 from cpsched.result import Bound, Incumbent, Result, Status, StopReason
+from cpsched.simulate import simulate
 from cpsched.solve import solve
 from cpsched.validate import Report, Violation, validate
 
@@ -47,7 +49,9 @@ __all__ = [
     "improve",
     "load",
     "loads",
+    "pareto",
     "replan",
+    "simulate",
     "solve",
     "solve_many",
     "validate",

@@ -238,21 +238,20 @@ def _read_text(file: str) -> str:
 def _choose_format(file: str, text: str, name: str | None) -> Format:
     from cpsched.families import all_formats
 
-    formats = all_formats()
     if name is not None:
-        for candidate in formats:
+        for candidate in all_formats():
             if candidate.name == name:
                 return candidate
-        known = ", ".join(candidate.name for candidate in formats)
+        known = ", ".join(candidate.name for candidate in all_formats())
         raise ProblemError(
             f"the format must be one of {known}", value=name, remedy="See `cpsched formats`."
         )
     head = text[:20_000]
-    for candidate in formats:
+    for candidate in all_formats():
         if candidate.detect(Path(file).name, head):
             return candidate
     if '"schema_version"' in head:
-        return formats[0]  # cpsched JSON whose kind is missing, unknown or far down
+        return next(all_formats())  # cpsched JSON whose kind is missing, unknown or far down
     raise ProblemError(
         "the format is not recognised from the file's name and beginning",
         remedy="Pass --format; `cpsched formats` lists the formats.",

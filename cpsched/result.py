@@ -199,7 +199,11 @@ class Result:
         if self.message:
             out["message"] = self.message
         for key, value in self.extra.items():
-            out[key] = value.to_dict() if hasattr(value, "to_dict") else value
+            listed = isinstance(value, list)
+            parts = [
+                v.to_dict() if hasattr(v, "to_dict") else v for v in (value if listed else [value])
+            ]
+            out[key] = parts if listed else parts[0]
         return out
 
     def to_json(self, indent: int | None = None) -> str:

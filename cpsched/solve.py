@@ -6,6 +6,7 @@ checked schedule is returned with a status that says what is known and a reason 
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import logging
 import math
@@ -42,6 +43,7 @@ def solve(
     deterministic: bool = False,
     isolation: Literal["none", "process"] = "none",
     executor: Executor | None = None,
+    k_best: int = 1,
     strict: bool = False,
 ) -> Result:
     """Find the best schedule of a problem within a time limit, with a proved bound beside it.
@@ -77,6 +79,9 @@ def solve(
         exhaustion costs the caller nothing.
     executor
         A `concurrent.futures.Executor` for portfolio members and neighbourhoods.
+    k_best
+        Ask for this many schedules with the best value of the first objective; the others are in
+        ``result.alternatives``. Half of the time limit is kept for them.
     strict
         Raise `SolverContradiction` when a checked schedule refutes a claim.
 
@@ -92,9 +97,18 @@ def solve(
     SolverContradiction
         Only with ``strict=True``.
     """
-    _check_arguments(time_limit, workers, seed, gap_limit, isolation)
-    clock = Clock(time_limit, deterministic=deterministic, stop=stop)
+    _check_arguments(time_limit, workers, seed, gap_limit, isolation, k_best)
     chosen = family(problem.kind)
+    if k_best > 1 and chosen.alternatives is None:
+        raise ProblemError(
+            f"problems of kind {problem.kind} have no list of alternatives",
+            place="k_best",
+            value=k_best,
+            remedy="Pass 1.",
+        )
+    whole = Clock(time_limit, deterministic=deterministic, stop=stop)
+    share = time_limit if k_best == 1 or time_limit is None else 0.5 * time_limit
+    clock = Clock(share, deterministic=deterministic, stop=stop)
     run = Run(
         problem,
         chosen,
@@ -112,7 +126,13 @@ def solve(
     if hint is not None:
         hint = chosen.read_schedule(hint)
     _guarded(run, lambda: _pipeline(run, hint, isolation))
-    return result_of(run)
+    result = result_of(run)
+    if chosen.alternatives is not None and k_best > 1 and result.schedule is not None:
+        others = chosen.alternatives(problem, result.schedule, k_best - 1, whole)
+        checked = [other for other in others if not chosen.check(problem, other)]
+        extra = {"alternatives": checked}
+        result = dataclasses.replace(result, extra=extra, wall_time=whole.elapsed())
+    return result
 
 
 def _pipeline(run: Run, hint: Any, isolation: str) -> None:
@@ -255,7 +275,12 @@ def available_workers() -> int:
 
 
 def _check_arguments(
-    time_limit: float | None, workers: int | None, seed: int, gap_limit: float, isolation: str
+    time_limit: float | None,
+    workers: int | None,
+    seed: int,
+    gap_limit: float,
+    isolation: str,
+    k_best: int,
 ) -> None:
     if time_limit is not None and not time_limit >= 0.0:
         raise ProblemError(
@@ -271,6 +296,10 @@ def _check_arguments(
         raise ProblemError("seed must lie in [0, 2**31)", value=seed, remedy="Pass another seed.")
     if not 0.0 <= gap_limit <= 1e9:
         raise ProblemError("gap_limit must not be negative", value=gap_limit, remedy="Pass 0.")
+    if not 1 <= k_best <= 10_000:
+        raise ProblemError(
+            "k_best must lie between 1 and 10,000", value=k_best, remedy="Pass 1 for one schedule."
+        )
     if isolation not in ("none", "process"):
         raise ProblemError(
             "isolation must be 'none' or 'process'", value=isolation, remedy="Pass 'none'."

@@ -14,6 +14,7 @@ from typing import Any
 import cpsched
 from benchmarks.suite import Case, Suite
 from benchmarks.suites.rcpsp_peers import cp_sat, pyjobshop
+from cpsched.families.rcpsp.generate import GENERATORS
 
 PEERS = {"pyjobshop": pyjobshop, "cp-sat": cp_sat}
 
@@ -137,6 +138,47 @@ def open_shops(data: Path | None) -> list[Case]:
     return [case(path.stem, path, None, None, format="openshop") for path in paths]
 
 
+def generated(name: str, **options: Any) -> Case:
+    """A case from one of the family's generators."""
+    make = next(g.make for g in GENERATORS if g.name == name)
+    texts = {key: str(value) for key, value in options.items()}
+    label = "-".join([name, *(f"{key}={value}" for key, value in texts.items())])
+    return Case(
+        name=label,
+        load=lambda: make(texts),
+        infeasible=options.get("infeasible", "none") != "none",
+    )
+
+
+def constraintbench(data: Path | None) -> list[Case]:
+    """R-ConstraintBench by growing level, and every kind of planted contradiction."""
+    cases = [
+        generated("r-constraintbench", tasks=n, level=level, seed=seed)
+        for n in (20, 50, 100)
+        for level in (n // 2, n, 3 * n // 2)
+        for seed in range(3)
+    ]
+    return cases + [
+        generated("r-constraintbench", tasks=50, level=50, infeasible=kind, seed=seed)
+        for kind in ("precedence", "capacity", "disjunctive", "downtime")
+        for seed in range(3)
+    ]
+
+
+def large(data: Path | None) -> list[Case]:
+    """Where deadlines are hardest to keep: large public files and generated projects and shops."""
+    cases = [
+        generated("project", tasks=5000),
+        generated("project", tasks=5000, modes=3, nonrenewable=2),
+        generated("shop", jobs=100, machines=20, alternatives=3),
+        generated("shop", jobs=500, machines=20, alternatives=3),
+    ]
+    if data is not None:
+        cases += files("psplib_sm", r"j120\d+_\d+\.sm", "bounds_j120.csv", 100)(data)
+        cases += files("rg300", r".*\.rcp", "bounds.csv", 80)(data)
+    return cases
+
+
 def _in_folder(path: Path) -> str:
     return f"{path.parent.name}/{path.stem}"
 
@@ -214,6 +256,8 @@ SUITES: dict[str, Suite] = {
         ),
         _suite("wt40", "weighted tardiness, 40 tasks", weighted_tardiness(40)),
         _suite("wt50", "weighted tardiness, 50 tasks", weighted_tardiness(50)),
+        _suite("r-constraintbench", "generated feasibility tests", constraintbench),
+        _suite("rcpsp-large", "5,000 tasks, flexible shops of 2,000 and 10,000", large),
         _suite("openshop-taillard", "Taillard's open shops", open_shops, 30.0),
     )
 }

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from cpsched.cli import batch, files, inspecting, replanning, solving
+from cpsched.cli import batch, files, inspecting, replanning, solving, studies
 from cpsched.errors import CpschedError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ inspecting.register(app)
 files.register(app)
 batch.register(app)
 replanning.register(app)
+studies.register(app)
 
 
 @app.callback(invoke_without_command=True)

@@ -77,6 +77,7 @@ def solve(
             gap_limit=gap_limit,
             hint=start,
             deterministic=deterministic,
+            k_best=k_best,
             isolation=isolation,  # type: ignore[arg-type]
             on_progress=report,
             stop=stop,

@@ -29,6 +29,12 @@ logger = logging.getLogger("cpsched")
 #: Seconds that a stopped call is waited for before it is abandoned.
 GRACE = 0.08
 
+#: Importing CP-SAT takes up to this many seconds on a busy machine, once per process.
+LOAD_SECONDS = 1.5
+#: With less time than this the import is not even begun before the call ends.
+LOAD_BEGIN = 0.3
+
+_loader: threading.Thread | None = None
 _running: set[Call] = set()
 _running_lock = threading.Lock()
 
@@ -176,6 +182,42 @@ def _callback_class() -> Any:
 
 
 _Callback: Any = None
+
+
+def ready(clock: Clock) -> bool:
+    """Whether CP-SAT may be used: importing it must not eat the deadline.
+
+    With time enough it is imported here. With less, a thread imports it while this waits until
+    the clock runs out; with next to none, the thread begins after the deadline, for later calls.
+    """
+    global _loader
+    if _loaded.is_set():
+        return True
+    left = clock.wall_remaining()
+    if left >= LOAD_SECONDS:
+        _load()
+        return True
+    with _running_lock:
+        if _loader is None:
+            if left >= LOAD_BEGIN:
+                _loader = threading.Thread(target=_load)
+            else:
+                _loader = threading.Timer(left + 0.2, _load)
+            _loader.daemon = True
+            _loader.start()
+    while not _loaded.wait(0.01):
+        if clock.expired() or clock.wall_remaining() < 0.1:
+            return False
+    return True
+
+
+def _load() -> None:
+    import ortools.sat.python.cp_model  # noqa: F401
+
+    _loaded.set()
+
+
+_loaded = threading.Event()
 
 
 def solve(

@@ -16,6 +16,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import IO, Any
 
@@ -86,11 +87,12 @@ class Worker:
             return False
         return True
 
-    def settle(self) -> bool:
+    def settle(self, seconds: float) -> bool:
         """Whether the worker is ready for a new search (drains what a cancelled one left)."""
+        end = time.perf_counter() + seconds
         while not self.idle:
             try:
-                message = self.messages.get(timeout=GRACE)
+                message = self.messages.get(timeout=max(0.0, end - time.perf_counter()))
             except queue.Empty:
                 return False
             if message is None:
@@ -115,20 +117,22 @@ def warm() -> None:
             _idle_workers.append(Worker())
 
 
-def _take() -> Worker:
+def _take(seconds: float) -> Worker:
+    """A worker ready to search, waiting at most ``seconds`` for one that still winds up."""
     while True:
         with _lock:
             worker = _idle_workers.pop() if _idle_workers else None
         if worker is None:
             return Worker()
-        if worker.settle():
+        if worker.settle(seconds):
             return worker
         worker.kill()
 
 
 def search_isolated(run: Run) -> None:
     """Run the family's search in the worker process and merge what it reports into the run."""
-    worker = _take()
+    # Starting another worker takes about a second: waiting as long is never worse.
+    worker = _take(min(1.0, 0.5 * run.clock.wall_remaining()))
     left = run.clock.remaining()
     request = {
         "problem": run.problem.to_dict(),

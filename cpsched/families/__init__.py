@@ -7,7 +7,7 @@ through `family(kind)`; a new family is a new folder and one line in `KINDS`.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from cpsched.errors import ProblemError
 
 if TYPE_CHECKING:
+    from cpsched.core.clock import Clock
     from cpsched.core.run import Run
     from cpsched.plot.figure import Figure
     from cpsched.problem import ProblemBase, Record
@@ -128,6 +129,14 @@ class Family(Generic[P, S, I]):
     revise
         ``revise(problem, schedule, now, events, stability)``: the problem from now on, for
         `cpsched.replan`; None where a kind cannot be replanned.
+    limit
+        ``limit(problem, objective, value)``: the problem in which an objective is at most (when
+        maximised, at least) a value, for `cpsched.pareto`; None where a kind has no such limits.
+    alternatives
+        ``alternatives(problem, schedule, count, clock)``: up to ``count`` other schedules with the
+        same value of the first objective, for ``k_best``; None where a kind has none.
+    tools
+        Studies that only this kind has, by command: ``sweep``, ``replay``.
     """
 
     kind: str
@@ -148,6 +157,9 @@ class Family(Generic[P, S, I]):
     items: Callable[[S], dict[str, dict[str, Any]]]
     draw: Callable[[P, S], Figure]
     revise: Callable[[P, S, float, Sequence[Event], int], Revision] | None = None
+    limit: Callable[[P, str, Number], P] | None = None
+    alternatives: Callable[[P, S, int, Clock], list[S]] | None = None
+    tools: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     formats: tuple[Format, ...] = ()
     writers: tuple[Writer, ...] = ()
     generators: tuple[Generator, ...] = ()
@@ -197,20 +209,24 @@ def family(kind: str) -> Family[Any, Any, Any]:
     return chosen
 
 
-@cache
-def all_formats() -> tuple[Format, ...]:
-    """Every readable format, cpsched JSON first."""
-    from cpsched.problem import parse_json, problem_from
-
-    own = Format(
+def all_formats() -> Iterator[Format]:
+    """Every readable format, cpsched JSON first; a family is imported when its turn comes."""
+    yield Format(
         name="cpsched",
         kind="any",
         description="cpsched JSON of any kind",
-        detection='a JSON object with a "kind" of cpsched, or a "schema_version" and no other format',
+        detection='a JSON object with a "kind" of cpsched, or with a "schema_version"',
         detect=_is_own,
-        read=lambda text, file, options: problem_from(parse_json(text)),
+        read=_read_own,
     )
-    return (own, *(f for kind in KINDS for f in family(kind).formats))
+    for kind in KINDS:
+        yield from family(kind).formats
+
+
+def _read_own(text: str, file: str, options: Mapping[str, str]) -> Any:
+    from cpsched.problem import parse_json, problem_from
+
+    return problem_from(parse_json(text))
 
 
 def _is_own(name: str, head: str) -> bool:

@@ -26,12 +26,11 @@ FEATURES = (
 TYPES = ("end-start", "start-start", "end-end", "start-end")
 
 
-def random_problem(seed: int, features: tuple[str, ...] | None = None) -> RcpspProblem:
-    """A problem of three or four tasks; ``features`` None draws some of `FEATURES`."""
+def random_problem(seed: int, features: tuple[str, ...] | None = None, n: int = 3) -> RcpspProblem:
+    """A problem of ``n`` tasks; ``features`` None draws some of `FEATURES`."""
     rng = random.Random(seed)
     if features is None:
         features = tuple(f for f in FEATURES if rng.random() < 0.4)
-    n = rng.randint(3, 4)
     names = [f"t{i}" for i in range(n)]
     resources: list[dict[str, Any]] = [
         {"name": "R", "capacity": rng.randint(1, 3), "unit_cost": rng.randint(0, 2)},
@@ -45,7 +44,7 @@ def random_problem(seed: int, features: tuple[str, ...] | None = None) -> RcpspP
                 change["capacity"] = rng.choice((0, 0, 1, 3))
                 r.setdefault("capacity_changes", []).append(change)
     if "nonrenewable" in features:
-        resources.append({"name": "N", "type": "nonrenewable", "capacity": rng.randint(2, 6)})
+        resources.append({"name": "N", "type": "nonrenewable", "capacity": rng.randint(n, 3 * n)})
     if "reservoir" in features:
         low = rng.randint(0, 1)
         tank: dict[str, Any] = {"name": "T", "type": "reservoir", "minimum": low}
@@ -115,13 +114,19 @@ def schedules(problem: RcpspProblem, horizon: int) -> Iterator[RcpspSchedule]:
     options = []
     for task in problem.tasks:
         own: list[ScheduledTask | None] = [None] if task.optional else []
+        alone = problem.model_copy(
+            update={"tasks": (task,), "precedences": (), "disjunctive": (), "selections": ()}
+            | {"resources": tuple(r for r in problem.resources if r.type != "reservoir")}
+        )
         for m, mode in enumerate(task.modes):
             held = [r for r, units in mode.demands.items() if units]
             breaks = breaks_of(held, profiles) if task.pausable else []
-            for start in range(task.release, horizon + 1):
+            for start in range(horizon + 1):
                 end = end_after(start, mode.duration, breaks)
-                if end <= horizon:
-                    own.append(ScheduledTask(task=task.id, mode=m, start=start, end=end))
+                done = ScheduledTask(task=task.id, mode=m, start=start, end=end)
+                # What a task cannot do alone it cannot do among others.
+                if end <= horizon and not check(alone, RcpspSchedule(tasks=(done,))):
+                    own.append(done)
         options.append(own)
     for choice in product(*options):
         schedule = RcpspSchedule(tasks=tuple(d for d in choice if d is not None))

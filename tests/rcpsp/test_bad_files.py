@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cpsched.errors import ProblemError
 from cpsched.families.rcpsp.problem import RcpspProblem
@@ -22,6 +25,9 @@ PROBLEM = {
     "resources": [{"name": "r", "capacity": 1}],
     "precedences": [{"before": "a", "after": "b"}],
 }
+
+DAMAGE = ["", "-1", "0", "99", "1e400", "nan", "*", "[", "]", ";", ",", '"', "\n", "\t", "\0", "x"]
+DAMAGE += ["9" * 20, "2026-01-01", "FS+1", "[tasks]", "[resources]", "#", ":", "@", "..", "\u0663"]
 
 
 def complaint(name, text, **options):
@@ -238,6 +244,9 @@ def test_csv_hostile_cell_is_quick():
         ({"start": "2026-03-02T08:30", "unit": "hour"}, "start"),
         ({"resources": ["nobody"]}, "resources"),
         ({"length": 0}, "length"),
+        ({"exceptions": [{"resources": ["nobody"]}]}, "exceptions.0.resources"),
+        ({"exceptions": [{"resources": ["r"], "weekdays": [9]}]}, "exceptions.0.weekdays"),
+        ({"exceptions": [{"resources": ["r", "r"]}]}, "exceptions.1"),
     ],
 )
 def test_calendar_that_cannot_be(change, place):
@@ -301,3 +310,18 @@ def test_deadline_before_release_is_legal():
     text = "id,duration,release,deadline\na,2,5,3\n"
     task = read("rcpsp-csv", text).tasks[0]
     assert (task.release, task.deadline) == (5, 3)
+
+
+@pytest.mark.parametrize("name", texts.ALL)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_damaged_files(name, data):
+    """Whatever happens to a file, reading it gives a problem or a `ProblemError`."""
+    _, text = texts.ALL[name]
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(text)))
+        gone = data.draw(st.sampled_from([0, 1, 5, 20]))
+        piece = data.draw(st.sampled_from(DAMAGE))
+        text = text[:at] + piece + text[at + gone :]
+    with contextlib.suppress(ProblemError):
+        assert isinstance(read(name, text), RcpspProblem)

@@ -7,8 +7,10 @@ import pytest
 from cpsched.errors import ProblemError
 from cpsched.families.rcpsp import writers
 from cpsched.families.rcpsp.dates import date_of, dated, finish_of, time_of
+from cpsched.families.rcpsp.draw import draw
 from cpsched.families.rcpsp.generate import project, shop
 from cpsched.families.rcpsp.problem import Calendar, RcpspProblem, RcpspSchedule
+from cpsched.families.rcpsp.profile import capacity_profiles
 from tests.rcpsp import texts
 from tests.rcpsp.texts import read
 
@@ -24,6 +26,10 @@ EVERYTHING = RcpspProblem.parse(
             "holidays": ["2026-04-03", "2026-04-06"],
             "resources": ["crew"],
             "length": 400,
+            "exceptions": [
+                {"resources": ["crane"], "weekdays": [5, 6]},
+                {"resources": ["digger"], "holidays": []},
+            ],
         },
         "resources": [
             {
@@ -32,6 +38,8 @@ EVERYTHING = RcpspProblem.parse(
                 "unit_cost": 2,
                 "capacity_changes": [{"start": 3, "end": 5, "capacity": 1}],
             },
+            {"name": "crane"},
+            {"name": "digger"},
             {"name": "money", "type": "nonrenewable", "capacity": 50},
             {"name": "tank", "type": "reservoir", "initial": 4, "minimum": -1, "maximum": 9},
         ],
@@ -161,6 +169,17 @@ def test_calendar_section():
     assert calendar.holidays == ("2026-04-03", "2026-04-06")
 
 
+def test_calendar_exceptions():
+    """Further lines of the calendar are the working times of the resources they name."""
+    text = (
+        "[calendar]\nstart,weekdays,resources\n2026-03-02,mon-fri,\n,sat;sun,crane\n"
+        "[tasks]\nid,duration,resources\na,2,crane\nb,2,crew\n"
+    )
+    profiles = capacity_profiles(read("rcpsp-csv", text))
+    assert profiles["crew"][:2] == [(5, 7, 0), (12, 14, 0)]
+    assert profiles["crane"][:2] == [(0, 5, 0), (7, 12, 0)]
+
+
 @pytest.mark.parametrize(
     "problem",
     [
@@ -268,3 +287,10 @@ def test_time_between_units():
 def test_time_beyond_the_years():
     """A time beyond the year 9999 is still written, as a sum."""
     assert date_of(Calendar(start="2026-03-02"), 10**9) == "2026-03-02 + 1000000000 days"
+
+
+def test_pictures_show_dates():
+    """With a calendar, tooltips and the makespan's mark carry dates."""
+    figure = draw(EVERYTHING, SCHEDULE)
+    assert "2026-03-03 to 2026-03-05" in figure.lanes[0].bars[0].tooltip
+    assert figure.marks == ((4.0, "makespan 4, 2026-03-05"),)

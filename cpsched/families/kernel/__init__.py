@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cpsched.families import Family, NamedConstraint
+from cpsched.families import Family
+from cpsched.families.kernel.build import Loop
 from cpsched.families.kernel.check import check, evaluate
+from cpsched.families.kernel.explain import constraints, restrict
 from cpsched.families.kernel.formats import FORMATS
+from cpsched.families.kernel.generate import GENERATORS
 from cpsched.families.kernel.problem import (
     MODULO_OBJECTIVES,
     OBJECTIVES,
     KernelProblem,
     KernelSchedule,
 )
+from cpsched.families.kernel.writers import WRITERS
 from cpsched.result import Bound, Objective, Values
 
 if TYPE_CHECKING:
@@ -64,15 +68,9 @@ def _recompute(problem: KernelProblem, bound: Bound) -> int:
 
 
 def _repair(instance: Instance, run: Run, schedule: KernelSchedule) -> None:
-    pass
+    from cpsched.families.kernel.search import repair
 
-
-def _constraints(problem: KernelProblem) -> list[NamedConstraint]:
-    return []
-
-
-def _restrict(problem: KernelProblem, names: frozenset[str]) -> KernelProblem:
-    return problem
+    repair(instance, run, schedule)
 
 
 def items(schedule: KernelSchedule) -> dict[str, dict[str, Any]]:
@@ -87,9 +85,9 @@ def items(schedule: KernelSchedule) -> dict[str, dict[str, Any]]:
 
 
 def _draw(problem: KernelProblem, schedule: KernelSchedule) -> Figure:
-    from cpsched.plot.figure import Figure
+    from cpsched.families.kernel.draw import draw
 
-    return Figure("x")
+    return draw(problem, schedule)
 
 
 def _evaluate(problem: KernelProblem, schedule: KernelSchedule, names: Sequence[str]) -> Values:
@@ -110,9 +108,18 @@ FAMILY: Family[KernelProblem, KernelSchedule, Instance] = Family(
     search=_search,
     recompute=_recompute,
     repair=_repair,
-    constraints=_constraints,
-    restrict=_restrict,
+    constraints=constraints,
+    restrict=restrict,
     items=items,
     draw=_draw,
     formats=FORMATS,
+    writers=WRITERS,
+    generators=GENERATORS,
 )
+
+__all__ = [
+    "FAMILY",
+    "KernelProblem",
+    "KernelSchedule",
+    "Loop",
+]

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from cpsched.families.kernel.live import lifetimes
 from cpsched.families.kernel.problem import (
     WORD_BYTES,
     Edge,
@@ -71,7 +72,7 @@ def check(problem: KernelProblem, schedule: KernelSchedule) -> list[Violation]:
     if found:
         return found
     layout = Layout(problem, schedule)
-    rules = [_initiation_interval, _stages, _length, _dependence, _unit, _memory]
+    rules = [_initiation_interval, _stages, _length, _dependence, _unit, _memory, _ring_depth]
     if problem.grouped:
         rules += [_groups, _blocking, _carried, _registers]
     for rule in rules:
@@ -89,59 +90,7 @@ def evaluate(
     return tuple(_OBJECTIVES[name](layout) for name in names)
 
 
-# ---------------------------------------------------------------------- lifetimes
-
-
-def last_uses(problem: KernelProblem) -> dict[str, list[tuple[str, Edge, int]]]:
-    """For each operation, the uses that keep its result live.
-
-    Each use is (operation, edge, extra distance): the true dependences of the operation,
-    and those of the views that rename its result, with the distances on the way to them added up.
-    """
-    out: dict[str, list[Edge]] = defaultdict(list)
-    for edge in problem.edges:
-        if edge.kind == "true":
-            out[edge.source].append(edge)
-    views = {o.id for o in problem.operations if o.view}
-    uses: dict[str, list[tuple[str, Edge, int]]] = {}
-    for operation in problem.operations:
-        found: dict[tuple[str, int, str | None], Edge] = {}
-        todo = [(edge, 0) for edge in out[operation.id]]
-        seen: set[tuple[str, int]] = set()
-        while todo:
-            edge, before = todo.pop()
-            found[(edge.target, before + edge.distance, edge.buffer)] = edge
-            key = (edge.target, before + edge.distance)
-            if edge.target in views and key not in seen and edge.target != operation.id:
-                seen.add(key)
-                if len(seen) <= 10_000:
-                    todo += [(e, key[1]) for e in out[edge.target] if e.distance == 0]
-        uses[operation.id] = [
-            (target, edge, distance - edge.distance)
-            for (target, distance, _), edge in found.items()
-        ]
-    return uses
-
-
-def lifetimes(
-    problem: KernelProblem,
-    start: dict[str, int],
-    period: int,
-    depth: dict[str, int],
-    uses: dict[str, list[tuple[str, Edge, int]]] | None = None,
-) -> dict[str, int]:
-    """Cycles from each operation's issue to the issue of its result's last use, half-open.
-
-    Zero for results without a use.
-    """
-    alive: dict[str, int] = {}
-    for operation, listed in (last_uses(problem) if uses is None else uses).items():
-        alive[operation] = 0
-        for target, edge, extra in listed:
-            distance = extra + edge.distance + (depth[edge.buffer] if edge.buffer else 0)
-            span = start[target] + distance * period - start[operation]
-            alive[operation] = max(alive[operation], span)
-    return alive
+# ---------------------------------------------------------------------- rules
 
 
 def peak(period: int, uses: Iterable[tuple[int, int, int]]) -> tuple[int, int]:
@@ -169,9 +118,6 @@ def peak(period: int, uses: Iterable[tuple[int, int, int]]) -> tuple[int, int]:
     return best, where
 
 
-# ---------------------------------------------------------------------- rules
-
-
 def _operations(problem: KernelProblem, schedule: KernelSchedule) -> list[Violation]:
     """Every operation of the loop is placed exactly once, and nothing else is."""
     known = {o.id for o in problem.operations}
@@ -184,9 +130,11 @@ def _operations(problem: KernelProblem, schedule: KernelSchedule) -> list[Violat
                 Violation("operations", f"operation {p.operation} {what}", _at(p.operation))
             )
         seen.add(p.operation)
-    for name in [o.id for o in problem.operations if o.id not in seen]:
-        found.append(Violation("operations", f"operation {name} is not placed", _at(name)))
-    return found
+    return found + [
+        Violation("operations", f"operation {o.id} is not placed", _at(o.id))
+        for o in problem.operations
+        if o.id not in seen
+    ]
 
 
 def _buffer_depth(problem: KernelProblem, schedule: KernelSchedule) -> list[Violation]:
@@ -213,6 +161,32 @@ def _buffer_depth(problem: KernelProblem, schedule: KernelSchedule) -> list[Viol
     return found
 
 
+def _ring_depth(layout: Layout) -> list[Violation]:
+    """A depth stated for an operation's result has a slot for every iteration that is live."""
+    declared = {b.name for b in layout.problem.buffers}
+    found = []
+    for name, depth in layout.depth.items():
+        if name in declared:
+            continue
+        if name not in layout.operations:
+            found.append(
+                Violation(
+                    "ring_depth", f"{name} is neither a buffer nor an operation", {"buffer": name}
+                )
+            )
+        elif depth < layout.copies(name):
+            found.append(
+                Violation(
+                    "ring_depth",
+                    f"{layout.copies(name)} results of {name} are live at once, its ring has "
+                    f"{depth} slots",
+                    {"buffer": name},
+                    layout.copies(name) - depth,
+                )
+            )
+    return found
+
+
 def _initiation_interval(layout: Layout) -> list[Violation]:
     limit = layout.problem.max_initiation_interval
     if limit is None or layout.period <= limit:
@@ -228,18 +202,17 @@ def _initiation_interval(layout: Layout) -> list[Violation]:
 
 def _stages(layout: Layout) -> list[Violation]:
     """Stage and slot are start divided by the interval; stages counts overlapping iterations."""
-    found = []
-    for p in layout.schedule.operations:
-        if (p.stage, p.slot) != divmod(p.start, layout.period):
-            found.append(
-                Violation(
-                    "stages",
-                    f"operation {p.operation} starts at {p.start}: stage {p.stage} and slot "
-                    f"{p.slot} must be its quotient and remainder by {layout.period}",
-                    _at(p.operation),
-                )
-            )
-    expected = stage_count(layout.period, layout.schedule.length, layout.start.values())
+    found = [
+        Violation(
+            "stages",
+            f"operation {p.operation} starts at {p.start}: stage {p.stage} and slot {p.slot} must "
+            f"be its quotient and remainder by {layout.period}",
+            _at(p.operation),
+        )
+        for p in layout.schedule.operations
+        if (p.stage, p.slot) != divmod(p.start, layout.period)
+    ]
+    expected = stage_count(layout.period, _length_of(layout))
     if layout.schedule.stages != expected:
         found.append(
             Violation(
@@ -251,9 +224,9 @@ def _stages(layout: Layout) -> list[Violation]:
     return found
 
 
-def stage_count(period: int, length: int, starts: Iterable[int]) -> int:
-    """Number of iterations that overlap in the steady state, at least 1."""
-    return max(1, -(-length // period), 1 + max(starts) // period)
+def stage_count(period: int, length: int) -> int:
+    """Number of iterations that overlap in the steady state."""
+    return -(-length // period)
 
 
 def _length(layout: Layout) -> list[Violation]:
@@ -491,7 +464,8 @@ def _at(operation: str) -> dict[str, Any]:
 
 
 def _length_of(layout: Layout) -> int:
-    return max(layout.start[o.id] + o.latency for o in layout.problem.operations)
+    # An operation takes its issue cycle at least.
+    return max(layout.start[o.id] + max(1, o.latency) for o in layout.problem.operations)
 
 
 def _group_count(layout: Layout) -> int:

@@ -33,6 +33,9 @@ from cpsched.families.kernel.problem import KernelSchedule
 LARGEST_TABLE = 4096
 #: Estimated seconds of placing one operation.
 PLACEMENT_COST = 8e-5
+#: Placements per operation before an interval is given up, and in all.
+PLACEMENT_RATIO = 4
+PLACEMENTS = 2500
 
 
 @dataclass
@@ -55,20 +58,13 @@ def grid_for(instance: Instance, interval: int, group: list[int | None], depth: 
     """The grid of an interval; its interval may be up to a tick longer."""
     tick = max(1, -(-interval // LARGEST_TABLE))
     delay = edge_delays(instance, group)
-    waits = [False] * instance.n
-    if instance.problem.grouped:
-        for e, edge in enumerate(instance.problem.edges):
-            u, w = int(instance.source[e]), int(instance.target[e])
-            if edge.blocking or (instance.spill[e] and group[u] != group[w]):
-                waits[w] = True
-    uses = []
-    for rows in instance.uses:
-        uses.append(
-            [
-                (k, start // tick, -(-(start + cycles) // tick) - start // tick, amount)
-                for k, start, cycles, amount in rows
-            ]
-        )
+    uses = [
+        [
+            (k, start // tick, -(-(start + cycles) // tick) - start // tick, amount)
+            for k, start, cycles, amount in rows
+        ]
+        for rows in instance.uses
+    ]
     return Grid(
         interval=-(-interval // tick),
         tick=tick,
@@ -76,10 +72,21 @@ def grid_for(instance: Instance, interval: int, group: list[int | None], depth: 
         reach=edge_reach(instance, depth),
         uses=uses,
         issue=[-(-c // tick) for c in instance.issue],
-        waits=waits,
+        waits=waiting(instance, group),
         group=group,
         depth=depth,
     )
+
+
+def waiting(instance: Instance, group: list[int | None]) -> list[bool]:
+    """Which operations begin with a wait under an assignment to groups."""
+    waits = [False] * instance.n
+    if instance.problem.grouped:
+        for e, edge in enumerate(instance.problem.edges):
+            u, w = int(instance.source[e]), int(instance.target[e])
+            if edge.blocking or (instance.spill[e] and group[u] != group[w]):
+                waits[w] = True
+    return waits
 
 
 class Table:
@@ -172,7 +179,7 @@ class Table:
         else:
             del self.start[o]
 
-    def evict_for(self, o: int, start: int) -> list[int]:
+    def evict_for(self, o: int, start: int, *, forced: bool) -> list[int]:
         """Take out every placed operation that conflicts with starting ``o`` at ``start``."""
         out = []
         for e in (*self.out[o], *self.into[o]):
@@ -185,21 +192,28 @@ class Table:
                 self.place(other, self.start[other], -1)
                 out.append(other)
         slot = start % self.period
+        if not forced:
+            return out
         for other in sorted(self.start, key=lambda p: -self.start[p]):
-            if self.free(o)[slot]:
-                break
             if self._clashes(o, slot, other):
                 self.place(other, self.start[other], -1)
                 out.append(other)
         return out
 
     def _clashes(self, o: int, slot: int, other: int) -> bool:
+        """Whether a placed operation stands in the way of ``o`` at a slot, given what is left."""
         period, grid = self.period, self.grid
-        for k, offset, cycles, _ in grid.uses[o]:
+        for k, offset, cycles, amount in grid.uses[o]:
             for j, off, length, _ in grid.uses[other]:
-                if k == j:
-                    gap = (self.start[other] + off - slot - offset) % period
-                    if gap < cycles or period - gap < length:
+                if k != j:
+                    continue
+                gap = (self.start[other] + off - slot - offset) % period
+                if gap < cycles or period - gap < length:
+                    room = self.instance.capacity[k] - amount
+                    window = self.counts[k].take(
+                        range(slot + offset, slot + offset + min(cycles, period)), mode="wrap"
+                    )
+                    if window.max() > room:
                         return True
         if self.instance.problem.grouped and grid.group[o] == grid.group[other]:
             gap = (slot - self.start[other]) % period
@@ -243,38 +257,48 @@ def _first(free: npt.NDArray[np.bool_], start: int) -> int | None:
     return start + period - at + int(behind[0]) if len(behind) else None
 
 
-def iterative(
-    instance: Instance, grid: Grid, clock: Clock, budget_ratio: int = 5
-) -> dict[int, int] | None:
+class Budget:
+    """Placements that the heuristics may still make: counted, so that results repeat."""
+
+    def __init__(self, clock: Clock, placements: int) -> None:
+        self.clock, self.left = clock, placements
+
+    def spend(self) -> bool:
+        """Count one placement; False when the budget or the time is used up."""
+        self.left -= 1
+        self.clock.spend(PLACEMENT_COST)
+        return self.left >= 0 and not self.clock.expired()
+
+
+def iterative(instance: Instance, grid: Grid, budget: Budget) -> dict[int, int] | None:
     """Rau's iterative modulo scheduling at one interval; starts on the grid, or None."""
     table = Table(instance, grid)
     if not table.fits_at_all():
         return None
-    height = _heights(instance, table.weight, grid)
+    height = _heights(instance, table.weight)
     if height is None:
         return None
     queue = [(-int(height[o]), o) for o in range(instance.n)]
     heapq.heapify(queue)
     last = np.full(instance.n, -1, dtype=np.int64)
-    budget = budget_ratio * instance.n
+    tries = PLACEMENT_RATIO * instance.n
     while queue:
-        if budget <= 0 or clock.expired():
+        tries -= 1
+        if tries < 0 or not budget.spend():
             return None
-        budget -= 1
-        clock.spend(PLACEMENT_COST)
         _, o = heapq.heappop(queue)
         early = table.earliest(o)
-        start = _first(table.free(o), early)
-        if start is None or start >= early + table.period:
-            start = max(early, int(last[o]) + 1)
-        for other in table.evict_for(o, start):
+        first = _first(table.free(o), early)
+        forced = first is None
+        start = max(early, int(last[o]) + 1) if first is None else first
+        for other in table.evict_for(o, start, forced=forced):
             heapq.heappush(queue, (-int(height[other]), other))
         table.place(o, start)
         last[o] = start
     return table.start
 
 
-def _heights(instance: Instance, weight: Ints, grid: Grid) -> Ints | None:
+def _heights(instance: Instance, weight: Ints) -> Ints | None:
     """Longest path from each operation to any other's end, at the grid's interval."""
     value = np.zeros(instance.n, dtype=np.int64)
     for _ in range(instance.n + 1):
@@ -286,18 +310,17 @@ def _heights(instance: Instance, weight: Ints, grid: Grid) -> Ints | None:
     return None
 
 
-def swing(instance: Instance, grid: Grid, clock: Clock) -> dict[int, int] | None:
+def swing(instance: Instance, grid: Grid, budget: Budget) -> dict[int, int] | None:
     """Swing modulo scheduling at one interval; starts on the grid, or None."""
     table = Table(instance, grid)
     if not table.fits_at_all():
         return None
-    height = _heights(instance, table.weight, grid)
+    height = _heights(instance, table.weight)
     if height is None:
         return None
     for o in swing_order(instance, table, height):
-        if clock.expired():
+        if not budget.spend():
             return None
-        clock.spend(PLACEMENT_COST)
         has_before = any(int(instance.source[e]) in table.start for e in table.into[o])
         early, late = table.earliest(o), table.latest(o)
         free = table.free(o)
@@ -374,50 +397,76 @@ def to_schedule(
 
 def serial(instance: Instance, group: list[int | None], depth: list[int]) -> KernelSchedule | None:
     """One operation after the other, no overlap at all: valid whenever memory suffices."""
-    order = _topological(instance, edge_reach(instance, depth))
-    delay = edge_delays(instance, group)
-    starts = np.zeros(instance.n, dtype=np.int64)
-    now = 0
-    reach = edge_reach(instance, depth)
+    delay, reach = edge_delays(instance, group), edge_reach(instance, depth)
     into: list[list[int]] = [[] for _ in range(instance.n)]
     for e in np.flatnonzero(reach == 0).tolist():
         into[int(instance.target[e])].append(e)
-    for o in order:
-        ready = [int(starts[instance.source[e]] + delay[e]) for e in into[o]]
+    waits = waiting(instance, group)
+    starts = [0] * instance.n
+    now = 0
+    for o in sequence(instance, reach):
+        ready = [starts[int(instance.source[e])] + int(delay[e]) for e in into[o]]
         starts[o] = max([now, *ready])
         table = max((s + c for _, s, c, _ in instance.uses[o]), default=0)
-        now = int(starts[o]) + max(table, instance.issue[o])
+        # Nothing else of the group may begin in the cycle of a wait.
+        now = starts[o] + max(table, instance.issue[o], int(waits[o]))
     interval = max(now, instance.mii, 1)
     for e in np.flatnonzero(reach > 0).tolist():
-        slack = starts[instance.source[e]] + delay[e] - starts[instance.target[e]]
-        interval = max(interval, -(-int(slack) // int(reach[e])))
+        slack = starts[int(instance.source[e])] + int(delay[e]) - starts[int(instance.target[e])]
+        interval = max(interval, -(-slack // int(reach[e])))
     limit = instance.problem.max_initiation_interval
     if limit is not None and interval > limit:
         return None
-    return schedule_from(instance, interval, starts.tolist(), group, depth)
+    return schedule_from(instance, interval, starts, group, depth)
 
 
-def _topological(instance: Instance, reach: Ints) -> list[int]:
-    """Operations so that edges of the same iteration go forward, longest remaining path first."""
-    import networkx as nx
+def sequence(instance: Instance, reach: Ints) -> list[int]:
+    """Operations so that edges of the same iteration go forward and few results are live.
 
-    inside = reach == 0
+    Among the operations whose inputs are there, one that frees the most words goes next.
+    """
+    operations = instance.problem.operations
+    inside = [e for e in range(len(instance.source)) if reach[e] == 0 and instance.delay[e] >= 0]
+    waiting = [0] * instance.n
+    after: list[list[int]] = [[] for _ in range(instance.n)]
+    for e in inside:
+        waiting[int(instance.target[e])] += 1
+        after[int(instance.source[e])].append(int(instance.target[e]))
     height = np.zeros(instance.n, dtype=np.int64)
     source, target, delay = (a[inside] for a in (instance.source, instance.target, instance.delay))
-    for _ in range(instance.n + 1):
+    for _ in range(instance.n + 1 if inside else 0):
         before = height.copy()
-        if len(source):
-            np.maximum.at(height, source, height[target] + delay)
+        np.maximum.at(height, source, height[target] + delay)
         if (before == height).all():
             break
-    graph = nx.DiGraph()
-    graph.add_nodes_from(range(instance.n))
-    graph.add_edges_from(zip(source.tolist(), target.tolist(), strict=True))
-    parts = nx.condensation(graph)
-    members = nx.get_node_attributes(parts, "members")
-    key = {k: (-max(int(height[v]) for v in members[k]), min(members[k])) for k in parts}
-    order = nx.lexicographical_topological_sort(parts, key=key.__getitem__)
-    return [v for k in order for v in sorted(members[k])]
+    readers = [{u.target for u in rows if u.distance == 0} for rows in instance.life]
+    reads: list[list[int]] = [[] for _ in range(instance.n)]
+    for o, rows in enumerate(readers):
+        for w in rows:
+            reads[w].append(o)
+    open_reads = [len(rows) for rows in readers]
+    done = [False] * instance.n
+    order: list[int] = []
+    ready = {o for o in range(instance.n) if waiting[o] == 0}
+    while len(order) < instance.n:
+        # A cycle of simultaneous operations has no first one: take any that is left.
+        pool = ready or {o for o in range(instance.n) if not done[o]}
+
+        def price(o: int) -> tuple[int, int, int]:
+            freed = sum(operations[u].registers for u in reads[o] if open_reads[u] == 1)
+            return operations[o].registers - freed, -int(height[o]), o
+
+        o = min(pool, key=price)
+        ready.discard(o)
+        done[o] = True
+        order.append(o)
+        for u in reads[o]:
+            open_reads[u] -= 1
+        for w in after[o]:
+            waiting[w] -= 1
+            if waiting[w] == 0 and not done[w]:
+                ready.add(w)
+    return order
 
 
 def greedy(instance: Instance, run: Run) -> None:
@@ -427,67 +476,62 @@ def greedy(instance: Instance, run: Run) -> None:
     smallest = [b.min_depth for b in problem.buffers]
     choices = [depth] if depth == smallest else [depth, smallest]
     best = math.inf
-    for rank, group in enumerate(partitions(instance)):
+    candidates: list[tuple[bool, int, list[int | None], list[int], int]] = []
+    for group in partitions(instance):
         for rings in choices:
             found = serial(instance, group, rings)
-            if found is not None and found.initiation_interval < best:
-                best = _offer(instance, run, found, "greedy:serial", best)
-            if not (run.clock.expired() and run.incumbent is not None):
-                best = pipelined(instance, run, group, rings, best)
-        if run.clock.expired() or (rank >= 3 and best < math.inf) or best <= instance.mii:
+            if found is None or (run.clock.expired() and best < math.inf):
+                continue
+            longest = found.initiation_interval
+            valid = not check(problem, found)
+            if valid and longest < best:
+                run.offer(found, "greedy:serial")
+                best = float(longest)
+            # What does not even fit one after the other rarely fits when it overlaps.
+            candidates.append((not valid, len(candidates), group, rings, longest))
+    budget = Budget(run.clock, max(PLACEMENTS, 8 * instance.n))
+    for _, _, group, rings, longest in sorted(candidates, key=lambda c: c[:2]):
+        best = pipelined(instance, run, group, rings, best, longest, budget)
+        if best <= instance.mii or budget.left <= 0 or run.clock.expired():
             return
 
 
-def _offer(
-    instance: Instance, run: Run, schedule: KernelSchedule, source: str, best: float
-) -> float:
-    """Offer a schedule that keeps the memories' limits; the best interval so far."""
-    if check(instance.problem, schedule):
-        return best
-    run.offer(schedule, source)
-    return min(best, float(schedule.initiation_interval))
-
-
 def pipelined(
-    instance: Instance, run: Run, group: list[int | None], depth: list[int], best: float
+    instance: Instance,
+    run: Run,
+    group: list[int | None],
+    depth: list[int],
+    best: float,
+    longest: int,
+    budget: Budget,
 ) -> float:
     """Climb the intervals with both heuristics until one fits, then close in from above."""
     limit = instance.problem.max_initiation_interval
-    interval = instance.mii
+    top = min(best, longest + 1, limit + 1 if limit is not None else math.inf)
+    low = instance.mii - 1  # the largest interval that failed
     step = 1
-    low = interval - 1
-    tries = 0
-    while interval < best and tries < 24 and not run.clock.expired():
-        if limit is not None and interval > limit:
-            return best
-        tries += 1
+    while low + 1 < top and budget.left > 0 and not run.clock.expired():
+        interval = min(low + step, int(top) - 1)
         grid = grid_for(instance, interval, group, depth)
-        improved = False
+        found = None
         for name, method in (("swing", swing), ("iterative", iterative)):
-            starts = method(instance, grid, run.clock)
-            if starts is None:
-                continue
-            before = best
-            for late in (False, True):
-                found = to_schedule(instance, grid, starts, late=late)
-                if found is not None and found.initiation_interval < best:
-                    best = _offer(instance, run, found, f"greedy:{name}", best)
-            improved = best < before
-            if improved:
+            starts = method(instance, grid, budget)
+            for late in (False, True) if starts is not None else ():
+                found = to_schedule(instance, grid, starts or {}, late=late)
+                if (
+                    found is not None
+                    and found.initiation_interval < top
+                    and not check(instance.problem, found)
+                ):
+                    run.offer(found, f"greedy:{name}")
+                    break
+                found = None
+            if found is not None:
                 break
-        if improved:
-            # Close in on the smallest interval that works, between the last failure and here.
-            interval = (low + int(best)) // 2
-            if interval <= low:
-                return best
-            step = 0
-        else:
+        if found is None:
             low = interval
-            if step == 0:
-                interval = (low + int(best)) // 2
-                if interval <= low:
-                    return best
-            else:
-                interval += step
-                step *= 2
+            step *= 2
+        else:
+            top = best = found.initiation_interval
+            step = max(1, (int(top) - low) // 2)
     return best

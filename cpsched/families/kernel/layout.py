@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cpsched.families.kernel.check import lifetimes, stage_count
+from cpsched.families.kernel.check import stage_count
+from cpsched.families.kernel.live import lifetimes
 from cpsched.families.kernel.prepare import Instance, Ints
 from cpsched.families.kernel.problem import BufferDepth, KernelSchedule, Placement
 
@@ -15,7 +16,8 @@ def edge_delays(instance: Instance, group: list[int | None]) -> Ints:
         return instance.delay
     g = np.array([-1 if x is None else x for x in group], dtype=np.int64)
     crosses = g[instance.source] != g[instance.target]
-    return instance.delay + instance.crossing * crosses
+    delays: Ints = instance.delay + instance.crossing * crosses
+    return delays
 
 
 def edge_reach(instance: Instance, depth: list[int]) -> Ints:
@@ -50,7 +52,8 @@ def stages_for(
         return early
     back = _longest(instance.n, target, source, steps)
     assert back is not None
-    return early.max() - back
+    latest: Ints = early.max() - back
+    return latest
 
 
 def _longest(n: int, source: Ints, target: Ints, weight: Ints) -> Ints | None:
@@ -98,7 +101,7 @@ def schedule_from(
     return KernelSchedule(
         initiation_interval=interval,
         length=length,
-        stages=stage_count(interval, length, starts),
+        stages=stage_count(interval, length),
         operations=operations,
         buffers=tuple(BufferDepth(buffer=n, depth=d) for n, d in (rings | held).items()),
     )

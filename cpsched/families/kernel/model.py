@@ -218,8 +218,7 @@ class KernelModel:
         if fixed_a is not None and fixed_b is not None:
             return int(fixed_a == fixed_b)
         if fixed_a is not None or fixed_b is not None:
-            free, fixed = (b, fixed_a) if fixed_a is not None else (a, fixed_b)
-            return free[fixed]
+            return b[fixed_a] if fixed_a is not None else a[fixed_b or 0]
         same = model.new_bool_var(f"same {u} {w}")
         for x, y in zip(a[1:], b[1:], strict=True):
             model.add_bool_or([x.negated(), y.negated(), same])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from cpsched.families.kernel.prepare import Instance
@@ -60,38 +61,30 @@ def _deal(instance: Instance, blocks: list[list[int]], count: int) -> list[int |
         for a, b in ((u, w), (w, u)):
             neighbours.setdefault(a, {}).setdefault(b, 0)
             neighbours[a][b] += cost
-    machine = instance.problem.machine
-    room = machine.registers_per_warp
-    words = [0] * (count + 1)
-    busy = [0] * (count + 1)
+    room = instance.problem.machine.registers_per_warp
+    words = [0] * instance.groups
+    busy = [0] * instance.groups
+    members: list[list[int]] = [[] for _ in range(instance.groups)]
     weights = sorted(
         blocks, key=lambda b: (-sum(operations[o].registers for o in b), -len(b), b[0])
     )
     scale = 1 + sum(instance.issue[o] for b in blocks for o in b)
     for block in weights:
-        pinned = [operations[o].group for o in block if operations[o].group is not None]
         demand = sum(operations[o].registers for o in block)
-        time = sum(instance.issue[o] for o in block)
-        if pinned:
-            best = int(pinned[0] or 0)
-        else:
-
-            def price(g: int, block: list[int] = block, demand: int = demand) -> tuple[float, int]:
-                near = sum(
-                    c
-                    for o in block
-                    for other, c in neighbours.get(o, {}).items()
-                    if group[other] == g
-                )
-                full = (words[g] + demand) / room if room else 0.0
-                return (full + count * busy[g] / scale - near / 60.0, g)
-
-            best = min(range(1, count + 1), key=price)
-        if best >= len(words):
-            words += [0] * (best + 1 - len(words))
-            busy += [0] * (best + 1 - len(busy))
+        pins = [g for o in block if (g := operations[o].group) is not None]
+        prices = []
+        for g in pins[:1] or range(1, count + 1):
+            near = sum(
+                c for o in block for other, c in neighbours.get(o, {}).items() if group[other] == g
+            )
+            full = (words[g] + demand) / room if room else 0.0
+            apart = any((o, p) in instance.apart for o in block for p in members[g])
+            price = full + count * busy[g] / scale - near / 60.0
+            prices.append((math.inf if apart else price, g))
+        best = min(prices)[1]
         for o in block:
             group[o] = best
+        members[best] += block
         words[best] += demand
-        busy[best] += time
+        busy[best] += sum(instance.issue[o] for o in block)
     return group

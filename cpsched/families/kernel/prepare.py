@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cpsched.errors import Infeasible
-from cpsched.families.kernel.check import last_uses
+from cpsched.families.kernel.live import last_uses
 from cpsched.families.kernel.problem import Edge, KernelProblem
 
 if TYPE_CHECKING:
@@ -31,10 +31,12 @@ class LifeUse:
 class Instance:
     """A problem by indices.
 
-    Edges are parallel arrays (``source, target, delay, distance``); ``buffer`` is the index of the
-    edge's ring or -1, ``crossing`` the extra delay when its ends are in different groups and
-    ``spill`` the part of it that goes through registers. ``uses[v]`` lists the reservation runs of
-    an operation as (unit, start, cycles, amount); ``part[v]`` is its strongly connected part, and
+    ``latency`` counts in the length: the issue cycle at least. Edges are parallel arrays
+    (``source, target, delay, distance``); ``buffer`` is the index of the edge's ring or -1,
+    ``crossing`` the extra delay when its ends are in different groups and ``spill`` the part of it
+    that goes through registers. For pairs that are in different groups in every schedule
+    (``apart``) it is part of ``delay`` already. ``uses[v]`` lists the reservation runs of an
+    operation as (unit, start, cycles, amount); ``part[v]`` is its strongly connected part, and
     ``cyclic[v]`` whether that part has a cycle.
     """
 
@@ -56,6 +58,7 @@ class Instance:
     uses_of: dict[str, list[tuple[str, Edge, int]]]
     issue: list[int]
     groups: int
+    apart: set[tuple[int, int]] = field(default_factory=set)
     res_mii: int = 1
     rec_mii: int = 1
     binding_unit: str = ""
@@ -146,26 +149,32 @@ def index(problem: KernelProblem) -> Instance:
             extra = problem.spill_cost(problem.operations[position[e.source]])
         spill.append(extra)
         crossing.append(extra + (machine.signal_cost if problem.grouped else 0))
-    life = []
+    life: list[list[LifeUse]] = []
     uses_of = last_uses(problem)
     for o in problem.operations:
-        rows = set()
-        for target, edge, extra in uses_of[o.id]:
+        found = set()
+        for reader, edge, extra in uses_of[o.id]:
             buffer = ring[edge.buffer] if edge.buffer is not None else -1
-            rows.add(LifeUse(position[target], extra + edge.distance, buffer))
-        life.append(sorted(rows, key=lambda u: (u.target, u.distance, u.buffer)))
+            found.add(LifeUse(position[reader], extra + edge.distance, buffer))
+        life.append(sorted(found, key=lambda u: (u.target, u.distance, u.buffer)))
+    apart = never_together(problem, position) if problem.grouped else set()
+    delay = [e.delay for e in problem.edges]
+    for k, e in enumerate(problem.edges):
+        if (position[e.source], position[e.target]) in apart:
+            delay[k] += crossing[k]
+            crossing[k] = 0
     source = np.array([position[e.source] for e in problem.edges], dtype=np.int64)
     target = np.array([position[e.target] for e in problem.edges], dtype=np.int64)
     part, cyclic = strong_parts(len(ids), source, target)
     return Instance(
         problem=problem,
         ids=ids,
-        latency=np.array([o.latency for o in problem.operations], dtype=np.int64),
+        latency=np.array([max(1, o.latency) for o in problem.operations], dtype=np.int64),
         uses=uses,
         capacity=[u.capacity for u in machine.units],
         source=source,
         target=target,
-        delay=np.array([e.delay for e in problem.edges], dtype=np.int64),
+        delay=np.array(delay, dtype=np.int64),
         distance=np.array([e.distance for e in problem.edges], dtype=np.int64),
         buffer=np.array(
             [ring[e.buffer] if e.buffer is not None else -1 for e in problem.edges], dtype=np.int64
@@ -178,7 +187,39 @@ def index(problem: KernelProblem) -> Instance:
         uses_of=uses_of,
         issue=[o.issue_cycles for o in problem.operations],
         groups=problem.group_count,
+        apart=apart,
     )
+
+
+def never_together(problem: KernelProblem, position: dict[str, int]) -> set[tuple[int, int]]:
+    """Pairs of operations that no schedule puts into one group, in both orders.
+
+    The ends of an edge between the producer group and another; and two results that are live
+    together in every schedule and need more registers than the widest group has: the second is
+    made from the first, and a later operation reads both.
+    """
+    operations = problem.operations
+    out: set[tuple[int, int]] = set()
+    for e in problem.edges:
+        u, w = position[e.source], position[e.target]
+        if operations[u].variable_latency != operations[w].variable_latency:
+            out |= {(u, w), (w, u)}
+    per_warp = problem.machine.registers_per_warp
+    if per_warp is None:
+        return out
+    limit = per_warp * max(o.min_warps for o in operations)
+    readers: dict[int, dict[int, int]] = {}
+    for e in problem.edges:
+        if e.kind == "true" and e.distance == 0 and e.buffer is None and e.delay >= 0:
+            row = readers.setdefault(position[e.source], {})
+            row[position[e.target]] = max(row.get(position[e.target], 0), e.delay)
+    for u, row in readers.items():
+        for w in row:
+            # From w's issue until x's, a positive time, both results are live.
+            both = any(delay > 0 and x in row for x, delay in readers.get(w, {}).items())
+            if both and operations[u].registers + operations[w].registers > limit:
+                out |= {(u, w), (w, u)}
+    return out
 
 
 def strong_parts(n: int, source: Ints, target: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
@@ -239,7 +280,8 @@ def recurrence_bound(instance: Instance) -> tuple[int, list[int]]:
     if len(inside) == 0:
         return 1, []
     reach = instance.reach()
-    interval, binding = 1, []
+    interval = 1
+    binding: list[int] = []
     while True:
         cycle = positive_cycle(instance, inside, instance.delay - interval * reach)
         if not cycle:

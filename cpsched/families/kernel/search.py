@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from cpsched.core import engine
+from cpsched.core.clock import SECONDS_PER_DETERMINISTIC_UNIT
 from cpsched.core.run import Run
+from cpsched.errors import OutOfTime
 from cpsched.families.kernel.check import check
 from cpsched.families.kernel.layout import schedule_from, stages_for
 from cpsched.families.kernel.model import KernelModel, Slots
 from cpsched.families.kernel.objectives import EXPRESSIONS
-from cpsched.families.kernel.prepare import Instance, longest_paths, why_not
+from cpsched.families.kernel.prepare import Instance, longest_paths
 from cpsched.families.kernel.problem import KernelSchedule
 from cpsched.result import Bound
 
 #: CP-SAT runs with one worker in every call, so that results repeat whatever the load.
 PARAMETERS = {"num_workers": 1}
+#: Deterministic time of one linked model in an interval's first turn.
+FIRST_WORK = 0.4
+#: Periods beyond the critical path allowed to the linked models, tightest first.
+HORIZONS = (0.25, 0.75, 1.5, 4.0)
 
 
 def search(instance: Instance, run: Run) -> None:
@@ -74,7 +83,10 @@ class _Intervals:
         bisect = monotone(instance)
         last = max(saturation(instance), low)
         top = last if limit is None else min(last, limit)
-        step = 1
+        # Intervals are in cycles: a hundredth of the bound is a fine first step where steps may
+        # skip, since the bisection comes back for the rest.
+        first_step = max(1, low // 128) if bisect else 1
+        step = first_step
         trial = low
         failed = low - 1  # the largest interval without a schedule so far, proved or not
         while not run.clock.expired():
@@ -116,7 +128,7 @@ class _Intervals:
                 step = step * 2 if bisect else 1
         if self.best() is None and low > top and (bisect or limit is not None):
             run.claim_infeasible(
-                "loose-model",
+                "no-schedule",
                 f"no initiation interval up to {top} has a schedule"
                 if limit is not None
                 else "no initiation interval has a schedule: memories, groups and windows "
@@ -140,39 +152,167 @@ class _Intervals:
 
     def prove(self, low: int) -> None:
         self.run.raise_bound(
-            Bound(low, "loose-model", "initiation_interval", {"infeasible": low - 1})
+            Bound(low, "no-schedule", "initiation_interval", {"infeasible": low - 1})
         )
 
     def probe(self, interval: int) -> bool | None:
-        """Whether an interval has a schedule; None when that stays open."""
+        """Whether an interval has a schedule; None when that stays open.
+
+        A loose model proves that there is none, linked models of growing horizon find one. Their
+        limits are counted work and grow in turns, so that the answer does not depend on the load.
+        """
         instance, run = self.instance, self.run
-        model = KernelModel(instance, interval, run.clock, linked=False)
-        best = self.best()
-        share = 0.6 if best is None else 0.4
-        outcome = engine.solve(
-            model.model,
-            run.clock,
-            seed=run.seed,
-            seconds=share * run.clock.remaining(),
-            parameters=PARAMETERS,
-        )
-        if outcome.status == "INFEASIBLE":
+        tail = longest_paths(instance, interval, instance.reach(), to=True, seed=instance.latency)
+        if tail is None:
             return False
-        if outcome.values is None:
-            return None
-        slots = model.slots(outcome.values)
-        schedule = realise(instance, run, interval, slots)
-        if schedule is None:
-            schedule = link(instance, run, interval, slots)
-        if schedule is None:
-            return None
-        run.offer(schedule, "cp-sat")
+        shortest = int(tail.max())
+        enough = sufficient_horizon(instance, interval)
+        horizons = [shortest + int(periods * interval) for periods in HORIZONS]
+        horizons = sorted({min(h, enough) for h in (*horizons, 2 * shortest, enough)})
+        if not has_live_limits(instance):
+            horizons = []
+        stop = run.clock.remaining() * (0.4 if self.best() is None else 0.7)
+        for turn in range(14):
+            work = FIRST_WORK * 2.0**turn
+            tasks = [
+                _Task(rank, self._linked(interval, h), work / (1 + rank), h == enough)
+                for rank, h in enumerate(horizons)
+            ]
+            loose = _Task(len(tasks), self._loose(interval), work * max(1, len(tasks)), True)
+            _race(run, [loose, *tasks])
+            if loose.closed or (tasks and tasks[-1].closed):
+                return False
+            for task in (*tasks, loose):
+                if task.schedule is not None:
+                    run.offer(task.schedule, "cp-sat")
+                    return True
+            shut = {h for task, h in zip(tasks, horizons, strict=True) if task.closed}
+            horizons = [h for h in horizons if h not in shut]
+            if run.clock.expired() or run.clock.remaining() < stop:
+                return None
+        return None
+
+    def _loose(self, interval: int) -> Callable[[], KernelModel]:
+        return lambda: KernelModel(self.instance, interval, self.run.clock, linked=False)
+
+    def _linked(self, interval: int, horizon: int) -> Callable[[], KernelModel]:
+        return lambda: KernelModel(self.instance, interval, self.run.clock, horizon=horizon)
+
+
+@dataclass
+class _Task:
+    """One CP-SAT call of a race: how to build its model, its work limit, and what came out.
+
+    ``rank`` orders the calls whose schedules are wanted, lowest first; ``proves`` says that the
+    interval has no schedule when the model has none.
+    """
+
+    rank: int
+    build: Callable[[], KernelModel]
+    work: float
+    proves: bool = False
+    status: str = ""
+    schedule: KernelSchedule | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether the call has shown that its model has no solution."""
+        return self.status == "INFEASIBLE"
+
+
+def _race(run: Run, tasks: list[_Task]) -> None:
+    """Run calls side by side, as many as there are workers, until one settles the question.
+
+    A proof that there is no schedule stops everything. A schedule stops calls of higher rank only:
+    those of lower rank run up to their limits and win when they find one too, so that the result
+    does not depend on which was faster.
+    """
+    found: set[int] = set()
+
+    def settled(rank: int) -> bool:
+        return bool(found) and min(found) < rank
+
+    def work(task: _Task) -> None:
+        if settled(task.rank) or run.clock.expired():
+            return
+        try:
+            model = task.build()
+            if model.possible:
+                _call(run, task, model, lambda: settled(task.rank))
+            else:
+                task.status = "INFEASIBLE"
+        except OutOfTime:
+            return
+        if task.schedule is not None:
+            found.add(task.rank)
+        elif task.proves and task.closed:
+            found.add(-1)
+
+    width = 1 if run.deterministic else min(run.workers, len(tasks))
+    if width == 1:
+        for task in tasks:
+            work(task)
+        return
+    with ThreadPoolExecutor(width) as pool:
+        for done in [pool.submit(work, task) for task in tasks]:
+            done.result()
+
+
+def _call(run: Run, task: _Task, model: KernelModel, stop: Callable[[], bool]) -> None:
+    limits = {"max_deterministic_time": task.work}
+    if run.deterministic:
+        virtual = run.clock.remaining() / SECONDS_PER_DETERMINISTIC_UNIT
+        limits["max_deterministic_time"] = min(task.work, virtual)
+    outcome = engine.solve(
+        model.model, run.clock, seed=run.seed, parameters=PARAMETERS | limits, stop_when=stop
+    )
+    task.status = outcome.status
+    if outcome.values is None:
+        return
+    slots = model.slots(outcome.values)
+    if model.linked:
+        task.schedule = extract(model.instance, model, outcome.values)
+    else:
+        task.schedule = realise(model.instance, model.interval, slots)
+
+
+def sufficient_horizon(instance: Instance, interval: int) -> int:
+    """A length that suffices at an interval: if there is a schedule, there is one this short.
+
+    Order the operations by their starts and look at a gap. When everything behind it can move
+    down by one interval, the schedule shortens and nothing breaks: slots, hence units and waits,
+    stay, and live ranges across the gap shrink. That is prevented only by an edge that spans the
+    gap: a forward one with less than an interval of slack, or one from behind to before it, whose
+    live range would grow. In a schedule that cannot be shortened such edges cover the whole
+    length, and a minimal cover ends at each operation at most once.
+    """
+    span = [0] * instance.n
+    reach, shallow = instance.reach(), instance.reach(largest=False)
+    for e in range(len(instance.source)):
+        u, w = int(instance.source[e]), int(instance.target[e])
+        ahead = int(instance.delay[e] + instance.crossing[e]) + interval * (1 - int(shallow[e]))
+        back = interval * int(reach[e]) - int(instance.delay[e])
+        longest = max(0, ahead, back)
+        span[u], span[w] = max(span[u], longest), max(span[w], longest)
+    return sum(span) + interval + int(instance.latency.max())
+
+
+def has_live_limits(instance: Instance) -> bool:
+    """Whether a limit on live results couples recurrences; without one, slots are enough."""
+    problem = instance.problem
+    machine = problem.machine
+    if problem.max_length is not None:
         return True
+    return any(
+        (o.smem_bytes and machine.smem_bytes is not None)
+        or (o.tmem_columns and machine.tmem_columns is not None)
+        or (problem.grouped and o.registers)
+        for o in problem.operations
+    )
 
 
-def realise(instance: Instance, run: Run, interval: int, slots: Slots) -> KernelSchedule | None:
-    """A valid schedule with these slots and groups, or None when their live ranges disagree."""
-    longest = 0
+def realise(instance: Instance, interval: int, slots: Slots) -> KernelSchedule | None:
+    """A valid schedule with these slots and groups, or None when live ranges do not fit."""
     for late in (False, True):
         stage = stages_for(instance, interval, slots.slot, slots.group, slots.depth, late=late)
         if stage is None:
@@ -181,41 +321,7 @@ def realise(instance: Instance, run: Run, interval: int, slots: Slots) -> Kernel
         schedule = schedule_from(instance, interval, starts, slots.group, slots.depth)
         if not check(instance.problem, schedule):
             return schedule
-        longest = max(longest, schedule.length)
-    model = KernelModel(instance, interval, run.clock, horizon=longest + 4 * interval, fixed=slots)
-    return _solve(instance, run, model, 0.3)
-
-
-def link(instance: Instance, run: Run, interval: int, slots: Slots) -> KernelSchedule | None:
-    """A schedule at this interval from the linked model, the loose solution as a hint."""
-    reach = instance.reach()
-    tail = longest_paths(instance, interval, reach, to=True, seed=instance.latency)
-    if tail is None:
-        return None
-    for periods in (4, 12):
-        if run.clock.expired():
-            return None
-        horizon = int(tail.max()) + periods * interval
-        model = KernelModel(instance, interval, run.clock, horizon=horizon)
-        if not model.possible:
-            continue
-        for term, value in zip(model.v.slot, slots.slot, strict=True):
-            model.model.add_hint(term, value)
-        found = _solve(instance, run, model, 0.4)
-        if found is not None:
-            return found
     return None
-
-
-def _solve(instance: Instance, run: Run, model: KernelModel, share: float) -> KernelSchedule | None:
-    outcome = engine.solve(
-        model.model,
-        run.clock,
-        seed=run.seed,
-        seconds=share * run.clock.remaining(),
-        parameters=PARAMETERS,
-    )
-    return None if outcome.values is None else extract(instance, model, outcome.values)
 
 
 def extract(instance: Instance, model: KernelModel, values: list[int]) -> KernelSchedule:
@@ -225,19 +331,66 @@ def extract(instance: Instance, model: KernelModel, values: list[int]) -> Kernel
     return schedule_from(instance, model.interval, starts, slots.group, slots.depth)
 
 
+# ---------------------------------------------------------------------- hints
+
+
+def repair(instance: Instance, run: Run, schedule: KernelSchedule) -> None:
+    """Offer the schedule of a partial or invalid one's slots and groups, or one near it."""
+    placed = {p.operation: p for p in schedule.operations}
+    interval = max(schedule.initiation_interval, instance.mii)
+    limit = instance.problem.max_initiation_interval
+    if limit is not None and interval > limit:
+        return
+    if all(name in placed for name in instance.ids):
+        depth = {b.buffer: b.depth for b in schedule.buffers}
+        slots = Slots(
+            slot=[placed[name].start % interval for name in instance.ids],
+            stage=[],
+            group=[placed[name].group if instance.groups else None for name in instance.ids],
+            depth=[
+                min(max(depth.get(b.name, b.min_depth), b.min_depth), b.max_depth)
+                for b in instance.problem.buffers
+            ],
+        )
+        grouped = not instance.groups or all(
+            g is not None and g < instance.groups for g in slots.group
+        )
+        found = realise(instance, interval, slots) if grouped else None
+        if found is not None:
+            run.offer(found, "repair")
+            return
+    horizon = max(schedule.length, instance.mii) + 2 * interval
+    model = KernelModel(instance, interval, run.clock, horizon=horizon)
+    if not model.possible:
+        return
+    hint(instance, model, schedule)
+    outcome = engine.solve(
+        model.model,
+        run.clock,
+        seed=run.seed,
+        seconds=0.3 * run.clock.remaining(),
+        parameters=PARAMETERS,
+    )
+    if outcome.values is not None:
+        run.offer(extract(instance, model, outcome.values), "repair")
+
+
 # ---------------------------------------------------------------------- further objectives
 
 
 def improve_levels(instance: Instance, run: Run) -> None:
     """Optimise the objectives after the interval one by one, the earlier ones frozen."""
     names = [o.name for o in run.objectives]
-    for level, name in enumerate(names):
-        if name == "initiation_interval" or run.proved(level):
-            continue
-        if run.done() or run.incumbent is None:
-            return
-        share = 1.0 if level == len(names) - 1 else 0.5
-        _improve(instance, run, level, share * run.clock.remaining())
+    for last_pass in (False, True):
+        for level, name in enumerate(names):
+            if name == "initiation_interval" or run.proved(level):
+                continue
+            if run.done() or run.incumbent is None:
+                return
+            last = level == len(names) - 1
+            # The first pass leaves time for the objectives behind, the second takes what is left.
+            share = 1.0 if last_pass else 0.7 if last else 0.4
+            _improve(instance, run, level, share * run.clock.remaining())
 
 
 def _improve(instance: Instance, run: Run, level: int, seconds: float) -> None:
@@ -286,31 +439,32 @@ def _improve(instance: Instance, run: Run, level: int, seconds: float) -> None:
 
 
 def hint(instance: Instance, model: KernelModel, schedule: KernelSchedule) -> None:
-    """Start a linked model from a schedule."""
+    """Start a linked model from a schedule, which may be partial."""
     placed = {p.operation: p for p in schedule.operations}
     depth = {b.buffer: b.depth for b in schedule.buffers}
 
-    def give(term: object, value: int) -> None:
+    def give(term: Any, value: int) -> None:
         if not isinstance(term, int):
             model.model.add_hint(term, value)
 
     relabel: dict[int, int] = {0: 0}
     for o, name in enumerate(instance.ids):
-        p = placed[name]
-        give(model.v.slot[o], p.slot)
-        give(model.v.stage[o], p.stage)
+        p = placed.get(name)
+        if p is None:
+            continue
+        give(model.v.slot[o], p.start % model.interval)
+        give(model.v.stage[o], p.start // model.interval)
         if p.group is not None:
             # The model numbers groups by their first member.
             relabel.setdefault(p.group, len(relabel))
     renamed = all(o.group is None for o in instance.problem.operations)
     for o, row in enumerate(model.v.member):
-        group = placed[instance.ids[o]].group
-        assert group is not None
-        chosen = relabel[group] if renamed else group
+        p = placed.get(instance.ids[o])
+        if p is None or p.group is None:
+            continue
+        chosen = relabel[p.group] if renamed else p.group
         for g, term in enumerate(row):
             give(term, int(g == chosen))
     for b, term in zip(instance.problem.buffers, model.v.depth, strict=True):
-        give(term, depth[b.name])
-
-
-__all__ = ["monotone", "saturation", "search", "why_not"]
+        if b.name in depth:
+            give(term, depth[b.name])

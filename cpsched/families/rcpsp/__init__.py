@@ -64,6 +64,7 @@ FAMILY: Family[RcpspProblem, RcpspSchedule, Any] = Family(
     restrict=restrict,
     items=items,
     draw=draw,
+    revise=_lazily("revise", "revise"),
     formats=FORMATS,
     writers=WRITERS,
     generators=GENERATORS,

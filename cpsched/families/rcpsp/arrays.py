@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -364,3 +364,17 @@ def mode_costs(instance: Instance) -> IntArray:
         own + (instance.demand @ per_use) * instance.duration + instance.consumption @ per_unit,
         np.int64,
     )
+
+
+def tiny_kit() -> Kit:
+    """A project of two tasks, for warming up the kernels."""
+    net, back = net_of_arrays(
+        np.arange(3),
+        np.array([2, 3]),
+        np.ones((2, 1), np.int64),
+        np.ones(1, np.int64),
+        np.array([[0, 1, 0, 0, 2**60]]),
+        np.zeros((2, 1), np.int64),
+        np.ones(1, np.int64),
+    )
+    return Kit(net, back, 10)

@@ -65,6 +65,10 @@ class _Checker:
     def mode(self, done: ScheduledTask) -> Mode:
         return self.task[done.task].modes[done.mode]
 
+    def free(self) -> list[tuple[str, ScheduledTask]]:
+        """The tasks that are decided by the schedule, not facts."""
+        return [(name, done) for name, done in self.done.items() if self.task[name].fixed is None]
+
     def breaks(self, task: Task, mode: Mode) -> list[Span]:
         """The breaks that make this task pause."""
         if not task.pausable:
@@ -84,6 +88,14 @@ class _Checker:
                 self.report("task", f"task {name!r} is not in the problem", task=name)
             elif name in listed:
                 self.report("task", f"task {name!r} is listed twice", task=name)
+            elif (fixed := self.task[name].fixed) is not None and (
+                (done.mode, done.start, done.end) != (fixed.mode, fixed.start, fixed.end)
+            ):
+                message = (
+                    f"task {name!r} has started already: mode {fixed.mode} in [{fixed.start}, "
+                    f"{fixed.end}), the schedule moves it"
+                )
+                self.report("fixed", message, task=name, time=fixed.start)
             elif not 0 <= done.mode < len(self.task[name].modes):
                 count = len(self.task[name].modes)
                 message = f"task {name!r} has {count} modes, the schedule uses mode {done.mode}"
@@ -100,12 +112,14 @@ class _Checker:
                     self.report("mode", message, task=name)
             listed.add(name)
         for name, task in self.task.items():
-            if name not in listed and not task.optional:
+            if name not in listed and task.fixed is not None:
+                self.report("fixed", f"task {name!r} has started already and is missing", task=name)
+            elif name not in listed and not task.optional:
                 self.report("optional", f"task {name!r} is missing and not optional", task=name)
 
     def windows(self) -> None:
         horizon = self.problem.horizon
-        for name, done in self.done.items():
+        for name, done in self.free():
             task = self.task[name]
             if done.start < task.release:
                 amount = task.release - done.start
@@ -120,7 +134,7 @@ class _Checker:
                 self.report("horizon", message, done.end - horizon, task=name, time=done.end)
 
     def durations(self) -> None:
-        for name, done in self.done.items():
+        for name, done in self.free():
             mode = self.mode(done)
             breaks = self.breaks(self.task[name], mode)
             end = end_after(done.start, mode.duration, breaks)
@@ -138,31 +152,36 @@ class _Checker:
 
     def capacity(self) -> None:
         uses: dict[str, list[Piece]] = defaultdict(list)
+        facts: dict[str, list[Piece]] = defaultdict(list)
         for name, done in self.done.items():
+            kept = uses if self.task[name].fixed is None else facts
             pausable = self.task[name].pausable
             for resource, units in self.mode(done).demands.items():
                 if units and resource in self.renewable and done.end > done.start:
                     stretches = [(done.start, done.end)]
                     if pausable:
                         stretches = _without(stretches[0], self.profiles.get(resource, []))
-                    uses[resource] += [(left, right, units) for left, right in stretches]
+                    kept[resource] += [(left, right, units) for left, right in stretches]
         for resource, used in uses.items():
-            self._capacity_of(self.renewable[resource], used)
+            self._capacity_of(self.renewable[resource], used, facts[resource])
 
-    def _capacity_of(self, resource: Resource, used: list[Piece]) -> None:
+    def _capacity_of(self, resource: Resource, used: list[Piece], facts: list[Piece]) -> None:
         """Sweep over time; one violation per stretch in which the demand is too large."""
-        steps: dict[int, list[int]] = defaultdict(lambda: [0, 0])
-        for start, end, units in used:
-            steps[start][0] += units
-            steps[end][0] -= units
+        steps: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
+        for pieces, column in ((used, 0), (facts, 2)):
+            for start, end, units in pieces:
+                steps[start][column] += units
+                steps[end][column] -= units
         for start, end, capacity in self.profiles.get(resource.name, []):
             steps[start][1] += capacity - resource.capacity
             steps[end][1] -= capacity - resource.capacity
-        use, capacity = 0, resource.capacity
+        own, held, ordinary = 0, 0, resource.capacity
         times = sorted(steps)
         for time, until in zip(times, [*times[1:], times[-1]], strict=True):
-            use += steps[time][0]
-            capacity += steps[time][1]
+            own += steps[time][0]
+            ordinary += steps[time][1]
+            held += steps[time][2]
+            use, capacity = own + held, max(ordinary, held)
             if use > capacity:
                 message = (
                     f"resource {resource.name!r} is used by {use} units in [{time}, {until}), its "
@@ -179,11 +198,13 @@ class _Checker:
 
     def nonrenewable(self) -> None:
         used: dict[str, int] = defaultdict(int)
-        for done in self.done.values():
+        facts: dict[str, int] = defaultdict(int)
+        for name, done in self.done.items():
             for resource, units in self.mode(done).demands.items():
                 used[resource] += units
+                facts[resource] += units if self.task[name].fixed is not None else 0
         for r in self.problem.resources:
-            if r.type == "nonrenewable" and used[r.name] > r.capacity:
+            if r.type == "nonrenewable" and used[r.name] > max(r.capacity, facts[r.name]):
                 amount = used[r.name] - r.capacity
                 message = (
                     f"resource {r.name!r} is consumed by {used[r.name]} units, there are "
@@ -227,6 +248,8 @@ class _Checker:
             before, after = self.done.get(p.before), self.done.get(p.after)
             if before is None or after is None:
                 continue
+            if self.task[p.before].fixed is not None and self.task[p.after].fixed is not None:
+                continue
             lag = _lag(p, before, after)
             first, second = p.type.split("-")
             between = f"{first} of {p.before!r} to {second} of {p.after!r}"
@@ -248,7 +271,10 @@ class _Checker:
             present = sorted((d for d in present if d.end > d.start), key=lambda d: d.start)
             latest: ScheduledTask | None = None
             for done in present:
-                if latest is not None and done.start < latest.end:
+                facts = latest is not None and all(
+                    self.task[d.task].fixed is not None for d in (latest, done)
+                )
+                if latest is not None and done.start < latest.end and not facts:
                     amount = min(done.end, latest.end) - done.start
                     message = (
                         f"tasks {latest.task!r} and {done.task!r} overlap in "
@@ -347,6 +373,11 @@ def evaluate(problem: RcpspProblem, schedule: RcpspSchedule, names: Sequence[str
             value = 0
         elif name == "resource_cost":
             value = sum(mode_cost(problem, m) for _, m, _ in done)
+        elif name == "replan_cost":
+            value = int(evaluate(problem, schedule, [problem.stable_objective])[0])
+            value += problem.stability * sum(
+                abs(d.start - t.planned) for t, _, d in done if t.planned is not None
+            )
         else:
             value = _levelling(problem, schedule)
         values.append(value)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cpsched.families.rcpsp.problem import RcpspProblem, RcpspSchedule, ScheduledTask
+from cpsched.families.rcpsp.dates import date_of, finish_of
+from cpsched.families.rcpsp.problem import Calendar, RcpspProblem, RcpspSchedule, ScheduledTask
 from cpsched.families.rcpsp.profile import capacity_profiles
 from cpsched.plot.figure import Bar, Figure, Lane, Profile
 
@@ -29,13 +30,16 @@ def draw(problem: RcpspProblem, schedule: RcpspSchedule) -> Figure:
                 shown.add(d.task)
         pieces = profiles.get(resource.name, [])
         capacity = max([resource.capacity, *(p[2] for p in pieces)])
-        lanes.append(_lane(resource.name, held, capacity))
+        lanes.append(_lane(resource.name, held, capacity, problem.calendar))
         if capacity > 1:
             uses.append(_use(resource.name, resource.capacity, held, pieces, latest))
     others = [d for d in done if d.task not in shown and d.end > d.start]
     if others:
-        lanes.append(_lane("no resource", [(d, 1) for d in others], 1))
-    makespan = [(float(latest), f"makespan {latest}")] if done else []
+        lanes.append(_lane("no resource", [(d, 1) for d in others], 1, problem.calendar))
+    finish = f"makespan {latest}"
+    if problem.calendar is not None:
+        finish += f", {finish_of(problem.calendar, latest)}"
+    makespan = [(float(latest), finish)] if done else []
     return Figure(
         title=problem.name or "schedule",
         x_label=f"time ({problem.time_unit})" if problem.time_unit else "time",
@@ -45,7 +49,9 @@ def draw(problem: RcpspProblem, schedule: RcpspSchedule) -> Figure:
     )
 
 
-def _lane(name: str, held: list[tuple[ScheduledTask, int]], capacity: int) -> Lane:
+def _lane(
+    name: str, held: list[tuple[ScheduledTask, int]], capacity: int, calendar: Calendar | None
+) -> Lane:
     """Tasks at the lowest free place, which may be above the capacity where places are cut up."""
     placed: list[tuple[ScheduledTask, int, int]] = []
     active: list[tuple[ScheduledTask, int, int]] = []
@@ -65,7 +71,7 @@ def _lane(name: str, held: list[tuple[ScheduledTask, int]], capacity: int) -> La
             d.end,
             label=d.task,
             colour=d.task,
-            tooltip=f"{d.task} (mode {d.mode}): [{d.start}, {d.end}), {high - low} of {name}",
+            tooltip=f"{d.task} (mode {d.mode}): {_span(d, calendar)}, {high - low} of {name}",
             bottom=low / top,
             top=high / top,
         )
@@ -73,6 +79,14 @@ def _lane(name: str, held: list[tuple[ScheduledTask, int]], capacity: int) -> La
     )
     rows = min(TALLEST_LANE, 1.0 if capacity == 1 else 2.0 + 0.1 * capacity)
     return Lane(name, bars, height=rows)
+
+
+def _span(d: ScheduledTask, calendar: Calendar | None) -> str:
+    span = f"[{d.start}, {d.end})"
+    if calendar is None:
+        return span
+    dates = f"{date_of(calendar, d.start)} to {finish_of(calendar, d.end, d.start)}"
+    return f"{span}, {dates}"
 
 
 def _use(

@@ -151,6 +151,8 @@ def _task(task: Task, names: frozenset[str], dropped: set[str]) -> Task:
 def _precedence(p: Precedence, i: int, names: frozenset[str]) -> Precedence | None:
     least = p.min_lag if f"precedence:{i}:min" in names else None
     most = p.max_lag if f"precedence:{i}:max" in names else None
+    if (least, most) == (p.min_lag, p.max_lag):
+        return p
     if least is None and most is None:
         return None
     return p.model_copy(update={"min_lag": least, "max_lag": most})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cpsched.families import Format, Writer
 from cpsched.families.rcpsp import formats_csv, formats_psplib, formats_rcp, formats_shop, writers
+from cpsched.families.rcpsp.minizinc import write_minizinc
 
 FORMATS: tuple[Format, ...] = (
     Format(
@@ -89,7 +90,6 @@ FORMATS: tuple[Format, ...] = (
     ),
 )
 
-#: All but ``minizinc``, which belongs to the model.
 WRITERS: tuple[Writer, ...] = (
     Writer(
         name="psplib",
@@ -100,6 +100,11 @@ WRITERS: tuple[Writer, ...] = (
         name="csv",
         description="CSV with sections, which reads back as the same problem",
         write=writers.write_csv,
+    ),
+    Writer(
+        name="minizinc",
+        description="JSON data of models/rcpsp.mzn",
+        write=write_minizinc,
     ),
     Writer(
         name="dates",

@@ -195,6 +195,7 @@ class _Book:
             for name, data in self.resources.items()
             if data.get("type", "renewable") == "renewable"
         }
+        bound |= {name for times in calendar.exceptions for name in times.resources}
         free = [
             mode
             for task in self.tasks.values()
@@ -280,9 +281,16 @@ def rests(calendar: Calendar) -> bool:
 
 def _project(tables: Tables) -> dict[str, Any]:
     data: dict[str, Any] = {}
-    row = _single(tables, "project")
-    if row is None:
+    rows = tables["project"]
+    if len(rows) > 1:
+        raise ProblemError(
+            "section [project] must have one line",
+            place=f"line {rows[1].line}",
+            remedy="Remove the others.",
+        )
+    if not rows:
         return data
+    row = rows[0]
     for column in ("name", "time_unit"):
         if row[column]:
             data[column] = row[column]
@@ -295,8 +303,8 @@ def _project(tables: Tables) -> dict[str, Any]:
 
 def _calendar(tables: Tables, options: Mapping[str, str]) -> tuple[Calendar | None, bool]:
     """The calendar, and whether tasks without resources keep to it."""
-    row = _single(tables, "calendar")
-    if row is None:
+    rows = tables["calendar"]
+    if not rows:
         if "start" not in options:
             if options:
                 raise ProblemError(
@@ -304,10 +312,28 @@ def _calendar(tables: Tables, options: Mapping[str, str]) -> tuple[Calendar | No
                     remedy="Pass --option start=DATE, or a section [calendar].",
                 )
             return None, False
-        row = Row(0, options)
-    data: dict[str, Any] = {"start": row["start"]}
+        rows = [Row(0, options)]
+    row, *others = rows
+    data = _working_times(row) | {"start": row["start"]}
     if row["unit"]:
         data["unit"] = row["unit"].lower()
+    if row["length"]:
+        data["length"] = row.integer("length")
+    if row["applies_to"] not in ("", "tasks", "resources"):
+        row.wrong("applies_to", "applies_to must be tasks or resources", "Correct the cell.")
+    for other in others:
+        if other["start"] or not other["resources"]:
+            other.wrong(
+                "resources",
+                "further lines of the calendar must name resources, and have no start",
+                "Say whose working times they are.",
+            )
+    data["exceptions"] = [_working_times(other) for other in others]
+    return Calendar.parse(data), row["applies_to"] != "resources"
+
+
+def _working_times(row: Row) -> dict[str, Any]:
+    data: dict[str, Any] = {}
     if row["weekdays"]:
         data["weekdays"] = sorted(
             {day for part in row.listed("weekdays") for day in _days(row, part)}
@@ -319,12 +345,8 @@ def _calendar(tables: Tables, options: Mapping[str, str]) -> tuple[Calendar | No
         data["hours"] = [int(e) for e in ends]
     for column in ("holidays", "resources"):
         if row[column]:
-            data[column] = row.listed(column)
-    if row["length"]:
-        data["length"] = row.integer("length")
-    if row["applies_to"] not in ("", "tasks", "resources"):
-        row.wrong("applies_to", "applies_to must be tasks or resources", "Correct the cell.")
-    return Calendar.parse(data), row["applies_to"] != "resources"
+            data[column] = [] if row[column].lower() == "none" else row.listed(column)
+    return data
 
 
 def _days(row: Row, part: str) -> range | list[int]:
@@ -337,14 +359,3 @@ def _days(row: Row, part: str) -> range | list[int]:
         row.wrong("weekdays", "weekdays must be like mon-fri", "Correct the days.", value=part)
     first, last = numbers[0], numbers[-1]
     return range(first, last + 1) if first <= last else [*range(first, 7), *range(last + 1)]
-
-
-def _single(tables: Tables, section: str) -> Row | None:
-    rows = tables[section]
-    if len(rows) > 1:
-        raise ProblemError(
-            f"section [{section}] must have one line",
-            place=f"line {rows[1].line}",
-            remedy="Remove the others.",
-        )
-    return rows[0] if rows else None

@@ -233,7 +233,7 @@ def choose_present(instance: Instance, rng: random.Random) -> BoolArray | None:
     None when the random repair did not satisfy all selections.
     """
     present = ~instance.optional
-    forbidden = np.zeros(instance.n, bool)
+    forbidden = np.array([not instance.modes(i) for i in range(instance.n)], bool)
     for _ in range(100):
         changed = False
         for s in instance.selections:
@@ -249,7 +249,7 @@ def choose_present(instance: Instance, rng: random.Random) -> BoolArray | None:
                     present[list(s.tasks)] = True
                     changed = True
             elif not inside:
-                usable = [i for i in s.tasks if not forbidden[i] and instance.modes(i)]
+                usable = [i for i in s.tasks if not forbidden[i]]
                 if not usable:
                     return None
                 present[rng.choice(usable)] = True
@@ -264,5 +264,5 @@ def choose_present(instance: Instance, rng: random.Random) -> BoolArray | None:
                     forbidden[i] = True
                 changed = True
         if not changed:
-            return present
+            return None if (present & forbidden).any() else present
     return None

@@ -38,12 +38,14 @@ def topological_order(n: int, arcs: Sequence[Arc]) -> list[int] | None:
 
 
 def longest_paths(
-    n: int, arcs: Sequence[Arc], start: Sequence[int], names: Sequence[str], run: Run
+    n: int, arcs: NDArray[np.int64], start: Sequence[int], names: Sequence[str], run: Run
 ) -> list[int]:
     """The least values with ``value[j] >= value[i] + w`` for every arc and ``value >= start``.
 
     Parameters
     ----------
+    arcs : (A, 3)
+        Rows (i, j, w).
     names
         Of the nodes, for the message.
 
@@ -60,17 +62,36 @@ def longest_paths(
     Ford with Tarjan's idea of looking for cycles among the parents, once in n updates.
     """
     value = list(start)
+    position = _positions(n, arcs)
+    if position is None:
+        return _longest_in_cycles(n, [(i, j, w) for i, j, w in arcs.tolist()], value, names, run)
+    for i, j, w in arcs[np.argsort(position[arcs[:, 0]], kind="stable")].tolist():
+        at = value[i] + w
+        if at > value[j]:
+            value[j] = at
+    return value
+
+
+def _positions(n: int, arcs: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """Of every node in a topological order, (n,), or None when there is a cycle."""
+    if (arcs[:, 0] < arcs[:, 1]).all():
+        return np.arange(n)
+    if (arcs[:, 0] > arcs[:, 1]).all():
+        return np.arange(n)[::-1]
+    order = topological_order(n, [(i, j, w) for i, j, w in arcs.tolist()])
+    if order is None:
+        return None
+    position = np.empty(n, np.int64)
+    position[order] = np.arange(n)
+    return position
+
+
+def _longest_in_cycles(
+    n: int, arcs: list[Arc], value: list[int], names: Sequence[str], run: Run
+) -> list[int]:
     out: list[list[tuple[int, int]]] = [[] for _ in range(n)]
     for i, j, w in arcs:
         out[i].append((j, w))
-    order = topological_order(n, arcs)
-    if order is not None:
-        for i in order:
-            at = value[i]
-            for j, w in out[i]:
-                if at + w > value[j]:
-                    value[j] = at + w
-        return value
     parent = [-1] * n
     # Starting in the order of the forward arcs makes most values right at the first visit.
     first = topological_order(n, [a for a in arcs if a[2] > 0]) or list(range(n))

@@ -27,7 +27,7 @@ def greedy(instance: Instance, run: Run) -> None:
     """Offer a schedule as soon as there is one, then better ones while they cost little."""
     if instance.n == 0:
         return
-    jit.ready()
+    jit.ready(run.clock.remaining())
     kit = kit_of(instance)
     if kit is None:
         _general(instance, run)
@@ -56,10 +56,12 @@ def greedy(instance: Instance, run: Run) -> None:
 
 def _general(instance: Instance, run: Run) -> None:
     """Schedules under all rules: priority rules first, then random lists until one works."""
+    if any(not tank.holds(tank.initial) for tank in instance.reservoirs):
+        return  # events at time 0 must come first: left to CP-SAT
     kit = general_kit(instance)
     rng = random.Random(run.seed)
     rules = ["lst", "lft", "stock"]
-    compiled = jit.ready()
+    compiled = jit.ready(run.clock.remaining())
     limit = run.clock.elapsed() + min(0.7, 0.25 * run.clock.limit)
     tries = 0
     while not run.clock.expired():
@@ -87,7 +89,9 @@ def _general(instance: Instance, run: Run) -> None:
                 f"greedy:{rule}",
             )
         elapsed = run.clock.spent if run.deterministic else run.clock.elapsed()
-        if (run.incumbent is not None and tries >= len(rules)) or elapsed > limit:
+        # A small problem that resists is decided faster by CP-SAT.
+        enough = tries >= len(rules) and (run.incumbent is not None or tries >= instance.n)
+        if enough or elapsed > limit:
             return
 
 
@@ -123,7 +127,7 @@ def improve(
 ) -> None:
     """Justify a schedule until that no longer helps, and offer the result."""
     run.clock.spend(1e-6 * kit.n)
-    if kit.n > LARGE and not jit.ready():
+    if kit.n > LARGE and not jit.ready(run.clock.remaining()):
         return
     start, mode = kit.improve(start, mode, run.clock.expired)
     run.offer(lambda: schedule_of(instance, start.tolist(), mode.tolist()), source)

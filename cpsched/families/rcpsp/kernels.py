@@ -51,7 +51,8 @@ def draw(rng: Any, bound: int) -> int:
     state = rng[0]
     rng[0] = (state * 747796405 + 2891336453) & 0xFFFFFFFF
     word = ((state >> ((state >> 28) + 4)) ^ state) * 277803737 & 0xFFFFFFFF
-    return ((word >> 22) ^ word) * bound >> 32
+    drawn: int = ((word >> 22) ^ word) * bound >> 32
+    return drawn
 
 
 @kernel
@@ -450,21 +451,11 @@ def crossover(mother: Any, father: Any, low: int, high: int, taken: Any, child: 
 
 def warm_up() -> None:
     """Run every kernel once on a tiny project, so that the compiler caches all of them."""
-    from cpsched.families.rcpsp.arrays import Kit, net_of_arrays
+    from cpsched.families.rcpsp.arrays import tiny_kit
 
-    zero = np.zeros((2, 1), np.int64)
-    net, back = net_of_arrays(
-        np.arange(3),
-        np.array([2, 3]),
-        np.ones((2, 1), np.int64),
-        np.ones(1, np.int64),
-        np.array([[0, 1, 0, 0, 2**60]]),
-        zero,
-        np.ones(1, np.int64),
-    )
-    kit = Kit(net, back, 10)
-    mode = np.zeros(2, np.int64)
-    mode[1] = 1
+    kit = tiny_kit()
+    net = kit.net
+    mode = np.arange(2)
     rng = np.ones(1, np.int64)
     draw(rng, 5)
     start = kit.serial(net.topo, mode)

@@ -48,7 +48,7 @@ class GeneralNet(NamedTuple):
 @kernel
 def split(
     at: int, time: int, times: Any, after: Any, free: Any, shut: Any, level: Any, k: int
-) -> int:
+) -> Any:
     """The node at ``time``, which lies in the interval of ``at`` or ends it.
 
     ``k`` is the next unused node.
@@ -87,11 +87,11 @@ def delay(
         for x in range(first, last):
             q = net.event[x, 0]
             now = level[node, q] + net.event[x, 1]
-            if begin < following and times[node] < end and begin < end:
-                if now < net.least[q] or now > net.most[q]:
-                    if following == NEVER:
-                        return NEVER
-                    wait = max(wait, following - begin)
+            running = begin < following and times[node] < end and begin < end
+            if running and (now < net.least[q] or now > net.most[q]):
+                if following == NEVER:
+                    return NEVER
+                wait = max(wait, following - begin)
             now += net.event[x, 2]
             if following > end and (now < net.least[q] or now > net.most[q]):
                 if following == NEVER:

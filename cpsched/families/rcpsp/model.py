@@ -541,9 +541,12 @@ def build(
         limit = min(limit, upper["makespan"])
     model = Model(instance, run, limit)
     model.add_tasks(instance.tail.tolist())
-    if "makespan" in names[: level + 1]:
+    counted = names[: level + 1]
+    if "makespan" in counted:
         known = run.bound(names.index("makespan"))
         model.add_makespan(0 if known is None else max(0, round(known)))
+    elif "replan_cost" in counted and instance.problem.stable_objective == "makespan":
+        model.add_makespan(0)
     model.precedence()
     model.capacity()
     model.nonrenewable()

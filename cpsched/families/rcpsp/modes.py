@@ -94,6 +94,8 @@ def _tabu(
 
 
 def _by_solver(instance: Instance, run: Run, present: NDArray[np.bool_]) -> IntArray:
+    if not engine.ready(run.clock):
+        raise OutOfTime("no choice of modes was found in the time")
     from ortools.sat.python import cp_model
 
     model = cp_model.CpModel()
@@ -114,7 +116,8 @@ def _by_solver(instance: Instance, run: Run, present: NDArray[np.bool_]) -> IntA
         )
     outcome = engine.solve(model, run.clock, workers=1, seed=run.seed)
     if outcome.values is None:
-        if outcome.status == "INFEASIBLE":
+        # With optional tasks another choice of them may do.
+        if outcome.status == "INFEASIBLE" and not (present & instance.optional).any():
             raise Infeasible(
                 "no choice of modes keeps the budgets of the nonrenewable resources",
                 "nonrenewable",

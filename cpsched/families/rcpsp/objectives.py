@@ -30,6 +30,7 @@ def objective_expression(model: Model, name: str) -> Any:
         "setup_cost": _setup_cost,
         "resource_cost": _resource_cost,
         "resource_levelling": _resource_levelling,
+        "replan_cost": _replan_cost,
     }
     return expressions[name](model)
 
@@ -134,6 +135,28 @@ def _max_lateness(model: Model) -> Any:
 
 def _setup_cost(model: Model) -> Any:
     return 0
+
+
+def _replan_cost(model: Model) -> Any:
+    problem = model.instance.problem
+    terms = []
+    for i, task in enumerate(problem.tasks):
+        if task.planned is None or task.fixed is not None or not problem.stability:
+            continue
+        moved = model.integer(0, max(model.limit, task.planned), "", _moved(i, task.planned))
+        for sign in (1, -1):
+            difference = sign * (model.start[i] - task.planned)
+            model.enforced(model.cp.add(moved >= difference), model.present[i])
+        terms.append((problem.stability, moved))
+    facts = sum(
+        abs(t.fixed.start - t.planned) for t in problem.tasks if t.fixed and t.planned is not None
+    )
+    base = objective_expression(model, problem.stable_objective)
+    return base + _sum(terms) + problem.stability * facts
+
+
+def _moved(i: int, planned: int) -> Callable[[State], int]:
+    return lambda s: abs(s.start[i] - planned) if _present(s, i) else 0
 
 
 def _resource_cost(model: Model) -> Any:

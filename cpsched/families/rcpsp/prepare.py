@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpsched.errors import Infeasible, ProblemError
-from cpsched.families.rcpsp.graph import Arc, longest_paths, reduced_edges
+from cpsched.families.rcpsp.graph import longest_paths, reduced_edges
+from cpsched.families.rcpsp.horizon import horizon_of
 from cpsched.families.rcpsp.profile import Piece, Span, breaks_of, capacity_profiles
 
 if TYPE_CHECKING:
@@ -42,6 +44,10 @@ class Reservoir:
     minimum: int
     maximum: int | None
     events: IntArray
+
+    def holds(self, level: int) -> bool:
+        """Whether a level lies in the range."""
+        return level >= self.minimum and (self.maximum is None or level <= self.maximum)
 
 
 @dataclass(frozen=True)
@@ -174,6 +180,9 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
         When the clock ran out on the way.
     """
     tasks = problem.tasks
+    # Making and checking one schedule takes about this long; later offers measure it.
+    run.clock.reserve = max(run.clock.reserve, min(2e-5 * len(tasks), 0.2 * run.clock.limit))
+    objectives = tuple(o.name for o in run.objectives)
     n = len(tasks)
     ids = tuple(t.id for t in tasks)
     index = {name: i for i, name in enumerate(ids)}
@@ -194,12 +203,20 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
     if cells:
         rows, columns, amounts = np.array(cells, np.int64).T
         units[rows, columns] = amounts
+    fixed = [(i, t.fixed) for i, t in enumerate(tasks) if t.fixed is not None]
+    for i, fact in fixed:
+        duration[mode_start[i] + fact.mode] = fact.end - fact.start
     demand = np.ascontiguousarray(units[:, : len(renewable)])
     demand[duration == 0] = 0  # what takes no time holds nothing
     consumption = np.ascontiguousarray(units[:, len(renewable) :])
     run.clock.check()
 
     profiles = capacity_profiles(problem)
+    extras: dict[str, Any] = {}
+    if fixed:
+        # Facts are taken out of the resources: the others get what they leave.
+        profiles = without_facts(problem, profiles)
+        extras["held"] = held_names([r.name for r in renewable], demand)
     pieces = tuple(tuple(profiles.get(r.name, ())) for r in renewable)
     base = np.array([r.capacity for r in renewable], np.int64)
     capacity = np.array(
@@ -207,30 +224,42 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
         np.int64,
     )
     budget = np.array([r.capacity for r in nonrenewable], np.int64)
-    optional = np.array([t.optional for t in tasks], bool)
-    pausable = np.array([t.pausable for t in tasks], bool)
+    optional = np.array([t.optional and t.fixed is None for t in tasks], bool)
+    pausable = np.array([t.pausable and t.fixed is None for t in tasks], bool)
     release = np.array([t.release for t in tasks], np.int64)
+    for i, fact in fixed:
+        mode = mode_start[i] + fact.mode
+        budget = np.maximum(0, budget - consumption[mode])
+        consumption[mode_start[i] : mode_start[i + 1]] = 0
+        demand[mode_start[i] : mode_start[i + 1]] = 0
+        release[i] = fact.start
     latest = FAR if problem.horizon is None else problem.horizon
     deadline = np.array(
         [latest if t.deadline is None else min(t.deadline, latest) for t in tasks], np.int64
     )
+    for i, fact in fixed:
+        deadline[i] = fact.end
     due = np.array([FAR if t.due is None else t.due for t in tasks], np.int64)
 
     names = [r.name for r in nonrenewable]
     usable = _usable_modes(ids, names, mode_start, demand, consumption, capacity, budget, optional)
+    for i, fact in fixed:
+        usable[mode_start[i] : mode_start[i + 1]] = False
+        usable[mode_start[i] + fact.mode] = True
     shortest, longest = _duration_range(mode_start, duration, usable)
     _refuse_huge(problem, duration, longest, units)
     edges = _edges(problem, index)
     stretch = _longest_rest(pieces) if pausable.any() else 0
-    longest = np.where(pausable & (longest > 0), longest + stretch, longest)
+    worked, longest = longest, np.where(pausable & (longest > 0), longest + stretch, longest)
     arcs = _arcs(edges, shortest, longest)
     run.clock.check()
 
-    head = longest_paths(n, [a for a in arcs if not optional[a[0]]], release.tolist(), ids, run)
-    back = [(j, i, w) for i, j, w in arcs if not optional[j]]
+    head = longest_paths(n, arcs[~optional[arcs[:, 0]]], release.tolist(), ids, run)
+    back = arcs[~optional[arcs[:, 1]]][:, [1, 0, 2]]
     tail = longest_paths(n, back, shortest.tolist(), ids, run)
-    latest_start = [-(int(d) - int(s)) for d, s in zip(deadline, shortest, strict=True)]
-    latest_start = [-x for x in longest_paths(n, back, latest_start, ids, run)]
+    latest_start = (deadline - shortest).tolist()
+    if n and deadline.min() < FAR:
+        latest_start = [-x for x in longest_paths(n, back, [-x for x in latest_start], ids, run)]
     deadline = np.minimum(deadline, np.array(latest_start, np.int64) + longest)
     deadline[deadline > FAR // 2] = FAR
     heads = np.array(head, np.int64)
@@ -243,13 +272,23 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
             )
         usable[mode_start[i] : mode_start[i + 1]] = False
 
-    due_known = due[due < FAR]
-    horizon = max(
-        int(release.max(initial=0)),
-        int(due_known.max(initial=0)),
-        max((p[1] for own in pieces for p in own), default=0),
+    varies = np.array([bool(own) for own in pieces], bool)
+    placements = {
+        (tuple(np.flatnonzero((demand[m] > 0) & varies).tolist()), bool(pausable[i]), duration[m])
+        for i in range(n if varies.any() else 0)
+        for m in range(mode_start[i], mode_start[i + 1])
+        if usable[m]
+    }
+    horizon = horizon_of(
+        max(int(release.max(initial=0)), int(due[due < FAR].max(initial=0))),
+        shortest.tolist(),
+        worked.tolist(),
+        [(i, j, w) for i, j, w in _arcs(edges, worked, shortest).tolist()],
+        pieces,
+        base.tolist(),
+        [(held, rests, int(d)) for held, rests, d in placements],
+        "resource_levelling" in objectives,
     )
-    horizon += _sum_of_steps(longest, _arcs(edges, longest, shortest))
     if n and deadline.max() < FAR:
         horizon = min(horizon, int(deadline.max()))
     if horizon > LARGEST_SUM:
@@ -259,6 +298,7 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
             remedy="Use a coarser time unit.",
         )
     reservoirs, disjunctive, selections = _groups(problem, index)
+    _refuse_levels(reservoirs, heads + shortest, heads)
     plain = (
         not optional.any()
         and not pausable.any()
@@ -274,7 +314,7 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
     )
     return Instance(
         problem=problem,
-        objectives=tuple(o.name for o in run.objectives),
+        objectives=objectives,
         ids=ids,
         mode_start=mode_start,
         duration=duration,
@@ -295,7 +335,7 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
         tail=np.array(tail, np.int64),
         horizon=horizon,
         plain=plain,
-        extras={},
+        extras=extras,
         renewable=tuple(r.name for r in renewable),
         nonrenewable=tuple(r.name for r in nonrenewable),
         base=base,
@@ -304,6 +344,57 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
         disjunctive=disjunctive,
         selections=selections,
     )
+
+
+def without_facts(
+    problem: RcpspProblem, profiles: dict[str, list[Piece]]
+) -> dict[str, list[Piece]]:
+    """Capacity profiles of the renewable resources, less what facts hold outside breaks."""
+    used: dict[str, list[Piece]] = {}
+    for task in problem.tasks:
+        if task.fixed is None or task.fixed.end == task.fixed.start:
+            continue
+        for name, units in task.modes[task.fixed.mode].demands.items():
+            if units:
+                used.setdefault(name, []).append((task.fixed.start, task.fixed.end, units))
+    out = dict(profiles)
+    for resource in problem.resources:
+        if resource.type == "renewable" and resource.name in used:
+            out[resource.name] = _less(
+                resource.capacity, profiles.get(resource.name, []), used[resource.name]
+            )
+    return out
+
+
+def _less(ordinary: int, profile: Sequence[Piece], used: list[Piece]) -> list[Piece]:
+    steps: dict[int, list[int]] = {}
+    for start, end, capacity in profile:
+        for time, sign in ((start, 1), (end, -1)):
+            steps.setdefault(time, [0, 0])[0] += sign * (capacity - ordinary)
+    for start, end, units in used:
+        for time, sign in ((start, 1), (end, -1)):
+            steps.setdefault(time, [0, 0])[1] += sign * units
+    out: list[Piece] = []
+    capacity, held = ordinary, 0
+    times = sorted(steps)
+    for time, until in itertools.pairwise(times):
+        capacity += steps[time][0]
+        held += steps[time][1]
+        left = max(0, capacity - held)
+        if left != ordinary:
+            if out and out[-1][1] == time and out[-1][2] == left:
+                out[-1] = (out[-1][0], until, left)
+            else:
+                out.append((time, until, left))
+    return out
+
+
+def held_names(renewable: Sequence[str], demand: IntArray) -> list[tuple[str, ...]]:
+    """Names of the renewable resources that each mode holds."""
+    lists: list[list[str]] = [[] for _ in range(len(demand))]
+    for m, r in np.argwhere(demand > 0).tolist():
+        lists[m].append(renewable[r])
+    return [tuple(names) for names in lists]
 
 
 def _refuse_huge(
@@ -396,40 +487,40 @@ def _edges(problem: RcpspProblem, index: dict[str, int]) -> IntArray:
             FAR if p.max_lag is None else p.max_lag,
         )
         for p in problem.precedences
+        if problem.tasks[index[p.before]].fixed is None
+        or problem.tasks[index[p.after]].fixed is None
     ]
     return np.array(rows, np.int64).reshape(-1, 5)
 
 
-def _arcs(edges: IntArray, shortest: IntArray, longest: IntArray) -> list[Arc]:
-    """Every lag as ``start(j) >= start(i) + w`` with the least w that durations allow.
+def _arcs(edges: IntArray, shortest: IntArray, longest: IntArray) -> IntArray:
+    """Every lag as a row (i, j, w) for ``start(j) >= start(i) + w``, with the least such w.
 
-    With the two arguments swapped, the largest w.
+    With the two arguments swapped, the largest w that durations allow.
     """
-    low, high = shortest.tolist(), longest.tolist()
-    arcs = []
-    for before, after, kind, least, most in edges.tolist():
-        ends_before, ends_after = kind in (0, 2), kind in (2, 3)
-        if least > -FAR:
-            weight = (
-                least + (low[before] if ends_before else 0) - (high[after] if ends_after else 0)
+    before, after, kind, least, most = edges.T
+    ends_before, ends_after = (kind == 0) | (kind == 2), (kind == 2) | (kind == 3)
+    forward = least + shortest[before] * ends_before - longest[after] * ends_after
+    backward = shortest[after] * ends_after - most - longest[before] * ends_before
+    low, high = least > -FAR, most < FAR
+    return np.concatenate(
+        [
+            np.stack([before[low], after[low], forward[low]], axis=1),
+            np.stack([after[high], before[high], backward[high]], axis=1),
+        ]
+    )
+
+
+def _refuse_levels(reservoirs: tuple[Reservoir, ...], end: IntArray, start: IntArray) -> None:
+    """Raise `Infeasible` for a level that is out of its range before any event can happen."""
+    for tank in reservoirs:
+        first = np.where(tank.events[:, 2] > 0, end[tank.events[:, 0]], start[tank.events[:, 0]])
+        if not tank.holds(tank.initial) and not (first <= 0).any():
+            raise Infeasible(
+                f"reservoir {tank.name!r} starts at level {tank.initial}, out of its range, and "
+                "no task can change it at time 0",
+                "reservoir",
             )
-            arcs.append((before, after, weight))
-        if most < FAR:
-            weight = low[after] * ends_after - most - high[before] * ends_before
-            arcs.append((after, before, weight))
-    return arcs
-
-
-def _sum_of_steps(longest: IntArray, arcs: list[Arc]) -> int:
-    """Sum over the tasks of the largest step an active schedule can make from each.
-
-    In a schedule in which no task can start earlier every start is reached from time 0 or from a
-    date by a chain of distinct tasks, each step a duration or a lag.
-    """
-    step = longest.tolist()
-    for i, _, weight in arcs:
-        step[i] = max(step[i], weight)
-    return sum(step)
 
 
 def _groups(

@@ -24,6 +24,7 @@ OBJECTIVES = (
     "setup_cost",
     "resource_cost",
     "resource_levelling",
+    "replan_cost",
 )
 ObjectiveName = Literal[
     "makespan",
@@ -35,6 +36,7 @@ ObjectiveName = Literal[
     "setup_cost",
     "resource_cost",
     "resource_levelling",
+    "replan_cost",
 ]
 
 
@@ -99,6 +101,29 @@ class ReservoirEvent(Record):
     at: Literal["start", "end"] = "end"
 
 
+class Fixed(Record):
+    """What has started already: executed in ``mode`` during ``[start, end)``, as a fact.
+
+    A fact is not judged: windows, durations, precedences among facts, and what facts alone hold of
+    a resource break no rule. Other tasks get what facts leave of a capacity.
+    """
+
+    mode: Count = 0
+    start: Count
+    end: Count
+
+    @model_validator(mode="after")
+    def _forward(self) -> Fixed:
+        if self.end < self.start:
+            raise ProblemError(
+                "a task cannot end before it starts",
+                place="fixed",
+                value=(self.start, self.end),
+                remedy="Correct start or end.",
+            )
+        return self
+
+
 class Task(Record):
     """A task, executed without interruption in exactly one of its modes.
 
@@ -106,7 +131,8 @@ class Task(Record):
     ``weight`` multiplies tardiness and flow time, ``earliness_weight`` earliness. An *optional*
     task may be left out. A *pausable* task may pause while a renewable resource it needs is on a
     break (capacity 0): it keeps its resources, its end moves back by the breaks inside, and it
-    neither starts nor ends inside one.
+    neither starts nor ends inside one. ``fixed`` is set for a task that has started already,
+    ``planned`` is the start that an earlier plan gave it (objective ``replan_cost``).
     """
 
     id: Name
@@ -119,6 +145,8 @@ class Task(Record):
     optional: bool = False
     pausable: bool = False
     events: tuple[ReservoirEvent, ...] = ()
+    fixed: Fixed | None = None
+    planned: Count | None = None
 
 
 class Precedence(Record):
@@ -155,13 +183,23 @@ class Selection(Record):
     condition: Name | None = None
 
 
+class WorkingTimes(Record):
+    """Working times of some resources that differ from the calendar's; null is as there."""
+
+    resources: Annotated[tuple[Name, ...], Field(min_length=1)]
+    weekdays: tuple[int, ...] | None = None
+    hours: tuple[int, int] | None = None
+    holidays: tuple[str, ...] | None = None
+
+
 class Calendar(Record):
     """Dates for time 0 and for breaks: how integers in a schedule become dates.
 
     ``start`` is the date (ISO 8601) of time 0 and one time unit is ``unit``. Outside ``weekdays``
     (0 = Monday), outside ``hours`` (with units below a day) and on ``holidays`` nobody works: those
-    times are breaks of the resources listed (all renewable ones when empty). The calendar holds
-    for ``length`` days; later, every time is a working time.
+    times are breaks of the resources listed (all renewable ones when empty). ``exceptions`` give
+    resources other working times. The calendar holds for ``length`` days; later, every time is a
+    working time.
     """
 
     start: str
@@ -171,17 +209,42 @@ class Calendar(Record):
     holidays: tuple[str, ...] = ()
     resources: tuple[Name, ...] = ()
     length: Annotated[int, Field(ge=1, le=36_600)] = 3660
+    exceptions: tuple[WorkingTimes, ...] = ()
 
     @model_validator(mode="after")
     def _exists(self) -> Calendar:
         from cpsched.families.rcpsp.profile import calendar_breaks
 
         calendar_breaks(self)
+        for i, times in enumerate(self.exceptions):
+            try:
+                calendar_breaks(self.with_times(times))
+            except ProblemError as error:
+                raise ProblemError(
+                    error.rule,
+                    place=error.place.replace("calendar", f"calendar.exceptions.{i}", 1),
+                    value=error.value,
+                    remedy=error.remedy,
+                ) from None
+        _unique([n for e in self.exceptions for n in e.resources], "calendar.exceptions", "")
         return self
+
+    def with_times(self, times: WorkingTimes) -> Calendar:
+        """The calendar of the resources that have these working times."""
+        other = {
+            "weekdays": times.weekdays,
+            "hours": times.hours,
+            "holidays": times.holidays,
+        }
+        given = {key: value for key, value in other.items() if value is not None}
+        return self.model_copy(update=given | {"resources": times.resources, "exceptions": ()})
 
 
 class RcpspProblem(ProblemBase):
     """A resource-constrained project scheduling problem.
+
+    The objective ``replan_cost`` is the value of ``stable_objective`` plus ``stability`` for each
+    time unit that a start differs from its ``planned`` one.
 
     Raises
     ------
@@ -197,6 +260,8 @@ class RcpspProblem(ProblemBase):
     disjunctive: tuple[Disjunctive, ...] = ()
     selections: tuple[Selection, ...] = ()
     objectives: tuple[ObjectiveName, ...] = ("makespan",)
+    stability: Count = 0
+    stable_objective: ObjectiveName = "makespan"
     horizon: Count | None = None
     time_unit: str = ""
     calendar: Calendar | None = None
@@ -218,6 +283,13 @@ class RcpspProblem(ProblemBase):
                             value=name,
                             remedy="Move it to the task's 'events'.",
                         )
+            if task.fixed is not None and task.fixed.mode >= len(task.modes):
+                raise ProblemError(
+                    "the mode must exist",
+                    place=f"tasks.{i}.fixed.mode",
+                    value=task.fixed.mode,
+                    remedy=f"The task has {len(task.modes)} modes, counted from 0.",
+                )
             for e, event in enumerate(task.events):
                 place = f"tasks.{i}.events.{e}.resource"
                 _known(event.resource, types, place, "resource")
@@ -238,8 +310,19 @@ class RcpspProblem(ProblemBase):
             names = [*selection.tasks, *([selection.condition] if selection.condition else [])]
             for name in names:
                 _known(name, ids, f"selections.{i}", "task")
-        for name in self.calendar.resources if self.calendar else ():
-            _known(name, types, "calendar.resources", "resource")
+        if self.calendar is not None:
+            for name in self.calendar.resources:
+                _known(name, types, "calendar.resources", "resource")
+            for i, times in enumerate(self.calendar.exceptions):
+                for name in times.resources:
+                    _known(name, types, f"calendar.exceptions.{i}.resources", "resource")
+        if self.stable_objective == "replan_cost":
+            raise ProblemError(
+                "replan_cost adds to another objective",
+                place="stable_objective",
+                value=self.stable_objective,
+                remedy="Name another objective.",
+            )
         if len(set(self.objectives)) != len(self.objectives):
             raise ProblemError(
                 "objectives must not repeat",

@@ -29,13 +29,20 @@ def capacity_profiles(problem: RcpspProblem) -> dict[str, list[Piece]]:
         capacity are left out. Where changes overlap, the smallest capacity holds.
     """
     calendar = problem.calendar
-    closed = calendar_breaks(calendar) if calendar else []
+    closed: list[Span] = []
+    others: dict[str, list[Span]] = {}
+    if calendar is not None:
+        closed = calendar_breaks(calendar)
+        for times in calendar.exceptions:
+            others |= dict.fromkeys(times.resources, calendar_breaks(calendar.with_times(times)))
     profiles = {}
     for resource in problem.resources:
         if resource.type != "renewable":
             continue
         pieces = [(c.start, c.end, c.capacity) for c in resource.capacity_changes]
-        if calendar and (not calendar.resources or resource.name in calendar.resources):
+        if resource.name in others:
+            pieces += [(start, end, 0) for start, end in others[resource.name]]
+        elif calendar and (not calendar.resources or resource.name in calendar.resources):
             pieces += [(start, end, 0) for start, end in closed]
         pieces = [p for p in lowest(pieces) if p[2] != resource.capacity]
         if pieces:

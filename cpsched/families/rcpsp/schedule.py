@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-
-from cpsched.families.rcpsp.prepare import Instance
-from cpsched.families.rcpsp.problem import RcpspSchedule, ScheduledTask
+from cpsched.families.rcpsp.prepare import Instance, held_names
+from cpsched.families.rcpsp.problem import RcpspSchedule
 from cpsched.families.rcpsp.profile import end_after
 
 
@@ -36,7 +35,7 @@ def schedule_of(
     first = instance.mode_start.tolist()
     duration = instance.duration.tolist()
     held = _held(instance)
-    tasks = []
+    tasks: list[dict[str, Any]] = []
     for i, (start, mode) in enumerate(zip(starts, chosen, strict=True)):
         if mode < 0:
             continue
@@ -44,26 +43,25 @@ def schedule_of(
         if instance.pausable[i]:
             end = end_after(int(start), duration[mode], instance.breaks(i, mode))
         tasks.append(
-            ScheduledTask.model_construct(
-                task=instance.ids[i],
-                mode=mode - first[i],
-                start=int(start),
-                end=end,
-                resources=held[mode],
-            )
+            {
+                "task": instance.ids[i],
+                "mode": mode - first[i],
+                "start": int(start),
+                "end": end,
+                "resources": held[mode],
+            }
         )
-    makespan = max((t.end for t in tasks), default=0)
-    return RcpspSchedule.model_construct(tasks=tuple(tasks), makespan=makespan)
+    # Validating plain data is faster than constructing objects one by one.
+    return RcpspSchedule.model_validate(
+        {"tasks": tasks, "makespan": max((t["end"] for t in tasks), default=0)}
+    )
 
 
 def _held(instance: Instance) -> list[tuple[str, ...]]:
     """Names of the renewable resources that each mode holds."""
     known: list[tuple[str, ...]] | None = instance.extras.get("held")
     if known is None:
-        lists: list[list[str]] = [[] for _ in range(len(instance.duration))]
-        for m, r in np.argwhere(instance.demand > 0).tolist():
-            lists[m].append(instance.renewable[r])
-        known = instance.extras["held"] = [tuple(names) for names in lists]
+        known = instance.extras["held"] = held_names(instance.renewable, instance.demand)
     return known
 
 

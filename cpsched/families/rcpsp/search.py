@@ -1,18 +1,245 @@
-"""The search of the `rcpsp` family: CP-SAT on the whole problem."""
+"""The search of the `rcpsp` family: a portfolio of population search, CP-SAT and neighbourhoods.
+
+Who runs when is decided by size and workers; the measurements behind it are in
+``benchmarks/results/rcpsp-portfolio.md``.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from cpsched.core import engine, lns
 from cpsched.core.exact import solve_levels
+from cpsched.families.rcpsp.arrays import CODES, Kit, kit_of
+from cpsched.families.rcpsp.decision import decision
+from cpsched.families.rcpsp.improve import improve_lists
+from cpsched.families.rcpsp.neighbourhoods import neighbourhoods
+from cpsched.families.rcpsp.population import Restarts, restarts_of
+from cpsched.families.rcpsp.schedule import schedule_of
+from cpsched.result import Bound
 
 if TYPE_CHECKING:
     from cpsched.core.run import Run
     from cpsched.families.rcpsp.prepare import Instance
 
+#: Above this many tasks CP-SAT on the whole project proves nothing in useful time.
+PROVABLE = 200
+#: Above this many tasks neighbourhoods replace the second population.
+HUGE = 2000
+#: Seconds of one slice of population search.
+SLICE = 0.02
+#: CP-SAT parameters for refuting a makespan.
+REFUTE: dict[str, Any] = {
+    "use_timetable_edge_finding_in_cumulative": True,
+    "max_num_intervals_for_timetable_edge_finding": 200,
+    "use_strong_propagation_in_disjunctive": True,
+    "use_dynamic_precedence_in_disjunctive": True,
+    "use_dynamic_precedence_in_cumulative": True,
+}
+
 
 def search(instance: Instance, run: Run) -> None:
     """Improve and prove until the run is done."""
+    kit = kit_of(instance)
+    names = [o.name for o in run.objectives]
+    if kit is None or run.incumbent is None or not names or any(n not in CODES for n in names):
+        _under_all_rules(instance, run)
+    elif run.deterministic or run.workers == 1:
+        _in_turns(instance, kit, run)
+    else:
+        _side_by_side(instance, kit, run)
+
+
+def _under_all_rules(instance: Instance, run: Run) -> None:
+    """Random changes of the list for a while, then CP-SAT with all workers."""
+    left = run.clock.remaining()
+    share = 0.5 if instance.n > HUGE else 0.1
+    improve_lists(instance, run, share * left if math.isfinite(left) else 5.0)
+    if not run.done():
+        _exact(instance, run, run.workers)
+
+
+def _exact(instance: Instance, run: Run, workers: int, seconds: float = math.inf) -> None:
+    if not engine.ready(run.clock):
+        return
     from cpsched.families.rcpsp.model import build
 
-    solve_levels(run, lambda level: build(instance, run, level))
+    solve_levels(run, lambda level: build(instance, run, level), workers=workers, seconds=seconds)
+
+
+# ---------------------------------------------------------------------- side by side
+
+
+def _side_by_side(instance: Instance, kit: Kit, run: Run) -> None:
+    """Populations in threads of their own, the solver with the other workers."""
+    threads = max(1, run.workers // 4)
+    evolvers = [Evolver(instance, kit.copy(), run, k) for k in range(threads)]
+    for one in evolvers:
+        one.start()
+    others = run.workers - threads
+    try:
+        if not _only_makespan(run) or not instance.single_mode:
+            _exact(instance, run, others)
+        elif instance.n <= PROVABLE:
+            prover = Prover(instance, run)
+            while engine.ready(run.clock) and not run.done():
+                prover.advance(others)
+        elif instance.n <= HUGE:
+            more = [Evolver(instance, kit.copy(), run, threads + k) for k in range(others)]
+            evolvers += more
+            for one in more:
+                one.start()
+            for one in evolvers:
+                one.join()
+        if engine.ready(run.clock) and not run.done():
+            lns.search(run, neighbourhoods(instance, kit), workers=others, call_seconds=0.5)
+    finally:
+        for one in evolvers:
+            one.stop()
+    for one in evolvers:
+        if one.error is not None:
+            raise one.error
+
+
+class Evolver(threading.Thread):
+    """A thread that improves the run's incumbent by population search.
+
+    The kernels release the GIL, so that it runs beside CP-SAT.
+    """
+
+    def __init__(self, instance: Instance, kit: Kit, run: Run, index: int) -> None:
+        super().__init__(name="cpsched-population", daemon=True)
+        self._search = restarts_of(instance, kit, run, run.seed + 7919 * index)
+        self._run = run
+        self.error: Exception | None = None
+        self._over = threading.Event()
+
+    def stop(self) -> None:
+        """End within a few milliseconds, and wait for it."""
+        self._over.set()
+        self.join(1.0)
+
+    def run(self) -> None:
+        """The thread's work."""
+        try:
+            while not self._run.done() and not self._over.is_set():
+                self._search.step(self._run, SLICE)
+        except Exception as error:
+            self.error = error
+
+
+def _only_makespan(run: Run) -> bool:
+    return [o.name for o in run.objectives] == ["makespan"]
+
+
+# ---------------------------------------------------------------------- in turns
+
+
+def _in_turns(instance: Instance, kit: Kit, run: Run) -> None:
+    """One worker: population search and proofs in turns, by the clock or by counted work."""
+    populations = restarts_of(instance, kit, run, run.seed)
+    prover = Prover(instance, run)
+    proves = _only_makespan(run) and instance.n <= PROVABLE and instance.single_mode
+    while not run.done():
+        left = run.clock.remaining()
+        share = min(0.1 * left, 2.0) if math.isfinite(left) else 2.0
+        _for(run, 0.1 + share, populations)
+        if run.done():
+            return
+        if proves:
+            _for(run, share, prover)
+        elif instance.n <= PROVABLE or not _only_makespan(run):
+            _exact(instance, run, 1, 4.0 * share)
+        elif instance.n > HUGE:
+            lns.search(
+                run, neighbourhoods(instance, kit), workers=1, call_seconds=0.5, seconds=share
+            )
+
+
+def _for(run: Run, seconds: float, member: Restarts | Prover) -> None:
+    end = run.clock.remaining() - seconds
+    while not run.done() and run.clock.remaining() > end:
+        if isinstance(member, Prover):
+            member.advance(1)
+        else:
+            member.step(run, SLICE)
+
+
+class Prover:
+    """Raises the bound by refuting makespans with CP-SAT, one call at a time.
+
+    From the bound upwards, in steps that double while calls succeed; a makespan just below the
+    incumbent is tried as well, which improves the incumbent or proves it.
+    """
+
+    def __init__(self, instance: Instance, run: Run) -> None:
+        from cpsched.families.rcpsp.model import incompatible_cliques
+
+        self.instance, self.run = instance, run
+        self.cliques = incompatible_cliques(instance)
+        self.stride = 1
+        self.seconds = 0.25
+        self._above = False
+
+    def advance(self, workers: int) -> None:
+        """One call."""
+        bound, value = self.run.bound(), self.run.value()
+        assert bound is not None
+        assert value is not None
+        low, high = int(bound), int(value) - 1
+        limit = high if self._above else min(high, low + self.stride - 1)
+        status = self.refute(limit, workers)
+        if self._above:
+            self._above = False
+        elif status == "INFEASIBLE":
+            self.stride *= 2
+        elif status == "UNKNOWN" and self.stride > 1:
+            self.stride //= 2
+        elif status == "UNKNOWN":
+            self.seconds *= 1.6
+            self._above = high > limit
+        else:
+            self.stride = max(1, self.stride // 2)
+
+    def refute(self, limit: int, workers: int) -> str:
+        """Ask for a schedule of at most that makespan; keep it, or the bound it would break."""
+        instance, run = self.instance, self.run
+        model = decision(
+            instance,
+            range(instance.n),
+            instance.head,
+            limit - instance.tail,
+            exclusive=self.cliques,
+        )
+        status = "INFEASIBLE"
+        if model is not None:
+            outcome = engine.solve(
+                model.model,
+                run.clock,
+                workers=workers,
+                seed=run.seed,
+                seconds=self.seconds,
+                parameters=REFUTE,
+                stop_when=self._pointless(limit),
+            )
+            status = outcome.status
+            if outcome.values is not None:
+                start = np.zeros(instance.n, np.int64)
+                mode = instance.mode_start[:-1].copy()
+                model.read(outcome.values, start, mode)
+                run.offer(schedule_of(instance, start.tolist(), mode.tolist()), "cp-sat")
+        if status == "INFEASIBLE":
+            run.raise_bound(Bound(limit + 1, "destructive", "makespan", {"limit": limit}))
+        return status
+
+    def _pointless(self, limit: int) -> Callable[[], bool]:
+        def reached() -> bool:
+            value = self.run.value()
+            return self.run.done() or (value is not None and value <= limit)
+
+        return reached

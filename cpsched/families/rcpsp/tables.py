@@ -120,6 +120,12 @@ Tables = dict[str, list[Row]]
 def read_tables(text: str) -> Tables:
     """The rows of every section; the first is that of the tasks unless a line names another."""
     tables: Tables = {name: [] for name in COLUMNS}
+    if "\0" in text:
+        raise ProblemError(
+            "the text must be CSV, without null characters",
+            place=f"line {text[: text.index(chr(0))].count(chr(10)) + 1}",
+            remedy="Export the file again as CSV text.",
+        )
     section, line = "tasks", 0
     columns: list[str] = []
     seen: set[str] = set()

@@ -22,6 +22,7 @@ from cpsched.families.rcpsp.problem import (
     Resource,
     Selection,
     Task,
+    WorkingTimes,
 )
 from cpsched.families.rcpsp.tables import COLUMNS
 from cpsched.problem import Record
@@ -48,7 +49,8 @@ _CSV: dict[type[Record], tuple[str, ...]] = {
     Precedence: COLUMNS["precedences"],
     Disjunctive: COLUMNS["disjunctive"],
     Selection: COLUMNS["selections"],
-    Calendar: COLUMNS["calendar"],
+    Calendar: (*COLUMNS["calendar"], "exceptions"),
+    WorkingTimes: ("resources", "weekdays", "hours", "holidays"),
 }
 
 
@@ -231,14 +233,13 @@ class _Sheet:
         self.table("project", [row] if any(_cell(v) for v in row.values()) else [])
         calendar = problem.calendar
         if calendar is not None:
-            row = calendar.model_dump() | {
-                "weekdays": _joined(str(day) for day in calendar.weekdays),
-                "hours": "-".join(str(hour) for hour in calendar.hours),
-                "holidays": _joined(calendar.holidays),
-                "resources": _joined(calendar.resources),
+            row = _working_times(calendar) | {
+                "start": calendar.start,
+                "unit": calendar.unit,
+                "length": calendar.length,
                 "applies_to": "resources",
             }
-            self.table("calendar", [row])
+            self.table("calendar", [row, *(_working_times(e) for e in calendar.exceptions)])
         self.table(
             "resources", [_without_defaults(r) | {"name": r.name} for r in problem.resources]
         )
@@ -268,6 +269,15 @@ class _Sheet:
                 row["resources"] = _joined(f"{name}:{u}" for name, u in mode.demands.items())
                 rows.append(row)
         self.table("tasks", rows)
+
+
+def _working_times(times: Calendar | WorkingTimes) -> dict[str, Any]:
+    return {
+        "weekdays": _joined(str(day) for day in times.weekdays or ()),
+        "hours": "-".join(str(hour) for hour in times.hours or ()),
+        "holidays": "none" if times.holidays == () else _joined(times.holidays or ()),
+        "resources": _joined(times.resources),
+    }
 
 
 def _precedence(p: Precedence) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from cpsched.families.workflow.check import check, evaluate
 from cpsched.families.workflow.draw import draw
 from cpsched.families.workflow.explain import constraints, restrict
 from cpsched.families.workflow.formats import FORMATS
+from cpsched.families.workflow.generate import GENERATORS
 from cpsched.families.workflow.problem import (
     MAXIMISED,
     OBJECTIVES,
@@ -28,6 +29,14 @@ def default_objectives(problem: WorkflowProblem) -> tuple[Objective, ...]:
 def objective(problem: WorkflowProblem, name: str) -> Objective | None:
     """One of the family's objectives, by its name; `log_success` is maximised."""
     return Objective(name, name in MAXIMISED) if name in OBJECTIVES else None
+
+
+def limit(problem: WorkflowProblem, name: str, value: float) -> WorkflowProblem:
+    """The problem with a hard limit on an objective, besides the limits it has."""
+    limits = {str(known): most for known, most in problem.limits.items()}
+    tighter = max if name in MAXIMISED else min
+    limits[name] = tighter(limits.get(name, value), value)
+    return problem.model_copy(update={"limits": limits})
 
 
 def items(schedule: WorkflowSchedule) -> dict[str, dict[str, Any]]:
@@ -78,6 +87,8 @@ FAMILY: Family[WorkflowProblem, WorkflowSchedule, Any] = Family(
     restrict=restrict,
     items=items,
     draw=draw,
+    limit=limit,
     formats=FORMATS,
     writers=WRITERS,
+    generators=GENERATORS,
 )

@@ -10,6 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import pairwise
 
 from cpsched.families.workflow import terms
 from cpsched.families.workflow.consistent import dependencies, fits
@@ -28,8 +29,8 @@ from cpsched.validate import Violation
 TOLERANCE = 1e-9
 
 
-def _slack(*times: float) -> float:
-    return TOLERANCE * max(1.0, *map(abs, times))
+def _slack(time: float) -> float:
+    return TOLERANCE * (time if time > 1.0 else 1.0)
 
 
 def check(problem: WorkflowProblem, schedule: WorkflowSchedule) -> list[Violation]:
@@ -101,7 +102,7 @@ class Replay:
                 chance.get(t.id, 1.0) * terms.log_success(self.option(t)) for t in problem.tasks
             )
         if name == "peak_storage":
-            return _peak((i for items in self.copies().values() for i in items))
+            return _peak(i for items in self.copies().values() for i in items)
         flows = terms.members(problem)
         ends = [max(self.at[t.id].end for t in tasks) for _, tasks in flows]
         if name == "max_slowdown":
@@ -243,9 +244,11 @@ def _check_tasks(replay: Replay, out: list[Violation]) -> None:
             if placed.task in seen:
                 out.append(Violation("task", f"task {placed.task} is placed twice"))
             seen.add(placed.task)
-    for name in replay.at:
-        if name not in known:
-            out.append(Violation("task", f"there is no task {name}", {"task": name}))
+    out += [
+        Violation("task", f"there is no task {name}", {"task": name})
+        for name in replay.at
+        if name not in known
+    ]
     for task in problem.tasks:
         placed_ = replay.at.get(task.id)
         where = {"task": task.id}
@@ -269,7 +272,7 @@ def _check_times(replay: Replay, out: list[Violation]) -> None:
         placed = replay.at[task.id]
         where = {"task": task.id}
         length = terms.duration(replay.option(task), replay.machine[placed.machine])
-        tolerance = _slack(placed.end, length)
+        tolerance = _slack(placed.end)
         if abs(placed.end - placed.start - length) > tolerance:
             out.append(
                 Violation(
@@ -288,16 +291,17 @@ def _check_times(replay: Replay, out: list[Violation]) -> None:
                     earliest - placed.start,
                 )
             )
-        for deadline in (task.deadline, latest.get(task.workflow or ""), problem.deadline):
-            if deadline is not None and placed.end > deadline + _slack(deadline):
-                out.append(
-                    Violation(
-                        "deadline",
-                        f"task {task.id} ends at {placed.end}, after its deadline at {deadline}",
-                        where,
-                        placed.end - deadline,
-                    )
-                )
+        limits = (task.deadline, latest.get(task.workflow or ""), problem.deadline)
+        out += [
+            Violation(
+                "deadline",
+                f"task {task.id} ends at {placed.end}, after its deadline at {deadline}",
+                where,
+                placed.end - deadline,
+            )
+            for deadline in limits
+            if deadline is not None and placed.end > deadline + _slack(deadline)
+        ]
     for source, target in replay.needs:
         before, after = replay.at[source], replay.at[target]
         if after.start < before.end - _slack(before.end):
@@ -377,7 +381,7 @@ def _check_transfers(
     if replay.problem.contention:
         for (source, target), sents in links.items():
             sents.sort(key=lambda t: (t.start, t.end))
-            for before, after in zip(sents, sents[1:], strict=False):
+            for before, after in pairwise(sents):
                 if after.start < before.end - _slack(before.end) and after.end > after.start:
                     message = f"{before.file} and {after.file} overlap on {source}->{target}"
                     out.append(Violation("contention", message, {"from": source, "to": target}))
@@ -507,7 +511,7 @@ def _check_limits(replay: Replay, out: list[Violation]) -> None:
     for name, limit in problem.limits.items():
         value = replay.objective(name)
         over = limit - value if name == "log_success" else value - limit
-        if over > _slack(limit):
+        if over > _slack(abs(limit)):
             out.append(Violation("limits", f"{name} is {value}, its limit is {limit}"))
     if problem.fair_share is not None:
         fair = terms.fair_finishes(problem)

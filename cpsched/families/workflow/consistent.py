@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -153,11 +154,27 @@ def _check_objectives(problem: WorkflowProblem) -> None:
             )
 
 
-def dependencies(problem: WorkflowProblem) -> dict[tuple[str, str], list[tuple[str, float]]]:
+Needs = dict[tuple[str, str], list[tuple[str, float]]]
+
+#: Dependencies of the problems in use, by identity: problems are immutable, and every check of a
+#: schedule needs them.
+_derived: dict[int, tuple[weakref.ref[WorkflowProblem], Needs]] = {}
+
+
+def dependencies(problem: WorkflowProblem) -> Needs:
     """Every (producer task, consumer task) with the (file, bytes) that go from one to the other.
 
     The data of an edge is a file named ``source->target``; an edge without data has no file.
     """
+    key = id(problem)
+    known = _derived.get(key)
+    if known is None or known[0]() is not problem:
+        forget = weakref.ref(problem, lambda _: _derived.pop(key, None))
+        known = _derived[key] = (forget, _dependencies(problem))
+    return known[1]
+
+
+def _dependencies(problem: WorkflowProblem) -> Needs:
     out: dict[tuple[str, str], list[tuple[str, float]]] = {}
     for edge in problem.edges:
         carried = [(f"{edge.source}->{edge.target}", edge.size)] if edge.size > 0 else []

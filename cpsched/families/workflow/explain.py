@@ -53,9 +53,9 @@ def _named(problem: WorkflowProblem) -> Iterator[tuple[str, str, str]]:
             "",
             f"All tasks succeed with a probability of at least {problem.min_success:g}.",
         )
-    for name, limit in problem.limits.items():
-        least = "least" if name == "log_success" else "most"
-        yield "limits", name, f"The {name} is at {least} {limit:g}."
+    for objective, limit in problem.limits.items():
+        least = "least" if objective == "log_success" else "most"
+        yield "limits", objective, f"The {objective} is at {least} {limit:g}."
     if problem.fair_share is not None:
         yield (
             "fair_share",

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from cpsched.families.workflow.consistent import dependencies
 from cpsched.families.workflow.prepare import Instance, Ints
 from cpsched.families.workflow.problem import Placement, Transfer, WorkflowSchedule
+from cpsched.problem import Record
+
+R = TypeVar("R", bound=Record)
 
 #: (file, destination machine index) -> (start, end) in ticks
 Sent = Mapping[tuple[str, int], tuple[int, int]]
@@ -65,12 +68,15 @@ def schedule_of(inst: Instance, plan: Plan) -> WorkflowSchedule:
     options = inst.row_option[plan.row].tolist()
     machines = plan.mach.tolist()
     placements = tuple(
-        Placement.model_construct(
-            task=task.id,
-            machine=names[machines[t]],
-            option=options[t],
-            start=starts_at[t],
-            end=ends_at[t],
+        _record(
+            Placement,
+            {
+                "task": task.id,
+                "machine": names[machines[t]],
+                "option": options[t],
+                "start": starts_at[t],
+                "end": ends_at[t],
+            },
         )
         for t, task in enumerate(inst.problem.tasks)
     )
@@ -79,6 +85,23 @@ def schedule_of(inst: Instance, plan: Plan) -> WorkflowSchedule:
         transfers=tuple(_transfers(inst, plan, ends.tolist(), machines, names)),
         makespan=max(ends_at, default=0.0),
     )
+
+
+def _record(kind: type[R], fields: dict[str, Any]) -> R:
+    """A record from fields that are known to be valid: large schedules have 100,000 of them."""
+    out = kind.__new__(kind)
+    put = object.__setattr__
+    put(out, "__dict__", fields)
+    put(out, "__pydantic_fields_set__", _FIELDS[kind])
+    put(out, "__pydantic_extra__", None)
+    put(out, "__pydantic_private__", None)
+    return out
+
+
+_FIELDS: dict[type[Record], set[str]] = {
+    Placement: set(Placement.model_fields),
+    Transfer: set(Transfer.model_fields),
+}
 
 
 def needed_data(inst: Instance) -> list[tuple[int, str | None, int, list[tuple[str, float]]]]:
@@ -131,15 +154,17 @@ def _transfers(
     keys = list(sent)
     begins = inst.times(np.array([sent[key][0] for key in keys], dtype=np.int64))
     untils = inst.times(np.array([sent[key][1] for key in keys], dtype=np.int64))
-    make: Any = Transfer.model_construct
     return [
-        make(
-            file=file,
-            producer=sent[file, target][2],
-            source=names[sent[file, target][3]],
-            target=names[target],
-            start=begin,
-            end=until,
+        _record(
+            Transfer,
+            {
+                "file": file,
+                "producer": sent[file, target][2],
+                "source": names[sent[file, target][3]],
+                "target": names[target],
+                "start": begin,
+                "end": until,
+            },
         )
         for (file, target), begin, until in zip(keys, begins, untils, strict=True)
     ]

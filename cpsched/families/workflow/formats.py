@@ -205,7 +205,7 @@ def _files(
     children: dict[str, set[str]] = defaultdict(set)
     for u, v in edges:
         children[u].add(v)
-    out = []
+    out: list[File] = []
     for file, size in sizes.items():
         made_by = writers.get(file, [])
         for writer in made_by:
@@ -220,7 +220,7 @@ def _files(
 
 
 def _own_machines(execution: dict[str, Any]) -> list[Machine]:
-    out = []
+    out: list[Machine] = []
     place = "workflow.execution.machines"
     for i, entry in enumerate(_list(execution.get("machines", []), place)):
         entry = _dict(entry, f"{place}.{i}")
@@ -275,7 +275,8 @@ def read_saga(text: str, file: str, options: Mapping[str, str]) -> WorkflowProbl
 
 def _saga_network(root: dict[str, Any]) -> dict[str, Any]:
     network = _dict(root.get("network"), "network")
-    machines, links = [], []
+    machines: list[dict[str, Any]] = []
+    links: list[dict[str, Any]] = []
     for i, entry in enumerate(_list(network.get("nodes"), "network.nodes")):
         where = f"network.nodes.{i}"
         entry = _dict(entry, where)
@@ -287,15 +288,16 @@ def _saga_network(root: dict[str, Any]) -> dict[str, Any]:
         source, target = _text(entry, "source", where), _text(entry, "target", where)
         if source == target:
             continue  # data for a task on the same node is free
-        speed = entry.get("speed")
-        if isinstance(speed, int | float) and speed <= 0:
+        rate = entry.get("speed")
+        if isinstance(rate, int | float) and rate <= 0:
             raise ProblemError(
                 "a link must have a positive speed",
                 place=f"{where}.speed",
-                value=speed,
+                value=rate,
                 remedy="Correct the speed, or remove the node.",
             )
-        bandwidth = None if speed is None or speed >= 1e15 else _number(entry, "speed", where)
+        limited = rate is not None and rate < 1e15
+        bandwidth = _number(entry, "speed", where) if limited else None
         links.append({"from": source, "to": target, "bandwidth": bandwidth})
     return {"machines": machines, "links": links}
 

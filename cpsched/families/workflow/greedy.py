@@ -63,7 +63,7 @@ def downward_ranks(inst: Instance) -> Floats:
     """Longest mean way from the beginning to the task, its own duration not included."""
     mean = mean_durations(inst)
     comm = mean_transfers(inst, inst.pred_bytes)
-    reverse = kernels.upward_ranks(inst.topo[::-1], inst.pred_ptr, inst.pred_src, comm, mean)
+    reverse = kernels.upward_ranks(inst.topo[::-1].copy(), inst.pred_ptr, inst.pred_src, comm, mean)
     return _rounded(reverse - mean)
 
 
@@ -75,26 +75,11 @@ def _rounded(rank: Any) -> Floats:
 
 
 def by_rank(inst: Instance, rank: Floats) -> Ints:
-    """Tasks by decreasing rank, index and precedence breaking ties; higher priority goes first."""
-    priority = [t.priority for t in inst.problem.tasks]
-    if any(priority) or not _descends(inst, rank):
-        return ready_order(inst, [(-p, -r) for p, r in zip(priority, rank, strict=True)])
-    position = np.empty(inst.n, dtype=np.int64)
-    position[inst.topo] = np.arange(inst.n)
-    tied = np.unique(rank).size < inst.n
-    if tied and bool(np.any(_has_equal_edge(inst, rank))):
+    """Tasks by decreasing rank; precedence, then the index, breaks ties."""
+    targets = np.repeat(np.arange(inst.n), np.diff(inst.pred_ptr))
+    if bool(np.any(rank[targets] >= rank[inst.pred_src])):
         return ready_order(inst, [(0.0, -r) for r in rank.tolist()])
     return np.lexsort((np.arange(inst.n), -rank)).astype(np.int64)
-
-
-def _has_equal_edge(inst: Instance, rank: Floats) -> Any:
-    targets = np.repeat(np.arange(inst.n), np.diff(inst.pred_ptr))
-    return rank[targets] == rank[inst.pred_src]
-
-
-def _descends(inst: Instance, rank: Floats) -> bool:
-    targets = np.repeat(np.arange(inst.n), np.diff(inst.pred_ptr))
-    return not bool(np.any(rank[targets] > rank[inst.pred_src]))
 
 
 def ready_order(inst: Instance, keys: list[tuple[float, float]]) -> Ints:
@@ -264,18 +249,35 @@ def offer(run: Run, inst: Instance, plan: Plan | None, source: str) -> bool:
     return run.offer(schedule, source, values)
 
 
+def is_compiled(inst: Instance, run: Run) -> bool:
+    """Whether kernels run compiled; small instances do not wait for the compiled code to load."""
+    plain = [o.name for o in run.objectives] == ["makespan"]
+    return inst.rows * inst.m > (150 if plain else 3000) and jit.ready(run.clock.remaining())
+
+
 def portfolio(inst: Instance, run: Run) -> None:
     """Offer the list schedulers' plans, HEFT first, costly ones only where they are affordable."""
     clock = run.clock
-    compiled = jit.ready(clock.remaining())
+    compiled = is_compiled(inst, run)
     work = inst.rows * inst.m
     size = work * (2e-7 if compiled else 1e-5)
 
+    large = inst.n > 2000
+    best: tuple[int, Plan, str] | None = None
+
     def attempt(name: str, make: Callable[[], Plan | None], seconds: float) -> None:
+        nonlocal best
         if run.done() or (run.incumbent is not None and seconds > 0.15 * clock.remaining()):
             return
         clock.spend(seconds)
-        offer(run, inst, make(), f"greedy:{name}")
+        plan = make()
+        if not large or run.incumbent is None:
+            offer(run, inst, plan, f"greedy:{name}")
+        elif plan is not None:
+            # Checking a large plan takes longer than making it: only the best one is offered.
+            value = plan.makespan(inst)
+            if best is None or value < best[0]:
+                best = (value, plan, f"greedy:{name}")
 
     attempt("heft", lambda: heft(inst, None if run.incumbent is None else clock.check), size)
     ready = min(inst.n, 2000)
@@ -283,9 +285,15 @@ def portfolio(inst: Instance, run: Run) -> None:
     attempt("cpop", lambda: cpop(inst), size)
     attempt("lookahead", lambda: lookahead(inst), 1.5 * size)
     attempt("latest-start", lambda: latest_start(inst), 1.5 * size)
+    priority = [t.priority for t in inst.problem.tasks]
+    if any(priority):
+        keys = list(zip([-p for p in priority], (-upward_ranks(inst)).tolist(), strict=True))
+        attempt("priority", lambda: list_plan(inst, ready_order(inst, keys)), size)
     for rule, name in enumerate(("min-min", "max-min", "sufferage")):
         attempt(
             name,
             lambda rule=rule: dynamic_plan(inst, rule),  # type: ignore[misc]
             size * ready / 20,
         )
+    if best is not None:
+        offer(run, inst, best[1], best[2])

@@ -78,14 +78,14 @@ def decode(
     cause: Any,
     last: Any,
     free: Any,
-) -> int:
+) -> Any:
     """Start and end of every task from position ``first`` of the order on; the makespan.
 
     ``last`` and ``free`` are scratch per machine. Returns NEVER when a task has no place.
     """
     n = len(order)
     m = dur.shape[1]
-    makespan = np.int64(0)
+    makespan: Any = np.int64(0)
     if simple:
         for p in range(m):
             free[p] = 0
@@ -177,7 +177,7 @@ def anneal(
     best_order: Any,
     best_row: Any,
     best_mach: Any,
-) -> int:
+) -> Any:
     """Simulated annealing on the makespan; the best found goes into ``best_*``.
 
     ``order``, ``row`` and ``mach`` are the current state, changed in place. ``warm`` and ``cold``
@@ -237,7 +237,7 @@ def anneal(
         last,
         free,
     )
-    late = np.int64(0)
+    late: Any = np.int64(0)
     if bounded:
         for t in range(n):
             late += max(np.int64(0), end[t] - deadline[t])
@@ -250,7 +250,7 @@ def anneal(
     best_row[:] = row
     best_mach[:] = mach
     length = -1
-    state = np.int64(seed % 2147483646 + 1)
+    state: Any = np.int64(seed % 2147483646 + 1)
     cooling = (cold / warm) ** (1.0 / max(1, iterations))
     heat = warm
     for _ in range(iterations):
@@ -276,10 +276,21 @@ def anneal(
             t = state % n
         old_row, old_mach, old_position = row[t], mach[t], position[t]
         state = state * 48271 % 2147483647
-        kind = state % 10
+        kind = state % 12
+        other = -1
         new_position = old_position
         moved = False
-        if kind < 6:
+        if kind >= 9:
+            # Exchange the machines of two tasks: balances loads to the last tick.
+            state = state * 48271 % 2147483647
+            u = state % n
+            p, q = mach[t], mach[u]
+            if p != q and dur[row[t], q] >= 0 and dur[row[u], p] >= 0:
+                other = u
+                mach[t] = q
+                mach[u] = p
+                moved = True
+        elif kind < 6:
             rows = row_ptr[t + 1] - row_ptr[t]
             if rows * m > 1:
                 state = state * 48271 % 2147483647
@@ -290,7 +301,7 @@ def anneal(
                     row[t] = r
                     mach[t] = p
                     moved = True
-        if kind >= 4:
+        if 4 <= kind < 9:
             low = 0
             for e in range(pred_ptr[t], pred_ptr[t + 1]):
                 if position[pred_src[e]] + 1 > low:
@@ -319,6 +330,8 @@ def anneal(
         if not moved:
             continue
         first = min(old_position, new_position)
+        if other >= 0:
+            first = min(first, position[other])
         end2[:] = end
         start2[:] = start
         cause2[:] = cause
@@ -375,6 +388,8 @@ def anneal(
                 best_row[:] = row
                 best_mach[:] = mach
         else:
+            if other >= 0:
+                mach[other] = mach[t]
             row[t] = old_row
             mach[t] = old_mach
             if new_position != old_position:

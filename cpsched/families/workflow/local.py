@@ -98,8 +98,45 @@ class Annealer:
             self.row, self.mach = plan.row.copy(), plan.mach.copy()
 
 
+class Offers:
+    """Plans on their way to the run: checking a large one is dear, so it is done now and then."""
+
+    def __init__(self, inst: Instance, run: Run, source: str = "anneal") -> None:
+        self.inst, self.run, self.source = inst, run, source
+        self.waiting: Plan | None = None
+        #: Seconds that the last offer took; before the first, what the run learned from others.
+        self.cost = run.clock.reserve / 1.5
+        self.next = 0.0
+
+    def put(self, plan: Plan) -> None:
+        """Take a plan that is better than those before, and offer it when it is time."""
+        self.waiting = plan
+        if self.run.deterministic or time.perf_counter() >= self.next:
+            self.flush()
+
+    def flush(self) -> None:
+        """Offer the waiting plan."""
+        clock = self.run.clock
+        if self.waiting is not None and clock.limit - clock.elapsed() > 0.7 * self.cost:
+            begun = time.perf_counter()
+            greedy.offer(self.run, self.inst, self.waiting, self.source)
+            self.waiting = None
+            self.cost = time.perf_counter() - begun
+            self.next = time.perf_counter() + 10 * self.cost
+
+
 def anneal_for(inst: Instance, run: Run, annealer: Annealer, seconds: float) -> None:
     """Anneal in the caller's thread for some seconds of the run's clock."""
+    offers = Offers(inst, run)
+    try:
+        _anneal_for(inst, run, annealer, seconds, offers)
+    finally:
+        offers.flush()
+
+
+def _anneal_for(
+    inst: Instance, run: Run, annealer: Annealer, seconds: float, offers: Offers
+) -> None:
     clock = run.clock
     end = clock.remaining() - seconds
     while not run.done() and clock.remaining() > end:
@@ -111,7 +148,7 @@ def anneal_for(inst: Instance, run: Run, annealer: Annealer, seconds: float) -> 
         if not clock.deterministic:
             annealer.move = 0.5 * annealer.move + 0.5 * (time.perf_counter() - begun) / moves
         if plan is not None:
-            greedy.offer(run, inst, plan, "anneal")
+            offers.put(plan)
 
 
 def target(inst: Instance, run: Run) -> int:
@@ -125,6 +162,7 @@ class Background:
 
     def __init__(self, inst: Instance, run: Run, annealer: Annealer) -> None:
         self.inst, self.run, self.annealer = inst, run, annealer
+        self.offers = Offers(inst, run)
         self.found: list[Plan] = []
         self.given: list[Plan] = []
         self.over = threading.Event()
@@ -145,14 +183,17 @@ class Background:
 
     def merge(self) -> None:
         """Offer what was found since the last call."""
-        while self.found:
-            greedy.offer(self.run, self.inst, self.found.pop(0), "anneal")
+        if self.found:
+            best = self.found[-1]
+            self.found.clear()
+            self.offers.put(best)
 
     def stop(self) -> None:
         """End the thread, and wait shortly for its current round."""
         self.over.set()
         self.thread.join(0.3)
         self.merge()
+        self.offers.flush()
 
 
 def give(background: Background | None, plan: Any) -> None:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cpsched.families.workflow import terms
-from cpsched.families.workflow.bound import heads_and_tails
 from cpsched.families.workflow.extract import Plan, needed_data
+from cpsched.families.workflow.heads import heads_and_tails
 from cpsched.families.workflow.prepare import NEVER, Instance, integers
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class Variables:
     on: dict[tuple[int, int], Any] = field(default_factory=dict)
     intervals: dict[tuple[int, int], Any] = field(default_factory=dict)
     transfers: dict[tuple[str, int], tuple[Any, Any, Any]] = field(default_factory=dict)
+    ended: set[int] = field(default_factory=set)
     notes: dict[str, Any] = field(default_factory=dict)
 
     def coarse(self, ticks: int) -> int:
@@ -64,9 +65,18 @@ class Variables:
         return self.on.get((task, machine), 0)
 
 
-def choose_factor(inst: Instance, horizon: int) -> int:
-    """Ticks per model unit, so that the horizon stays within `FINEST`."""
-    return max(1, -(-horizon // FINEST))
+def choose_factor(inst: Instance, horizon: int, *, fine: bool = True) -> int:
+    """Ticks per model unit, so that the horizon stays within `FINEST`.
+
+    Not ``fine``: the largest unit in which all durations are whole, where there is one. Only
+    transfers are rounded then, and the solver's numbers stay small.
+    """
+    least = max(1, -(-horizon // FINEST))
+    if not fine:
+        unit = int(np.gcd.reduce(inst.dur[inst.dur > 0])) if (inst.dur > 0).any() else 1
+        if least < unit and horizon >= 1000 * unit:
+            return unit
+    return least
 
 
 def machine_classes(inst: Instance) -> list[tuple[int, ...]]:
@@ -97,7 +107,7 @@ def variables(inst: Instance, horizon: int, factor: int) -> Variables:
     from ortools.sat.python import cp_model
 
     model = cp_model.CpModel()
-    heads, tails = heads_and_tails(inst)
+    heads, _ = heads_and_tails(inst)
     v = Variables(model, inst, factor, horizon // factor, [], [], [], None)  # type: ignore[arg-type]
     classes = machine_classes(inst)
     v.makespan = model.new_int_var(0, v.horizon, "makespan")
@@ -142,6 +152,7 @@ def variables(inst: Instance, horizon: int, factor: int) -> Variables:
                 )
             )
             v.end.append(end)
+            v.ended.add(t)
         per_machine: dict[int, list[Any]] = defaultdict(list)
         for _, g, x in v.use[t]:
             if len(g) == 1:
@@ -288,7 +299,10 @@ def resources(v: Variables) -> None:
                 capacity = int(inst.cap[p, resource])
                 needs = [(i, int(inst.demand[r, resource])) for r, i in here]
                 needs = [(i, d) for i, d in needs if d > 0]
-                if sum(d for _, d in needs) <= capacity and not breaks:
+                most: dict[int, int] = {}
+                for t, r, _ in cells:
+                    most[t] = max(most.get(t, 0), int(inst.demand[r, resource]))
+                if sum(most.values()) <= capacity and not breaks:
                     continue
                 model.add_cumulative(
                     [*(i for i, _ in needs), *breaks],
@@ -530,7 +544,7 @@ def hint(v: Variables, plan: Plan) -> None:
         if not v.use[t]:
             continue
         model.add_hint(v.start[t], v.coarse(plan.start[t]))
-        if not _is_expression(v.end[t]):
+        if t in v.ended:
             model.add_hint(v.end[t], v.coarse(plan.start[t]) + v.length(plan.row[t], plan.mach[t]))
         for r, g, x in v.use[t]:
             if not isinstance(x, int):
@@ -540,10 +554,6 @@ def hint(v: Variables, plan: Plan) -> None:
             model.add_hint(same, int(plan.mach[u] == plan.mach[t]))
     if len(ends):
         model.add_hint(v.makespan, min(v.horizon, v.coarse(int(ends.max()))))
-
-
-def _is_expression(end: Any) -> bool:
-    return not hasattr(end, "index")
 
 
 def plan_from(v: Variables, values: Sequence[int]) -> Plan:

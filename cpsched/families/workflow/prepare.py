@@ -276,7 +276,7 @@ def _tick(
     common = _common(works)
     speeds = {exact(mc.speed) for mc in problem.machines}
     parts.update(Fraction(1, 1) / (common * s) for s in speeds if works)
-    longest = (max(works, default=Fraction(0))) / min(speeds)
+    longest: Fraction = max(works, default=Fraction(0)) / min(speeds)
     for option in options:
         if option.durations is not None:
             parts.update(exact(d) for d in option.durations.values())
@@ -301,8 +301,9 @@ def _tick(
     bandwidths = {exact(bw) for bw, _ in rates if bw is not None}
     unit = _common(sizes)
     parts.update(Fraction(1, 1) / (unit * bw) for bw in bandwidths if sizes)
-    slowest = max(sizes, default=Fraction(0)) / min(bandwidths, default=Fraction(1))
-    total = (longest * len(problem.tasks)) + max(map(exact, times), default=Fraction(0))
+    slowest: Fraction = max(sizes, default=Fraction(0)) / min(bandwidths, default=Fraction(1))
+    total: Fraction = longest * len(problem.tasks)
+    total += max(map(exact, times), default=Fraction(0))
     total += (slowest + max((exact(t) for _, t in rates), default=Fraction(0))) * (
         len(problem.tasks) + 1
     )
@@ -314,9 +315,10 @@ def _tick(
             remedy="Use a larger time unit.",
         )
     lcm = _common(parts)
-    if lcm * max(total, 1) <= LONGEST:
+    if lcm * max(total, Fraction(1)) <= LONGEST:
         return lcm, True
-    return Fraction(2) ** math.floor(math.log2(LONGEST / max(total, Fraction(1, 10**18)))), False
+    doublings = math.floor(math.log2(LONGEST) - math.log2(max(float(total), 1e-18)))
+    return Fraction(2) ** doublings, False
 
 
 def _common(values: Iterable[Fraction]) -> Fraction:

@@ -16,6 +16,7 @@ from cpsched.families.workflow import greedy, kernels, terms
 from cpsched.families.workflow.extract import Plan, needed_data
 from cpsched.families.workflow.local import order_of
 from cpsched.families.workflow.prepare import NEVER, Instance, Ints
+from cpsched.families.workflow.problem import Option
 
 
 def rich_portfolio(inst: Instance, run: Run) -> None:
@@ -38,22 +39,21 @@ def _strategies(inst: Instance) -> Iterator[tuple[str, Ints | None, Ints | None]
     criteria: list[tuple[str, Callable[[int, int], float]]] = []
     problem = inst.problem
 
-    def option_of(r: int) -> object:
+    def option_of(r: int) -> Option:
         return problem.tasks[int(inst.row_task[r])].choices[int(inst.row_option[r])]
 
     def spend(resource: str) -> Callable[[int, int], float]:
         def amount(r: int, p: int) -> float:
             option, machine = option_of(r), problem.machines[p]
-            own = 0.0 if resource == "carbon" else terms.own_use(option, resource)  # type: ignore[arg-type]
+            own = 0.0 if resource == "carbon" else terms.own_use(option, resource)
             rate = terms.rate_steps(machine, resource)[0][1]
-            return own + rate * terms.share(option, machine) * inst.time(inst.dur[r, p])  # type: ignore[arg-type]
+            return own + rate * terms.share(option, machine) * inst.time(inst.dur[r, p])
 
         return amount
 
-    for resource in ("cost", "energy", "carbon", "tokens"):
-        criteria.append((resource, spend(resource)))
+    criteria += [(name, spend(name)) for name in ("cost", "energy", "carbon", "tokens")]
     if any(o.success < 1 for t in problem.tasks for o in t.choices):
-        criteria.append(("success", lambda r, p: -terms.log_success(option_of(r))))  # type: ignore[arg-type]
+        criteria.append(("success", lambda r, p: -terms.log_success(option_of(r))))
     for name, value in criteria:
         row, mach = _cheapest(inst, value)
         yield name, row, None
@@ -102,10 +102,10 @@ def with_links(inst: Instance, order: Ints, row: Ints, mach: Ints) -> Plan | Non
                     since = int(end[u]) if u >= 0 else 0
                     sent[file, p] = _gap(busy.setdefault((source, p), []), since, lag)
                 ready = max(ready, sent[file, p][1])
-        need = (1, 0, 0) if inst.unit[p] else tuple(inst.demand[r].tolist())
+        a, b, c = (1, 0, 0) if inst.unit[p] else inst.demand[r].tolist()
         length = int(inst.dur[r, p])
-        at = kernels.earliest(pt[p], pu[p], int(pn[p]), ready, length, *need, inst.cap[p])
-        if at >= NEVER or not kernels.occupy(pt, pu, pn, p, at, at + length, *need):
+        at = kernels.earliest(pt[p], pu[p], int(pn[p]), ready, length, a, b, c, inst.cap[p])
+        if at >= NEVER or not kernels.occupy(pt, pu, pn, p, at, at + length, a, b, c):
             return None
         start[t], end[t] = at, at + length
     return Plan(start, row.copy(), mach.copy(), sent)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from cpsched.core import engine, exact, jit
+from cpsched.core import engine, exact
 from cpsched.core.run import Run
 from cpsched.families.workflow import greedy, levels, local, model
 from cpsched.families.workflow.extract import Plan, plan_of
 from cpsched.families.workflow.prepare import NEVER, Instance
 from cpsched.families.workflow.problem import WorkflowSchedule
+from cpsched.families.workflow.relist import relist
 from cpsched.result import Bound
 
 #: Beyond this many (task, option, machine) choices no model of the whole problem is built.
@@ -62,11 +62,15 @@ def _makespan(inst: Instance, run: Run) -> None:
     """Only the makespan counts: annealing beside the exact model, and bounds once more."""
     assert run.incumbent is not None
     plan = plan_of(inst, run.incumbent.schedule)
-    compiled = jit.ready(run.clock.remaining())
+    compiled = greedy.is_compiled(inst, run)
+    if inst.n > 2000:
+        relist(inst, run, plan, compiled)
+        return
     annealer = local.Annealer(inst, plan, run.seed, compiled)
     small = inst.rows * inst.m <= 400
     limit = run.clock.limit if math.isfinite(run.clock.limit) else 60.0
-    local.anneal_for(inst, run, annealer, min(0.05 * limit, 0.1 if small else 1.0))
+    if compiled or not small:
+        local.anneal_for(inst, run, annealer, min(0.05 * limit, 0.1 if small else 1.0))
     if run.done():
         return
     if inst.rows * inst.m > LARGEST_MODEL or not _affordable(inst, run):
@@ -76,7 +80,9 @@ def _makespan(inst: Instance, run: Run) -> None:
     if compiled and not run.deterministic and run.workers > 1:
         background = local.Background(inst, run, annealer)
     try:
-        _exact_makespan(inst, run, background)
+        _exact_makespan(inst, run, background, fine=False)
+        if not run.done():
+            _exact_makespan(inst, run, background, fine=True)
         while background is not None and not run.done():
             background.over.wait(0.05)
             background.merge()
@@ -90,16 +96,17 @@ def _makespan(inst: Instance, run: Run) -> None:
 
 
 def _affordable(inst: Instance, run: Run) -> bool:
-    """Whether building and presolving the whole model leaves time to search it."""
+    """Whether a model of the whole problem can be expected to find what annealing does not."""
     cells = inst.rows * inst.m + 2 * len(inst.pred_src)
-    return run.clock.remaining() > 2e-4 * cells
+    return cells <= 4000 and run.clock.remaining() > 2e-4 * cells
 
 
-def _exact_makespan(inst: Instance, run: Run, background: local.Background | None) -> None:
+def _exact_makespan(
+    inst: Instance, run: Run, background: local.Background | None, *, fine: bool
+) -> None:
     assert run.incumbent is not None
     plan = plan_of(inst, run.incumbent.schedule)
-    built = makespan_model(inst, run, plan)
-    v = built[0]
+    v = makespan_model(inst, run, plan, fine)
     source = "cp-sat"
 
     def on_solution(values: list[int]) -> None:
@@ -122,7 +129,6 @@ def _exact_makespan(inst: Instance, run: Run, background: local.Background | Non
         run.clock,
         workers=workers,
         seed=run.seed,
-        parameters=built[1],
         on_solution=on_solution,
         on_bound=on_bound,
         stop_when=stop_when,
@@ -135,19 +141,17 @@ def _exact_makespan(inst: Instance, run: Run, background: local.Background | Non
         run.claim_infeasible(source, "no schedule is as good as the best one", v.model)
 
 
-def makespan_model(
-    inst: Instance, run: Run, plan: Plan, factor: int | None = None
-) -> tuple[model.Variables, dict[str, Any]]:
+def makespan_model(inst: Instance, run: Run, plan: Plan, fine: bool) -> model.Variables:
     """The whole problem with the makespan as objective and a plan as hint and horizon."""
     horizon = plan.makespan(inst)
-    v = levels.constrained(inst, run, horizon, factor)
+    v = levels.constrained(inst, run, horizon, model.choose_factor(inst, horizon, fine=fine))
     bound = local.target(inst, run)
     if bound:
         v.model.add(v.makespan >= min(v.coarse(bound), v.horizon))
     model.energy(v, inst.cache.get("area_rows", ()))
     v.model.minimize(v.makespan)
     model.hint(v, plan)
-    return v, {}
+    return v
 
 
 def repair(inst: Instance, run: Run, schedule: WorkflowSchedule) -> None:

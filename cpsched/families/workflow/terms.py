@@ -197,16 +197,15 @@ def fair_finishes(problem: WorkflowProblem) -> list[float]:
     weight = {t.id: t.weight for t in problem.tenants}
     work = []
     for _, tasks in listed:
-        amounts = []
-        for task in tasks:
-            amounts.append(
-                min(
-                    duration(o, m) * m.speed * (1.0 if m.cores is None else o.cores)
-                    for o in task.choices
-                    for m in problem.machines
-                    if fits(task, o, m)
-                )
+        amounts = [
+            min(
+                duration(o, m) * m.speed * (1.0 if m.cores is None else o.cores)
+                for o in task.choices
+                for m in problem.machines
+                if fits(task, o, m)
             )
+            for task in tasks
+        ]
         work.append(math.fsum(amounts))
     order = sorted(range(len(listed)), key=lambda i: (listed[i][0].release, i))
     left = dict.fromkeys(order, 0.0) | {i: work[i] for i in order}
@@ -245,3 +244,19 @@ def link_rates(problem: WorkflowProblem) -> dict[tuple[str, str], tuple[float | 
             latency = problem.latency if link.latency is None else link.latency
             out[pair] = (bandwidth, latency)
     return out
+
+
+def held_at_once(problem: WorkflowProblem) -> list[float]:
+    """Per task that takes time: the bytes that it reads and writes, which exist while it runs."""
+    held = {task.id: 0.0 for task in problem.tasks if fastest(problem, task) > 0}
+    for edge in problem.edges:
+        for name in (edge.source, edge.target):
+            if name in held:
+                held[name] += edge.size
+    for file in problem.files:
+        if file.producer is None and file.location is None:
+            continue
+        for user in {file.producer, *file.consumers}:
+            if user in held:
+                held[user] += file.size
+    return list(held.values())

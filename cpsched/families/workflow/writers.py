@@ -229,6 +229,7 @@ def write_minizinc(problem: WorkflowProblem, schedule: WorkflowSchedule | None) 
             "breaks": [
                 [p + 1, a, min(b, horizon + 1)] for p in range(m) for a, b in inst.blocked[p]
             ],
+            "B": sum(len(b) for b in inst.blocked),
             "cost": [round(c) if whole else 0 for c in costs],
             "budget": -1 if budget is None or not whole else int(budget),
         }

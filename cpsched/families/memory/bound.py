@@ -1,0 +1,149 @@
+"""Bounds of the `memory` family and their recomputation from the problem alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from math import gcd
+
+import numpy as np
+
+from cpsched.errors import Infeasible, ProblemError
+from cpsched.families.memory.check import owners, pieces_of
+from cpsched.families.memory.prepare import Instance, Ints
+from cpsched.families.memory.problem import Buffer, MemoryProblem
+from cpsched.result import Bound, Number
+
+
+def loads(instance: Instance) -> Ints:
+    """Bytes needed in each period of compressed time, in units: a lower bound of the height.
+
+    Pieces of one block that overlap count once; blocks that may take each other's place count as
+    if they did.
+    """
+    periods = len(instance.times)
+    change = np.zeros(periods + 1, dtype=np.int64)
+    several = np.bincount(instance.piece_block, minlength=instance.n) > 1
+    single = ~several[instance.piece_block]
+    heights = instance.piece_high - instance.piece_low
+    np.add.at(change, instance.piece_start[single], heights[single])
+    np.add.at(change, instance.piece_end[single], -heights[single])
+    load = np.cumsum(change)[:periods]
+    by_block: dict[int, list[int]] = defaultdict(list)
+    for p in np.flatnonzero(~single).tolist():
+        by_block[int(instance.piece_block[p])].append(p)
+    for pieces in by_block.values():
+        starts = instance.piece_start[pieces]
+        ends = instance.piece_end[pieces]
+        cuts = np.unique(np.concatenate([starts, ends]))
+        for s, e in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True):
+            live = [p for p, a, b in zip(pieces, starts, ends, strict=True) if a <= s and b >= e]
+            load[s:e] += _union(
+                [(int(instance.piece_low[p]), int(instance.piece_high[p])) for p in live]
+            )
+    for i, j in instance.takes:
+        a, b = int(instance.block_of[i]), int(instance.block_of[j])
+        s = max(int(instance.start[a]), int(instance.start[b]))
+        e = min(int(instance.end[a]), int(instance.end[b]))
+        if s < e:
+            load[s:e] -= min(int(instance.size[a]), int(instance.size[b]))
+    return load
+
+
+def _union(intervals: list[tuple[int, int]]) -> int:
+    total, reach = 0, -1
+    for low, high in sorted(intervals):
+        total += max(0, high - max(low, reach))
+        reach = max(reach, high)
+    return total
+
+
+def load_at(problem: MemoryProblem, time: int) -> int:
+    """Bytes that any allocation needs at a time, by the same argument, from the problem alone.
+
+    Where all live buffers are aligned to a common modulus, all but the topmost are rounded up.
+    """
+    owner = owners(problem.buffers)
+    live: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    shift = _shifts(problem.buffers)
+    index = {b.id: b for b in problem.buffers}
+    for buffer in problem.buffers:
+        for start, end, low, high in pieces_of(buffer):
+            if start <= time < end:
+                base = shift[buffer.id]
+                live[owner[buffer.id]].append((base + low, base + high))
+    total = sum(_union(one) for one in live.values())
+    saved = 0
+    for buffer in problem.buffers:
+        for name in buffer.in_place:
+            a, b = owner[buffer.id], owner[name]
+            if a != b and a in live and b in live:
+                saved += min(_reach(problem, owner, shift, a), _reach(problem, owner, shift, b))
+    if saved:
+        return total - saved
+    common = 0
+    for name in live:
+        common = gcd(common, index[name].alignment)
+    if common > 1 and all(len(one) == 1 and one[0][0] == 0 for one in live.values()):
+        waste = [-one[0][1] % common for one in live.values()]
+        total += sum(waste) - max(waste)
+    return total
+
+
+def _reach(problem: MemoryProblem, owner: dict[str, str], shift: dict[str, int], root: str) -> int:
+    return max((shift[b.id] + b.size for b in problem.buffers if owner[b.id] == root), default=0)
+
+
+def _shifts(buffers: tuple[Buffer, ...]) -> dict[str, int]:
+    index = {b.id: b for b in buffers}
+    out: dict[str, int] = {}
+    for buffer in buffers:
+        total, current = 0, buffer
+        while current.alias is not None:
+            total += current.alias.shift
+            current = index[current.alias.of]
+        out[buffer.id] = total
+    return out
+
+
+def allocation_bound(instance: Instance) -> Bound:
+    """The load bound on the height.
+
+    Raises
+    ------
+    Infeasible
+        When it exceeds the capacity.
+    """
+    problem = instance.problem
+    load = loads(instance)
+    if len(load) == 0:
+        return Bound(0, "load", "height", {"time": 0})
+    candidates = np.argsort(-load, kind="stable")[: 20 if len(instance.size) <= 5000 else 1]
+    value, time = max(
+        ((load_at(problem, int(instance.times[t])), -int(instance.times[t])) for t in candidates),
+    )
+    capacity = problem.capacity
+    if capacity is not None and value > capacity:
+        raise Infeasible(
+            f"at time {-time} the live buffers need {value} bytes, above the capacity of "
+            f"{capacity}",
+            "load",
+        )
+    return Bound(value, "load", "height", {"time": -time})
+
+
+def recompute(problem: MemoryProblem, bound: Bound) -> Number:
+    """The value that a bound's argument and data prove.
+
+    Raises
+    ------
+    ProblemError
+        For an argument that is not recomputed (a solver's proof).
+    """
+    if bound.argument == "load":
+        return load_at(problem, int(bound.data["time"]))
+    raise ProblemError(
+        "the bound must have an argument that can be recomputed",
+        place="argument",
+        value=bound.argument,
+        remedy="Bounds proved by a search are verified by searching again.",
+    )

@@ -1,0 +1,348 @@
+"""Search for allocations: greedy, perturbation, branch-and-bound with restarts, CP-SAT."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
+
+from cpsched.core import jit
+from cpsched.core.clock import Clock
+from cpsched.core.exact import Built, solve_levels
+from cpsched.core.run import Run
+from cpsched.families.memory import bnb
+from cpsched.families.memory import kernels_search as kernels
+from cpsched.families.memory.bound import allocation_bound, loads
+from cpsched.families.memory.check import overlapping
+from cpsched.families.memory.greedy import ORDERS, FirstFit, Skyline, Take, improve_order, stacked
+from cpsched.families.memory.prepare import UNLIMITED, Instance, Ints, prepare
+from cpsched.families.memory.problem import MemoryProblem, MemorySchedule
+from cpsched.result import Bound
+
+#: Pairs of neighbours up to which first fit and branch-and-bound are used.
+MOST_NEIGHBOURS = 4_000_000
+
+#: Seconds that one node of the branch-and-bound is charged in a deterministic run.
+SECONDS_PER_NODE = 4e-6
+
+
+class Allocator:
+    """What is known of one allocation while it is searched for.
+
+    It works on offsets in units and knows nothing of objectives: it looks for a height of at most
+    ``goal``, reports every better one to ``take``, and every proved bound to ``prove``.
+    """
+
+    def __init__(
+        self,
+        instance: Instance,
+        clock: Clock,
+        *,
+        seed: int = 0,
+        workers: int = 1,
+        take: Take,
+        prove: Callable[[int], object] | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> None:
+        self.instance, self.clock, self.workers = instance, clock, workers
+        self.rng = np.random.default_rng(seed)
+        self._take, self._prove = take, prove
+        self._stop = stop or (lambda: False)
+        self.bound = int(loads(instance).max(initial=0))
+        self.goal = self.bound
+        self.best = UNLIMITED
+        self.offsets: Ints | None = None
+        self._lock = threading.Lock()
+
+    @cached_property
+    def parts(self) -> bnb.Parts | None:
+        """Sections and neighbours of the blocks that occupy something, or None when too many."""
+        i = self.instance
+        if len(i.piece_block) > 50_000:
+            return None
+        if _meetings(i) > MOST_NEIGHBOURS:
+            return None
+        return bnb.parts_of(
+            i.size[self.active],
+            i.modulus[self.active],
+            i.residue[self.active],
+            i.pin[self.active],
+            self._local[i.piece_block],
+            i.piece_start,
+            i.piece_end,
+        )
+
+    @cached_property
+    def active(self) -> Ints:
+        """Blocks that occupy something."""
+        return np.flatnonzero(np.bincount(self.instance.piece_block, minlength=self.instance.n))
+
+    @cached_property
+    def _local(self) -> Ints:
+        out = np.full(self.instance.n, -1, dtype=np.int64)
+        out[self.active] = np.arange(len(self.active))
+        return out
+
+    def globally(self, offsets: Ints) -> Ints:
+        """Offsets of the active blocks as offsets of all blocks."""
+        out = np.where(self.instance.pin >= 0, self.instance.pin, self.instance.residue)
+        out[self.active] = offsets
+        return out
+
+    def take(self, offsets: Ints, height: int, source: str) -> None:
+        """Keep offsets of all blocks when they are the lowest so far, and report them."""
+        with self._lock:
+            if height < self.best:
+                self.best, self.offsets = height, offsets.copy()
+                self._take(self.offsets, height, source)
+
+    def exhausted(self, limit: int) -> None:
+        """No allocation of full rectangles within ``limit`` exists: aim higher.
+
+        That bounds the height only when there is nothing but full rectangles.
+        """
+        with self._lock:
+            self.goal = max(self.goal, limit + 1)
+            if self.instance.simple and limit + 1 > self.bound:
+                self.bound = limit + 1
+                if self._prove is not None:
+                    self._prove(self.bound)
+
+    def done(self) -> bool:
+        """Whether searching on is pointless."""
+        return self.best <= self.goal or self._stop() or self.clock.expired()
+
+    # ------------------------------------------------------------------ greedy
+
+    def greedy(self) -> None:
+        """First allocations: skylines, then first fit in several orders."""
+        jit.ready()
+        i = self.instance
+        if i.n == 0 or len(self.active) == 0:
+            self.take(self.globally(np.zeros(0, dtype=np.int64)), 0, "greedy:empty")
+            return
+        if self._pins_meet():
+            return
+        pinned = bool((i.pin >= 0).any())
+        if not pinned:
+            line = Skyline(i)
+            for score in line.scores:
+                off, height = line.place(score)
+                self.take(off, height, f"greedy:skyline-{score}")
+                self.clock.spend(i.n * 1e-6)
+                if self.done():
+                    return
+        if self.parts is None:
+            if self.offsets is None:
+                self.take(*stacked(i), "greedy:stacked")
+            return
+        fit = FirstFit(self.parts)
+        for word in ORDERS:
+            order = fit.by_word(word)
+            for best in (False, True):
+                off, height = fit.place(order, best=best)
+                self.take(self.globally(off), height, f"greedy:first-fit-{word}")
+                self.clock.spend(i.n * 1e-6)
+                if self.done():
+                    return
+
+    def _pins_meet(self) -> bool:
+        """Whether pinned blocks overlap as full rectangles: then only the model can help."""
+        i = self.instance
+        pinned = np.flatnonzero(i.pin[i.piece_block] >= 0)
+        blocks = i.piece_block[pinned]
+        rows = zip(
+            i.piece_start[pinned].tolist(),
+            i.piece_end[pinned].tolist(),
+            i.pin[blocks].tolist(),
+            (i.pin + i.size)[blocks].tolist(),
+            blocks.tolist(),
+            strict=True,
+        )
+        rectangles = list(rows)
+        return any(rectangles[a][4] != rectangles[b][4] for a, b in overlapping(rectangles))
+
+    # ------------------------------------------------------------------ search
+
+    def search(self, seconds: float = math.inf) -> None:
+        """Branch-and-bound with restarts over the workers, then perturbation, until done."""
+        if self.parts is None or self.done() or self._pins_meet():
+            return
+        stop_at = self.clock.remaining() - seconds
+        jit.ready()
+
+        def over() -> bool:
+            return self.done() or self.clock.remaining() <= stop_at
+
+        if self.parts.n > bnb.MOST_BLOCKS:
+            self._perturb(over)
+            return
+        width = 1 if self.clock.deterministic else max(1, self.workers)
+        if width == 1:
+            self._restarts(0, 1, over)
+            return
+        threads = [
+            threading.Thread(target=self._restarts, args=(k, width, over), daemon=True)
+            for k in range(1, width)
+        ]
+        for thread in threads:
+            thread.start()
+        self._restarts(0, width, over)
+        for thread in threads:
+            thread.join()
+
+    def _restarts(self, k: int, width: int, over: Callable[[], bool]) -> None:
+        """Run the k-th of several streams of restarted searches."""
+        assert self.parts is not None
+        rng = np.random.default_rng(self.rng.integers(2**31) + 1_000_003 * k)
+        words = ("TWA", "TAW", "WAT", "ATW", "WTA", "AWT")
+        step = 2_000 if jit.ready() else 50
+        turn = k
+        while not over():
+            target = self.goal if turn % 3 or self.best >= UNLIMITED else self.best - 1
+            rank = bnb.order_by(self.parts, words[turn % len(words)])
+            if turn >= len(words):
+                rank = _shake(rank, rng)
+            search = bnb.Search(self.parts, target, rank)
+            budget = step * _luby(turn // width + 1)
+            while search.nodes < budget and not over():
+                answer = search.run(step)
+                self.clock.spend(step * SECONDS_PER_NODE)
+                if answer == kernels.SOLVED:
+                    height = int((search.offsets + self.parts.size).max())
+                    self.take(self.globally(search.offsets), height, "branch-and-bound")
+                    break
+                if answer == kernels.EXHAUSTED:
+                    self.exhausted(target)
+                    break
+            turn += width
+
+    def _perturb(self, over: Callable[[], bool]) -> None:
+        assert self.parts is not None
+        fit = FirstFit(self.parts)
+        order = fit.by_word("SW")
+        _, height = fit.place(order)
+        while not over():
+            order, height = improve_order(
+                fit,
+                order,
+                height,
+                self.goal,
+                self.rng,
+                self.clock,
+                lambda off, reached, who: self.take(self.globally(off), reached, who),
+                over,
+                200,
+            )
+
+
+def _meetings(instance: Instance) -> int:
+    """Number of pairs of pieces whose times meet."""
+    starts = np.sort(instance.piece_start)
+    stops = np.searchsorted(starts, instance.piece_end, side="left")
+    begun = np.searchsorted(starts, instance.piece_start, side="right")
+    return int((stops - begun).sum()) + len(starts)
+
+
+def _shake(rank: Ints, rng: np.random.Generator) -> Ints:
+    noisy = rank + rng.normal(0.0, rng.choice([0.02, 0.1, 0.3]) * len(rank), len(rank))
+    out = np.empty(len(rank), dtype=np.int64)
+    out[np.argsort(noisy)] = np.arange(len(rank))
+    return out
+
+
+def _luby(i: int) -> int:
+    """The i-th term of Luby's sequence 1 1 2 1 1 2 4 ..."""
+    while True:
+        k = i.bit_length()
+        if i == (1 << k) - 1:
+            return 1 << (k - 1)
+        i -= (1 << (k - 1)) - 1
+
+
+class AllocationSolver:
+    """The steps of the pipeline for the allocation form."""
+
+    def __init__(self, problem: MemoryProblem, run: Run) -> None:
+        self.run = run
+        self.instance = prepare(problem, run.clock)
+        self.minimise = any(o.name == "height" for o in run.objectives)
+        self.allocator = Allocator(
+            self.instance,
+            run.clock,
+            seed=run.seed,
+            workers=run.workers,
+            take=self._take,
+            prove=self._prove,
+            stop=run.done,
+        )
+        if not self.minimise:
+            self.allocator.goal = max(self.allocator.goal, self.instance.capacity)
+
+    def _take(self, offsets: Ints, height: int, source: str) -> None:
+        if height <= self.instance.capacity:
+            values = (height * self.instance.unit,) if self.minimise else None
+            self.run.offer(lambda: self.instance.schedule(offsets), source, values)
+
+    def _prove(self, bound: int) -> None:
+        if bound > self.instance.capacity:
+            self.run.claim_infeasible("branch-and-bound", "no allocation fits within the capacity")
+        elif self.minimise:
+            value = bound * self.instance.unit
+            self.run.raise_bound(Bound(value, "branch-and-bound", "height"))
+
+    def bounds(self) -> None:
+        """The load bound; infeasible when it exceeds the capacity."""
+        bound = allocation_bound(self.instance)
+        if self.minimise:
+            self.run.raise_bound(bound)
+
+    def greedy(self) -> None:
+        """Skylines and first fits, within milliseconds for usual sizes."""
+        self.allocator.greedy()
+
+    def repair(self, schedule: MemorySchedule) -> None:
+        """First fit in the order of the given offsets."""
+        parts = self.allocator.parts
+        if parts is None:
+            return
+        given = self.instance.offsets(schedule)[self.allocator.active]
+        order = np.lexsort([-parts.size, np.where(given >= 0, given, UNLIMITED)])
+        off, height = FirstFit(parts).place(order)
+        self.allocator.take(self.allocator.globally(off), height, "repair")
+
+    def search(self) -> None:
+        """Branch-and-bound where blocks are plain, else CP-SAT; see `Allocator.search`."""
+        if not self.instance.simple:
+            self.allocator.search(seconds=0.2 * self.run.clock.remaining())
+            self._search_model()
+            return
+        self.allocator.search()
+
+    def _search_model(self) -> None:
+        """CP-SAT: exact for windows and in-place reuse, which the others only approximate."""
+        from cpsched.families.memory.model import MOST_PAIRS, AllocationModel, meeting_pairs
+
+        instance, run = self.instance, self.run
+        pairs = meeting_pairs(instance, run.clock)
+        if len(pairs) > MOST_PAIRS:
+            return
+        least = -(-int(allocation_bound(instance).value) // instance.unit)
+
+        def build(level: int) -> Built:
+            hint = None
+            limit = instance.capacity
+            if run.incumbent is not None:
+                hint = instance.offsets(run.incumbent.schedule)
+                if self.minimise:
+                    limit = min(limit, int(run.incumbent.values[0]) // instance.unit)
+            elif limit >= UNLIMITED:
+                _, limit = stacked(instance)
+            return AllocationModel(instance, limit, pairs).build(
+                minimise=self.minimise, least=least, hint=hint
+            )
+
+        solve_levels(run, build)

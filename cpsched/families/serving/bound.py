@@ -1,0 +1,178 @@
+"""Bounds of the admission and capacity questions, each with its argument and recomputable."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cpsched.errors import ProblemError
+from cpsched.families.serving import lagrange
+from cpsched.families.serving.prepare import UNLIMITED, Prepared, prepare
+from cpsched.families.serving.problem import ServingProblem
+from cpsched.result import Bound, Number
+
+if TYPE_CHECKING:
+    from cpsched.core.run import Run
+
+
+def quick(q: Prepared, objective: str) -> list[Bound]:
+    """The bounds that need no linear program."""
+    arguments = {
+        "total_latency": ("alone", "smallest-volume-first"),
+        "weighted_latency": ("alone", "smallest-volume-first"),
+        "makespan": ("alone", "volume"),
+        "goodput": ("alone",),
+        "instances": ("alone", "peak-energy"),
+        "cost": ("alone", "peak-energy"),
+    }[objective]
+    if q.problem.reject and objective not in ("goodput",):
+        # Leaving everything out costs nothing.
+        return []
+    return [Bound(value(q, a, objective), a, objective) for a in arguments]
+
+
+def value(q: Prepared, argument: str, objective: str) -> int:
+    """What an argument without data proves about an objective."""
+    if argument == "alone":
+        return _alone(q, objective)
+    if argument == "smallest-volume-first":
+        return _smallest_volume_first(q)
+    if argument == "volume":
+        return _volume(q)
+    if argument == "peak-energy":
+        from cpsched.families.serving.capacity import energy_bound
+
+        return energy_bound(q, objective)
+    raise ProblemError(
+        "the argument cannot be recomputed", value=argument, remedy="Recompute another bound."
+    )
+
+
+def _alone(q: Prepared, objective: str) -> int:
+    """Every request as if it were the only one (with what it waits for)."""
+    end = earliest_ends(q)
+    if objective == "makespan":
+        return int(end.max(initial=0))
+    if objective == "goodput":
+        first = end - q.length.min(axis=0) + q.prefill.min(axis=0) + np.minimum(1, q.output)
+        possible = (first <= q.first_by) & (end <= q.end_by)
+        return int(q.weight[possible].sum())
+    if objective in ("instances", "cost"):
+        prices = [m.price for m in q.problem.machines]
+        return (1 if objective == "instances" else min(prices)) if q.n else 0
+    arrival = np.array([r.arrival for r in q.problem.requests])
+    return int((q.weight * (end - arrival)).sum())
+
+
+def earliest_ends(q: Prepared) -> np.ndarray:
+    """First possible end of every request: longest paths over what it waits for."""
+    shortest = q.length.min(axis=0)
+    end: np.ndarray = q.release + shortest
+    if not len(q.preds):
+        return end
+    done = np.zeros(q.n, np.bool_)
+    for root in range(q.n):
+        stack = [root]
+        while stack:
+            i = stack[-1]
+            before = q.preds[q.pred_offset[i] : q.pred_offset[i + 1]]
+            open_ = [int(j) for j in before if not done[j]]
+            if open_ and not done[i]:
+                stack += open_
+                continue
+            stack.pop()
+            if not done[i] and len(before):
+                end[i] = max(end[i], int(end[before].max()) + int(q.gap[i]) + int(shortest[i]))
+            done[i] = True
+    return end
+
+
+def _total(values: np.ndarray) -> int:
+    return int(min(UNLIMITED, sum(values.tolist())))
+
+
+def _smallest_volume_first(q: Prepared) -> int:
+    """Kong et al. (2606.22327): whoever ends j-th, at least the j smallest volumes per weight were
+    held before, and no more than the capacity is held per round."""
+    capacity = _total(q.capacity)
+    arrival = np.array([r.arrival for r in q.problem.requests])
+    base = int(q.release.min())
+    offset = int((q.weight * (base - arrival)).sum())
+    if capacity >= UNLIMITED or not capacity:
+        return offset
+    order = np.argsort(q.volume / np.maximum(q.weight, 1e-9), kind="stable")
+    held = np.cumsum(q.volume[order].astype(object))
+    # Smith's rule gives the least weighted sum of these partial sums over all orders.
+    return offset + -(-int((q.weight[order].astype(object) * held).sum()) // capacity)
+
+
+def _volume(q: Prepared) -> int:
+    """Memory volume, request rounds and tokens that come after any moment, over the limits."""
+    best = 0
+    order = np.argsort(q.release, kind="stable")
+    sums = np.concatenate([[0], np.cumsum(q.tokens)])
+    tokens = (sums[q.offset[:, 1:]] - sums[q.offset[:, :-1]]).min(axis=0)
+    moments = q.release[order].astype(object)
+    for need, limit in (
+        (q.volume, q.capacity),
+        (q.length.min(axis=0), q.max_batch),
+        (tokens, q.budget),
+    ):
+        most = _total(limit)
+        if most < UNLIMITED and most:
+            after = np.cumsum(need[order][::-1].astype(object))[::-1]
+            best = max(best, max((m - (-a // most) for m, a in zip(moments, after, strict=True))))
+    return int(best)
+
+
+def raise_time_indexed(q: Prepared, run: Run, objective: str) -> lagrange.Prices | None:
+    """Give the run the bound of the time-indexed linear program; returns the prices."""
+    goodput = objective == "goodput"
+    if objective not in ("total_latency", "weighted_latency", "goodput"):
+        return None
+    if q.problem.reject and not goodput:
+        return None
+    if run.incumbent is None:
+        return None
+    horizon = max((one.end for one in run.incumbent.schedule.requests), default=0) + 1
+    if goodput:
+        horizon = max(horizon, int(q.end_by[q.end_by < UNLIMITED].max(initial=0)) + 1)
+    if lagrange.program_size(q, horizon) > lagrange.LARGEST_PROGRAM:
+        return None
+    prices = lagrange.solve_program(q, horizon, goodput, run.clock)
+    if prices is not None:
+        raise_priced(q, run, objective, prices, "time-indexed-lp")
+    return prices
+
+
+def raise_priced(
+    q: Prepared, run: Run, objective: str, prices: lagrange.Prices, argument: str
+) -> int:
+    """Give the run the bound that prices prove; returns it in 1/SCALE."""
+    goodput = objective == "goodput"
+    dual = lagrange.dual_value(q, prices, goodput, run.clock)
+    run.raise_bound(Bound(_whole(dual, goodput), argument, objective, prices.to_data()))
+    return dual
+
+
+def _whole(dual: int, goodput: bool) -> int:
+    least = -(-dual // lagrange.SCALE)
+    return -least if goodput else least
+
+
+def recompute(problem: ServingProblem, bound: Bound) -> Number:
+    """The value of a bound from its argument and data alone."""
+    if problem.question not in ("admission", "capacity"):
+        from cpsched.families.serving.pipeline import STATIC
+
+        value_of: Number = STATIC[problem.question].recompute(problem, bound)
+        return value_of
+    q = prepare(problem)
+    assert isinstance(q, Prepared)
+    q = q.weighing(bound.objective)
+    if bound.argument in ("time-indexed-lp", "time-indexed-prices"):
+        goodput = bound.objective == "goodput"
+        prices = lagrange.Prices.from_data(bound.data)
+        return _whole(lagrange.dual_value(q, prices, goodput), goodput)
+    return value(q, bound.argument, bound.objective)

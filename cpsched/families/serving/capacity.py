@@ -1,0 +1,201 @@
+"""How many instances serve a trace within its SLO: a bound by energy, a witness by scheduling."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cpsched.core import jit
+from cpsched.families.serving import model
+from cpsched.families.serving.greedy import POLICIES, misses, run_policy
+from cpsched.families.serving.prepare import UNLIMITED, Prepared
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cpsched.core.run import Run
+
+    Ints = NDArray[np.int64]
+
+#: Windows looked at by the energy bound: this many begins times this many ends.
+WINDOWS = 400
+
+
+def energy_bound(q: Prepared, objective: str) -> int:
+    """Fewest instances (or least cost) that have room for what must happen in some window.
+
+    A request that meets its SLO must, between its arrival and its deadline, hold its memory
+    volume and process its tokens. For a window [a, b) count the requests that arrive and are due
+    in it, less the allowed misses (those that need most), and divide by what one instance offers
+    in b - a rounds. Prefill tokens are due by the first token, all work by ``end_by``; requests
+    without deadlines count in the windows that reach the end of time.
+    """
+    needs = _needs(q)
+    best = 1 if q.n else 0
+    machines = q.problem.machines
+    prices = np.array([m.price for m in machines], np.float64)
+    for need, due, limit in needs:
+        most = int(limit.max())
+        if most >= UNLIMITED or not most:
+            continue
+        amount = _densest(q.release, due, need, q.misses)
+        for rounds, total in amount:
+            best = max(best, -(-total // (most * rounds)))
+    if objective == "instances":
+        return min(best, len(machines))
+    # Cheapest fractional cover is at least the best price per unit of the scarcest resource.
+    cost = float(prices.min()) if q.n else 0.0
+    for need, due, limit in needs:
+        offer = limit.astype(np.float64)
+        if limit.max() >= UNLIMITED or not limit.max():
+            continue
+        rate = float((prices / np.maximum(offer, 1e-9)).min())
+        for rounds, total in _densest(q.release, due, need, q.misses):
+            cost = max(cost, total / rounds * rate)
+    return int(np.ceil(cost - 1e-6))
+
+
+def _needs(q: Prepared) -> list[tuple[Ints, Ints, Ints]]:
+    """(need, due round, limit per instance) by argument."""
+    if q.problem.slo_percent is None:
+        return []
+    c_first = q.prefill.min(axis=0)
+    sums = np.concatenate([[0], np.cumsum(q.tokens)])
+    tokens = (sums[q.offset[:, 1:]] - sums[q.offset[:, :-1]]).min(axis=0)
+    # The last output may come late without a deadline; the prompt is due by the first token.
+    first = np.where(c_first > 0, q.prompt, 0)
+    latest_start = q.first_by - c_first - np.minimum(1, q.output)
+    latest_end = np.minimum(q.end_by, latest_start + q.length.max(axis=0))
+    return [
+        (first, q.first_by, q.budget),
+        (tokens, latest_end, q.budget),
+        (q.volume, latest_end, q.capacity),
+        (q.length.min(axis=0), latest_end, q.max_batch),
+    ]
+
+
+def _densest(release: Ints, due: Ints, need: Ints, spare: int) -> list[tuple[int, int]]:
+    """(rounds, need) of windows, less the ``spare`` largest needs in each.
+
+    The windows begin and end at quantiles of releases and dues: any choice is valid.
+    """
+    begins = np.unique(np.quantile(release, np.linspace(0, 1, WINDOWS)).astype(np.int64))
+    ends = (
+        np.unique(
+            np.quantile(due[due < UNLIMITED // 2], np.linspace(0, 1, WINDOWS)).astype(np.int64)
+        )
+        if (due < UNLIMITED // 2).any()
+        else np.zeros(0, np.int64)
+    )
+    out = []
+    for a in begins.tolist():
+        inside = release >= a
+        late, amount = due[inside], need[inside]
+        order = np.argsort(late, kind="stable")
+        late, amount = late[order], amount[order]
+        total = np.concatenate([[0], np.cumsum(amount)])
+        count = np.searchsorted(late, ends, side="right")
+        # The spare largest of all those inside are at least the largest of any part of them.
+        largest = int(np.sort(amount)[::-1][:spare].sum())
+        rounds = ends - a
+        useful = (rounds > 0) & (total[count] > largest)
+        out += list(
+            zip(rounds[useful].tolist(), (total[count[useful]] - largest).tolist(), strict=True)
+        )
+    return out
+
+
+def subset(q: Prepared, machines: list[int]) -> Prepared:
+    """The same requests with some of the machines (renumbered)."""
+    index = np.array(machines, np.int64)
+    return replace(
+        q,
+        kind=q.kind[index],
+        capacity=q.capacity[index],
+        max_batch=q.max_batch[index],
+        budget=q.budget[index],
+        allowed=None if q.allowed is None else q.allowed[:, index],
+    )
+
+
+def serve(q: Prepared, machines: list[int]) -> tuple[Ints, Ints] | None:
+    """Starts and machines within the SLO on some of the machines, by list scheduling."""
+    part = subset(q, machines)
+    if (q.fixed_machine >= 0).any():
+        return None
+    for name in ("edf", "fcfs", "svf"):
+        order, skip = POLICIES[name]
+        start, machine = run_policy(part, order(part), skip=skip)
+        if (machine < 0).any() and not q.problem.reject:
+            continue
+        if q.problem.slo_percent is None or misses(part, start, machine) <= q.misses:
+            where = np.where(machine >= 0, np.array(machines)[machine], -1)
+            return start, where
+    return None
+
+
+def greedy(q: Prepared, run: Run) -> None:
+    """The cheapest prefixes of the machines, by price and number, that serve the trace."""
+    if run.clock.remaining() > 1.0:
+        jit.ready()
+    prices = np.array([m.price for m in q.problem.machines], np.float64)
+    power = np.minimum(q.capacity, 1e18) * 1.0
+    name = run.objectives[0].name if run.objectives else "instances"
+    value = prices / np.maximum(power, 1.0) if name == "cost" else -power
+    order = np.argsort(value, kind="stable").tolist()
+    low, high = max(1, energy_bound(q, "instances")), q.machines
+    # The number needed is near the bound: try it first, then double the distance.
+    step, count, failed = 1, low, low - 1
+    while count <= high:
+        found = serve(q, order[:count])
+        run.clock.spend(1e-4 * q.n)
+        if found is not None:
+            run.offer(lambda f=found: q.schedule(*f), f"greedy:{count}-instances")  # type: ignore[misc]
+            break
+        failed = count
+        if count == high or (run.clock.expired() and run.incumbent is not None):
+            return
+        count = min(high, count + step)
+        step *= 2
+    while count - failed > 1 and not run.clock.expired():
+        middle = (count + failed) // 2
+        found = serve(q, order[:middle])
+        run.clock.spend(1e-4 * q.n)
+        if found is None:
+            failed = middle
+        else:
+            count = middle
+            run.offer(lambda f=found: q.schedule(*f), f"greedy:{count}-instances")  # type: ignore[misc]
+
+
+def search(q: Prepared, run: Run) -> None:
+    """Drop machines one by one (mixes of types), then CP-SAT where the model is small enough."""
+    from cpsched.core import exact
+
+    if run.incumbent is not None and run.objectives:
+        _drop(q, run)
+    if run.done():
+        return
+    options = model.options_until(q, model.full_horizon(q))
+    if model.size_of(q, options) <= model.LARGEST_MODEL:
+        exact.solve_levels(run, lambda level: model.build(q, run, level, options))
+
+
+def _drop(q: Prepared, run: Run) -> None:
+    assert run.incumbent is not None
+    used = sorted({one.instance for one in run.incumbent.schedule.requests})
+    prices = [m.price for m in q.problem.machines]
+    for victim in sorted(used, key=lambda g: -prices[g]):
+        rest = [g for g in used if g != victim]
+        others = [g for g in range(q.machines) if g not in used and prices[g] < prices[victim]]
+        trials = [rest] + [[*rest, g] for g in others[:8]]
+        for trial in trials:
+            if run.done() or not trial:
+                return
+            found = serve(q, sorted(trial))
+            run.clock.spend(1e-4 * q.n)
+            if found is not None and run.offer(lambda f=found: q.schedule(*f), "drop"):  # type: ignore[misc]
+                used = sorted(trial)
+                break

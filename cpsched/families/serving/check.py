@@ -1,0 +1,367 @@
+"""The independent checker of the `serving` family, written from the definitions.
+
+Imports neither the model nor the core. Memory is checked in every round: requests contribute
+pieces that grow linearly, so within a stretch of rounds in which no piece begins or ends the last
+round is the fullest, and looking at the last round of every stretch looks at all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cpsched.families.serving.check_static import (
+    check_cache,
+    check_placement,
+    check_preemption,
+    check_routing,
+    evaluate_cache,
+    evaluate_placement,
+    evaluate_preemption,
+    evaluate_routing,
+    prefix_sizes,
+)
+from cpsched.families.serving.problem import Instance, Placed, Request, ServingProblem
+from cpsched.families.serving.problem import ServingSchedule as Schedule
+from cpsched.result import Number
+from cpsched.validate import Violation
+
+
+class Piece(NamedTuple):
+    """A use of a resource in the rounds ``begin < t <= end``: ``base + slope * (t - begin)``."""
+
+    begin: int
+    end: int
+    base: int
+    slope: int
+
+
+def prefill_rounds(request: Request, instance: Instance) -> int:
+    """Rounds of prefill before the first output."""
+    chunk = instance.prefill_chunk
+    return 0 if chunk is None else -(-request.prompt // chunk)
+
+
+def length(request: Request, instance: Instance) -> int:
+    """Rounds from start to end on that instance."""
+    return prefill_rounds(request, instance) + request.output
+
+
+def memory_pieces(request: Request, instance: Instance, start: int, shared: int) -> list[Piece]:
+    """Private KV of a request (its prompt less ``shared`` units of prefix) while it is active."""
+    rounds = prefill_rounds(request, instance)
+    begin = start + rounds
+    pieces = []
+    if rounds:
+        # Shared blocks are there already: the chunks fill the private part from its beginning.
+        chunk = instance.prefill_chunk or 1
+        private = request.prompt - shared
+        whole = min(rounds, private // chunk)
+        pieces.append(Piece(start, start + whole, 0, chunk))
+        pieces.append(Piece(start + whole, begin, private, 0))
+    pieces.append(Piece(begin, begin + request.output, request.prompt - shared, 1))
+    return [p for p in pieces if p.end > p.begin]
+
+
+def token_pieces(request: Request, instance: Instance, start: int) -> list[Piece]:
+    """Units processed per round: the chunks of the prefill, then one per round."""
+    rounds = prefill_rounds(request, instance)
+    begin = start + rounds
+    pieces = [Piece(begin, begin + request.output, 1, 0)]
+    if rounds:
+        chunk = instance.prefill_chunk or 1
+        pieces.append(Piece(start, begin - 1, chunk, 0))
+        pieces.append(Piece(begin - 1, begin, request.prompt - (rounds - 1) * chunk, 0))
+    return [p for p in pieces if p.end > p.begin]
+
+
+def peaks(pieces: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the stretches between begins and ends, and the use in that (fullest) round."""
+    if not pieces:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    table = np.array(pieces, dtype=np.int64)
+    begin, end, base, slope = table.T
+    times = np.unique(np.concatenate([begin, end]))
+    first, last = np.searchsorted(times, begin), np.searchsorted(times, end)
+    constant = np.zeros(len(times) + 1, np.int64)
+    rate = np.zeros(len(times) + 1, np.int64)
+    for array, weight in ((constant, base - slope * begin), (rate, slope)):
+        np.add.at(array, first + 1, weight)
+        np.add.at(array, last + 1, -weight)
+    use = np.cumsum(constant)[:-1] + np.cumsum(rate)[:-1] * times
+    return times, use
+
+
+def shared_pieces(p: ServingProblem, users: Iterable[tuple[Request, int, int]]) -> list[Piece]:
+    """Prefix blocks on one instance, each held once while any of its users is active."""
+    spans: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for request, start, end in users:
+        if end > start:
+            for depth, block in enumerate(request.prefix):
+                spans.setdefault((depth, block), []).append((start, end))
+    sizes = prefix_sizes(p)
+    pieces = []
+    for key, intervals in spans.items():
+        intervals.sort()
+        begin, end = intervals[0]
+        for a, b in intervals[1:]:
+            if a > end:
+                pieces.append(Piece(begin, end, sizes[key], 0))
+                begin, end = a, b
+            else:
+                end = max(end, b)
+        pieces.append(Piece(begin, end, sizes[key], 0))
+    return pieces
+
+
+def shared_units(p: ServingProblem) -> dict[str, int]:
+    """Units of every request's prompt that lie in prefix blocks."""
+    sizes = prefix_sizes(p)
+    return {r.id: sum(sizes[d, b] for d, b in enumerate(r.prefix)) for r in p.requests}
+
+
+def meets_slo(request: Request, instance: Instance, placed: Placed) -> bool:
+    """Whether the first and the last unit of output are made in time."""
+    first = placed.start + prefill_rounds(request, instance) + min(1, request.output)
+    if request.first_token_by is not None and first > request.first_token_by:
+        return False
+    return request.end_by is None or placed.end <= request.end_by
+
+
+def check(p: ServingProblem, s: Schedule) -> list[Violation]:
+    """Every violation of a schedule."""
+    if p.question == "cache":
+        return check_cache(p, s)
+    if p.question == "preemption":
+        return check_preemption(p, s)
+    if p.question == "routing":
+        return check_routing(p, s)
+    if p.question == "placement":
+        return check_placement(p, s)
+    return check_admission(p, s)
+
+
+def check_admission(p: ServingProblem, s: Schedule) -> list[Violation]:
+    """Violations of starts and ends of the questions ``admission`` and ``capacity``."""
+    out: list[Violation] = []
+    requests = {r.id: r for r in p.requests}
+    machines = p.machines
+    placed: dict[str, Placed] = {}
+    for one in s.requests:
+        where = {"request": one.request}
+        request = requests.get(one.request)
+        if request is None:
+            out.append(Violation("request", f"there is no request {one.request!r}", where))
+        elif one.request in placed:
+            out.append(Violation("request", f"request {one.request} is placed twice", where))
+        elif one.instance >= len(machines):
+            out.append(Violation("instance", f"there is no instance {one.instance}", where))
+        else:
+            placed[one.request] = one
+    if not p.reject:
+        out += [
+            Violation("request", f"request {r.id} is not placed", {"request": r.id})
+            for r in p.requests
+            if r.id not in placed
+        ]
+    for name, one in placed.items():
+        out += _check_request(requests[name], machines[one.instance], one, placed, requests)
+    if not out or all(v.rule != "duration" for v in out):
+        for index, machine in enumerate(machines):
+            mine = [(requests[n], one) for n, one in placed.items() if one.instance == index]
+            if mine:
+                out += _check_machine(p, index, machine, mine)
+    out += _check_tools(p, placed, requests)
+    out += _check_slo(p, placed, requests, machines)
+    return out
+
+
+def _check_request(
+    r: Request,
+    machine: Instance,
+    one: Placed,
+    placed: dict[str, Placed],
+    requests: dict[str, Request],
+) -> list[Violation]:
+    out = []
+    where = {"request": r.id}
+    wanted = length(r, machine)
+    if one.end - one.start != wanted:
+        out.append(
+            Violation(
+                "duration",
+                f"request {r.id} runs {one.end - one.start} rounds, not {wanted}",
+                where,
+                abs(one.end - one.start - wanted),
+            )
+        )
+    if r.start is None and one.start < r.arrival:
+        out.append(
+            Violation(
+                "arrival",
+                f"request {r.id} starts at {one.start} and arrives at {r.arrival}",
+                where,
+                r.arrival - one.start,
+            )
+        )
+    if r.start is not None and (one.start, one.instance) != (r.start, r.instance):
+        out.append(
+            Violation("running", f"request {r.id} runs on {r.instance} since {r.start}", where)
+        )
+    if r.candidates and one.instance not in r.candidates:
+        out.append(
+            Violation("candidates", f"request {r.id} may not run on instance {one.instance}", where)
+        )
+    for other in r.after:
+        before = placed.get(other)
+        if before is None:
+            out.append(
+                Violation("precedence", f"request {r.id} waits for {other}, left out", where)
+            )
+            continue
+        late = before.end + r.gap - one.start
+        if late > 0:
+            out.append(
+                Violation(
+                    "precedence",
+                    f"request {r.id} starts {late} rounds too early after request {other}",
+                    where,
+                    late,
+                )
+            )
+    return out
+
+
+def _check_machine(
+    p: ServingProblem, index: int, machine: Instance, mine: list[tuple[Request, Placed]]
+) -> list[Violation]:
+    shared = shared_units(p) if any(r.prefix for r, _ in mine) else {}
+    pieces: dict[str, tuple[int | None, list[Piece]]] = {
+        "capacity": (
+            machine.capacity,
+            [q for r, o in mine for q in memory_pieces(r, machine, o.start, shared.get(r.id, 0))]
+            + shared_pieces(p, ((r, o.start, o.end) for r, o in mine)),
+        ),
+        "max_batch": (
+            machine.max_batch,
+            [Piece(o.start, o.end, 1, 0) for _, o in mine if o.end > o.start],
+        ),
+        "token_budget": (
+            machine.token_budget,
+            [q for r, o in mine for q in token_pieces(r, machine, o.start)],
+        ),
+    }
+    out = []
+    for rule, (limit, used) in pieces.items():
+        if limit is None:
+            continue
+        times, use = peaks(used)
+        if len(use) and int(use.max()) > limit:
+            worst = int(use.argmax())
+            out.append(
+                Violation(
+                    rule,
+                    f"instance {index} uses {use[worst]} of {limit} in round {times[worst]}",
+                    {"instance": index, "time": int(times[worst])},
+                    int(use[worst]) - limit,
+                )
+            )
+    return out
+
+
+def _check_tools(
+    p: ServingProblem, placed: dict[str, Placed], requests: dict[str, Request]
+) -> list[Violation]:
+    out = []
+    for tool in p.tools:
+        calls = [
+            Piece(one.end, one.end + requests[n].tool_rounds, 1, 0)
+            for n, one in placed.items()
+            if requests[n].tool == tool.name and requests[n].tool_rounds
+        ]
+        times, use = peaks(calls)
+        if len(use) and int(use.max()) > tool.capacity:
+            worst = int(use.argmax())
+            out.append(
+                Violation(
+                    "tool_capacity",
+                    f"{use[worst]} calls of tool {tool.name} in round {times[worst]}, "
+                    f"{tool.capacity} allowed",
+                    {"tool": tool.name, "time": int(times[worst])},
+                    int(use[worst]) - tool.capacity,
+                )
+            )
+    return out
+
+
+def allowed_misses(p: ServingProblem) -> int:
+    """Most requests that may miss their SLO."""
+    if p.slo_percent is None:
+        return len(p.requests)
+    # Exact decimal arithmetic: 99.9 % of 1000 requests leaves 1, whatever floats say.
+    return len(p.requests) * (10**9 - round(p.slo_percent * 10**7)) // 10**9
+
+
+def _check_slo(
+    p: ServingProblem,
+    placed: dict[str, Placed],
+    requests: dict[str, Request],
+    machines: tuple[Instance, ...],
+) -> list[Violation]:
+    if p.slo_percent is None:
+        return []
+    misses = [
+        r.id
+        for r in p.requests
+        if r.id not in placed or not meets_slo(r, machines[placed[r.id].instance], placed[r.id])
+    ]
+    allowed = allowed_misses(p)
+    if len(misses) <= allowed:
+        return []
+    return [
+        Violation(
+            "slo",
+            f"{len(misses)} requests miss their SLO, {allowed} may (request {misses[0]} does)",
+            {"request": misses[0]},
+            len(misses) - allowed,
+        )
+    ]
+
+
+def evaluate(p: ServingProblem, s: Schedule, names: Sequence[str]) -> tuple[Number, ...]:
+    """Values of the named objectives of a valid schedule."""
+    static = {
+        "cache": evaluate_cache,
+        "preemption": evaluate_preemption,
+        "routing": evaluate_routing,
+        "placement": evaluate_placement,
+    }
+    if p.question in static:
+        return tuple(static[p.question](p, s, name) for name in names)
+    return tuple(_admission_value(p, s, name) for name in names)
+
+
+def _admission_value(p: ServingProblem, s: Schedule, name: str) -> Number:
+    requests = {r.id: r for r in p.requests}
+    machines = p.machines
+    if name == "total_latency":
+        return sum(one.end - requests[one.request].arrival for one in s.requests)
+    if name == "weighted_latency":
+        return sum(
+            requests[one.request].weight * (one.end - requests[one.request].arrival)
+            for one in s.requests
+        )
+    if name == "makespan":
+        return max((one.end for one in s.requests), default=0)
+    used = {one.instance for one in s.requests}
+    if name == "instances":
+        return len(used)
+    if name == "cost":
+        return sum(machines[index].price for index in used)
+    return sum(
+        requests[one.request].weight
+        for one in s.requests
+        if meets_slo(requests[one.request], machines[one.instance], one)
+    )

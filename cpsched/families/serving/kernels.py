@@ -1,0 +1,492 @@
+"""Hot loops of the `serving` family, in numba's subset: they also run interpreted.
+
+Every function works on arrays prepared once (see `prepare.Prepared`).
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import Any
+
+import numpy as np
+
+from cpsched.core.jit import kernel
+
+
+@kernel
+def list_schedule(
+    order: Any,
+    release: Any,
+    kind: Any,
+    length: Any,
+    offset: Any,
+    memory: Any,
+    tokens: Any,
+    limits: Any,
+    node_offset: Any,
+    nodes: Any,
+    node_size: Any,
+    pred_offset: Any,
+    preds: Any,
+    gap: Any,
+    tool: Any,
+    tool_rounds: Any,
+    tool_capacity: Any,
+    allowed: Any,
+    fixed_start: Any,
+    fixed_machine: Any,
+    skip: int,
+    age: int,
+    scan: int,
+) -> tuple[Any, Any]:
+    """Chronological list scheduling: in every round, admit in the given order what fits.
+
+    Admission checks the memory, batch and token budget in every round until the request's end.
+
+    Parameters
+    ----------
+    order
+        Requests by priority.
+    limits
+        Capacity, most requests and token budget by machine, shape (3, machines).
+    allowed
+        (requests, machines), or shape (1, 1) when every machine is allowed.
+    skip
+        0: stop at the first request that does not fit; 1: look past it.
+    age
+        Requests that waited longer are no longer overtaken.
+    scan
+        Most requests that may fail to fit in one round before the scan ends.
+
+    Returns
+    -------
+    start, machine
+        By request; machine -1 where it fits nowhere even on empty machines.
+    """
+    n = len(order)
+    m = len(kind)
+    longest = 1
+    for c in range(length.shape[0]):
+        for i in range(n):
+            longest = max(longest, length[c, i])
+    hold_tool = 0
+    for i in range(n):
+        hold_tool = max(hold_tool, tool_rounds[i])
+    width = longest + hold_tool + 4096
+    span = longest + hold_tool + 2
+    use = np.zeros((3, m, width + span), np.int64)
+    tools = np.zeros((len(tool_capacity), width + span), np.int64)
+    hold = np.full((m, max(1, len(node_size))), -(2**60), np.int64)
+    rank = np.empty(n, np.int64)
+    for k in range(n):
+        rank[order[k]] = k
+    waiting_for = np.zeros(n, np.int64)
+    ready = release.copy()
+    follow_offset = np.zeros(n + 1, np.int64)
+    for j in preds:
+        follow_offset[j + 1] += 1
+    for i in range(n):
+        follow_offset[i + 1] += follow_offset[i]
+    followers = np.zeros(max(1, len(preds)), np.int64)
+    fill = follow_offset.copy()
+    for i in range(n):
+        for q in range(pred_offset[i], pred_offset[i + 1]):
+            followers[fill[preds[q]]] = i
+            fill[preds[q]] += 1
+            waiting_for[i] += 1
+    start = np.zeros(n, np.int64)
+    machine = np.full(n, -1, np.int64)
+    # Popped at once: the first entry tells numba the types.
+    future = [(np.int64(0), np.int64(0))]
+    future.pop()
+    ends = [np.int64(0)]
+    ends.pop()
+    for i in range(n):
+        if waiting_for[i] == 0:
+            heapq.heappush(future, (ready[i], rank[i]))
+    queue = np.empty(n, np.int64)
+    waiting = 0
+    t = np.int64(0)
+    base = np.int64(0)
+    if len(future) > 0:
+        t = future[0][0]
+        base = t
+    while waiting > 0 or len(future) > 0:
+        if waiting == 0 and future[0][0] > t:
+            t = future[0][0]
+        if t - base > width - longest - hold_tool:
+            shift = t - base
+            if shift >= width + span:
+                use[:] = 0
+                tools[:] = 0
+            else:
+                keep = width + span - shift
+                for r in range(3):
+                    for g in range(m):
+                        use[r, g, :keep] = use[r, g, shift:].copy()
+                        use[r, g, keep:] = 0
+                for k in range(tools.shape[0]):
+                    tools[k, :keep] = tools[k, shift:].copy()
+                    tools[k, keep:] = 0
+            base = t
+        while len(future) > 0 and future[0][0] <= t:
+            one = heapq.heappop(future)
+            spot = waiting
+            while spot > 0 and queue[spot - 1] > one[1]:
+                queue[spot] = queue[spot - 1]
+                spot -= 1
+            queue[spot] = one[1]
+            waiting += 1
+        while len(ends) > 0 and ends[0] <= t:
+            heapq.heappop(ends)
+        now = t - base
+        room = np.int64(-1)
+        for g in range(m):
+            if use[1, g, now] < limits[1, g]:
+                room = max(room, limits[0, g] - use[0, g, now])
+        kept = 0
+        failed = 0
+        tried = False
+        stopped = False
+        for position in range(waiting):
+            i = order[queue[position]]
+            done = False
+            if not stopped:
+                best = -1
+                best_left = np.int64(-1)
+                fixed = fixed_machine[i]
+                for g in range(m):
+                    if fixed >= 0 and g != fixed:
+                        continue
+                    if allowed.shape[0] > 1 and not allowed[i, g]:
+                        continue
+                    c = kind[g]
+                    a = offset[c, i]
+                    rounds = length[c, i]
+                    if rounds > 0:
+                        if fixed < 0 and memory[a] + use[0, g, now] > limits[0, g]:
+                            continue
+                        tried = True
+                        last = memory[a + rounds - 1] + use[0, g, now + rounds - 1]
+                        if fixed < 0 and last > limits[0, g]:
+                            continue
+                        profile = use[0, g, now : now + rounds] + memory[a : a + rounds]
+                        for q in range(node_offset[i], node_offset[i + 1]):
+                            until = max(np.int64(0), hold[g, nodes[q]] - t)
+                            if until < rounds:
+                                profile[until:] += node_size[nodes[q]]
+                        if fixed < 0:
+                            if profile.max() > limits[0, g]:
+                                continue
+                            if limits[1, g] < 2**59 and (
+                                use[1, g, now : now + rounds].max() >= limits[1, g]
+                            ):
+                                continue
+                            if limits[2, g] < 2**59 and (
+                                (use[2, g, now : now + rounds] + tokens[a : a + rounds]).max()
+                                > limits[2, g]
+                            ):
+                                continue
+                    if tool[i] >= 0:
+                        held = tools[tool[i], now + rounds : now + rounds + tool_rounds[i]]
+                        if fixed < 0 and held.max() >= tool_capacity[tool[i]]:
+                            continue
+                    left = np.int64(2**60)
+                    if rounds > 0:
+                        left = limits[0, g] - use[0, g, now]
+                    if left > best_left:
+                        best_left = left
+                        best = g
+                if best >= 0:
+                    c = kind[best]
+                    a = offset[c, i]
+                    rounds = length[c, i]
+                    use[0, best, now : now + rounds] += memory[a : a + rounds]
+                    use[1, best, now : now + rounds] += 1
+                    use[2, best, now : now + rounds] += tokens[a : a + rounds]
+                    for q in range(node_offset[i], node_offset[i + 1]):
+                        until = max(np.int64(0), hold[best, nodes[q]] - t)
+                        if until < rounds:
+                            use[0, best, now + until : now + rounds] += node_size[nodes[q]]
+                        hold[best, nodes[q]] = max(hold[best, nodes[q]], t + rounds)
+                    if tool[i] >= 0:
+                        tools[tool[i], now + rounds : now + rounds + tool_rounds[i]] += 1
+                        heapq.heappush(ends, t + rounds + tool_rounds[i])
+                    start[i] = t
+                    machine[i] = best
+                    done = True
+                    heapq.heappush(ends, t + rounds)
+                    for q in range(follow_offset[i], follow_offset[i + 1]):
+                        j = followers[q]
+                        ready[j] = max(ready[j], t + rounds + gap[j])
+                        waiting_for[j] -= 1
+                        if waiting_for[j] == 0:
+                            heapq.heappush(future, (ready[j], rank[j]))
+                else:
+                    failed += 1
+                    if skip == 0 or t - ready[i] > age or failed >= scan:
+                        stopped = True
+            if not done:
+                queue[kept] = queue[position]
+                kept += 1
+        waiting = kept
+        if waiting > 0:
+            following = t + 1
+            if not tried:
+                # Memory only grows until somebody ends: nothing can start before that.
+                following = np.int64(2**62)
+            if len(ends) == 0 and len(future) == 0:
+                return start, machine
+            if len(ends) > 0 and not tried:
+                following = min(following, ends[0])
+            if len(future) > 0:
+                following = min(following, future[0][0])
+            t = max(following, t + 1)
+        elif len(future) > 0:
+            t = max(t, future[0][0])
+    return start, machine
+
+
+@kernel
+def draw(rng: Any, bound: int) -> int:
+    """A pseudo-random integer in ``[0, bound)``: xorshift with 32 bits of state in ``rng[0]``."""
+    state = rng[0]
+    state ^= (state << 13) & 0xFFFFFFFF
+    state ^= state >> 17
+    state ^= (state << 5) & 0xFFFFFFFF
+    rng[0] = state
+    return int((state * bound) >> 32)
+
+
+@kernel
+def chance(rng: Any) -> float:
+    """A pseudo-random number in ``[0, 1)``."""
+    return draw(rng, 1 << 30) / float(1 << 30)
+
+
+@kernel
+def first_fit(
+    i: int,
+    earliest: int,
+    g: int,
+    c: int,
+    use: Any,
+    limits: Any,
+    length: Any,
+    offset: Any,
+    memory: Any,
+    tokens: Any,
+) -> int:
+    """First start of request i on machine g, not before ``earliest``, that fits in every round.
+
+    ``use`` has shape (3, machines, horizon); the horizon must leave room behind all work.
+    """
+    rounds = length[c, i]
+    a = offset[c, i]
+    horizon = use.shape[2]
+    t = earliest
+    while t + rounds <= horizon:
+        # From the end backwards: the last conflict allows the longest jump.
+        k = rounds - 1
+        while k >= 0:
+            if (
+                use[0, g, t + k] + memory[a + k] > limits[0, g]
+                or use[1, g, t + k] >= limits[1, g]
+                or use[2, g, t + k] + tokens[a + k] > limits[2, g]
+            ):
+                break
+            k -= 1
+        if k < 0:
+            return t
+        t += 1
+    return -1
+
+
+@kernel
+def place(
+    i: int,
+    t: int,
+    g: int,
+    sign: int,
+    kind: Any,
+    use: Any,
+    length: Any,
+    offset: Any,
+    memory: Any,
+    tokens: Any,
+) -> None:
+    """Add (sign 1) or remove (sign -1) request i at start t on machine g."""
+    c = kind[g]
+    a = offset[c, i]
+    for k in range(length[c, i]):
+        use[0, g, t + k] += sign * memory[a + k]
+        use[1, g, t + k] += sign
+        use[2, g, t + k] += sign * tokens[a + k]
+
+
+@kernel
+def ruin_recreate(
+    start: Any,
+    machine: Any,
+    movable: Any,
+    release: Any,
+    weight: Any,
+    kind: Any,
+    length: Any,
+    offset: Any,
+    memory: Any,
+    tokens: Any,
+    limits: Any,
+    allowed: Any,
+    volume: Any,
+    horizon: int,
+    iterations: int,
+    temperature: float,
+    seed: int,
+    makespan: bool,
+) -> int:
+    """Take out a few requests, put them back at their earliest starts, keep what is better.
+
+    A simulated-annealing step: worse results are kept with a chance that falls to zero over the
+    iterations. ``start`` and ``machine`` are changed in place to the best found.
+
+    Parameters
+    ----------
+    movable
+        Requests that may move.
+    temperature
+        Initial temperature, in objective units.
+    makespan
+        1 minimises the last end, else the weighted sum of ends.
+
+    Returns
+    -------
+    int
+        The best value: weighted sum of ends, or the makespan.
+    """
+    rng = np.full(1, 1 + (seed * 2654435769 + 12345) % 4294967295, np.int64)
+    for _ in range(8):
+        draw(rng, 2)
+    n = len(start)
+    m = len(kind)
+    use = np.zeros((3, m, horizon), np.int64)
+    value = np.int64(0)
+    for i in range(n):
+        if machine[i] >= 0:
+            place(i, start[i], machine[i], 1, kind, use, length, offset, memory, tokens)
+            value += weight[i] * (start[i] + length[kind[machine[i]], i])
+    now_start = start.copy()
+    now_machine = machine.copy()
+    top = np.int64(0)
+    for i in range(n):
+        top = max(top, start[i] + length[kind[machine[i]], i])
+    best = top if makespan else value
+    current = best
+    most = min(len(movable), 12)
+    taken = np.zeros(n, np.bool_)
+    group = np.zeros(most, np.int64)
+    old_start = np.zeros(most, np.int64)
+    old_machine = np.zeros(most, np.int64)
+    key = np.zeros(most, np.float64)
+    for step in range(iterations):
+        heat = temperature * (1.0 - step / iterations) + 1e-9
+        size = 2 + draw(rng, most - 1) if most > 2 else most
+        anchor = movable[draw(rng, len(movable))]
+        centre = now_start[anchor]
+        reach = 1 + draw(rng, 12)
+        count = 0
+        tries = 0
+        scattered = chance(rng) < 0.3
+        while count < size and tries < 8 * size:
+            tries += 1
+            i = anchor if count == 0 else movable[draw(rng, len(movable))]
+            if taken[i] or (not scattered and abs(now_start[i] - centre) > reach):
+                continue
+            taken[i] = True
+            group[count] = i
+            count += 1
+        mode = draw(rng, 4)
+        delta = np.int64(0)
+        for q in range(count):
+            i = group[q]
+            old_start[q] = now_start[i]
+            old_machine[q] = now_machine[i]
+            place(i, now_start[i], now_machine[i], -1, kind, use, length, offset, memory, tokens)
+            delta -= weight[i] * (now_start[i] + length[kind[now_machine[i]], i])
+            if mode == 0:
+                key[q] = volume[i] / (weight[i] + 1e-6)
+            elif mode == 1:
+                key[q] = chance(rng)
+            elif mode == 2:
+                key[q] = -volume[i] * (0.5 + chance(rng))
+            else:
+                key[q] = volume[i] / (weight[i] + 1e-6) * (0.5 + chance(rng))
+        sequence = np.argsort(key[:count])
+        ok = True
+        done = 0
+        for q in sequence:
+            i = group[q]
+            spot = -1
+            where = -1
+            finish = np.int64(2**60)
+            for g in range(m):
+                if allowed.shape[0] > 1 and not allowed[i, g]:
+                    continue
+                t = first_fit(
+                    i, release[i], g, kind[g], use, limits, length, offset, memory, tokens
+                )
+                if t >= 0 and t + length[kind[g], i] < finish:
+                    finish = t + length[kind[g], i]
+                    spot = t
+                    where = g
+            if where < 0:
+                ok = False
+                break
+            now_start[i] = spot
+            now_machine[i] = where
+            place(i, spot, where, 1, kind, use, length, offset, memory, tokens)
+            delta += weight[i] * finish
+            done += 1
+        new = value + delta
+        if ok and makespan:
+            new = np.int64(0)
+            for i in range(n):
+                if now_machine[i] >= 0:
+                    new = max(new, now_start[i] + length[kind[now_machine[i]], i])
+        if ok and (new <= current or chance(rng) < np.exp(-(new - current) / heat)):
+            value += delta
+            current = new
+            if current < best:
+                best = current
+                start[:] = now_start
+                machine[:] = now_machine
+        else:
+            for d in range(done):
+                i = group[sequence[d]]
+                place(
+                    i, now_start[i], now_machine[i], -1, kind, use, length, offset, memory, tokens
+                )
+            for q in range(count):
+                i = group[q]
+                now_start[i] = old_start[q]
+                now_machine[i] = old_machine[q]
+                place(i, old_start[q], old_machine[q], 1, kind, use, length, offset, memory, tokens)
+        for q in range(count):
+            taken[group[q]] = False
+    return int(best)
+
+
+def warm_up() -> None:
+    """Call every kernel once with the types used in production."""
+    one, none = np.ones(1, np.int64), np.zeros(0, np.int64)
+    zero, table = np.zeros(1, np.int64), np.ones((1, 1), np.int64)
+    offset, limits = np.array([[0, 1]], np.int64), np.full((3, 1), 5, np.int64)
+    allowed = np.ones((1, 1), np.bool_)
+    list_schedule(
+        zero, zero, zero, table, offset, one, one, limits, np.zeros(2, np.int64), none, none,
+        np.zeros(2, np.int64), none, zero, -one, zero, zero, allowed, zero, -one, 1, 2**60, 10,
+    )  # fmt: skip
+    ruin_recreate(
+        zero.copy(), zero.copy(), zero, zero, one, zero, table, offset, one, one, limits, allowed,
+        one, 4, 2, 1.0, 0, False,
+    )  # fmt: skip

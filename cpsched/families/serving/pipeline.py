@@ -1,0 +1,76 @@
+"""Which function answers which question: the family's greedy, bounds, search and repair."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cpsched.families.serving import (
+    bound,
+    cache,
+    capacity,
+    placement,
+    preemption,
+    routing,
+)
+from cpsched.families.serving import greedy as policies
+from cpsched.families.serving import search as searching
+from cpsched.families.serving.prepare import Prepared, arrays_of
+
+if TYPE_CHECKING:
+    from cpsched.core.run import Run
+    from cpsched.families.serving.problem import ServingSchedule
+
+STATIC: dict[str, Any] = {
+    "cache": cache,
+    "preemption": preemption,
+    "routing": routing,
+    "placement": placement,
+}
+
+
+def greedy(q: Any, run: Run) -> None:
+    """First schedules."""
+    if not isinstance(q, Prepared):
+        STATIC[q.question].greedy(q, run)
+    elif q.problem.question == "capacity":
+        capacity.greedy(q, run)
+    else:
+        policies.greedy(q, run)
+
+
+def bounds(q: Any, run: Run) -> None:
+    """Quick bounds of every objective; the question's own where it has no rounds."""
+    if not isinstance(q, Prepared):
+        STATIC[q.question].bounds(q, run)
+        return
+    for objective in run.objectives:
+        for one in bound.quick(q.weighing(objective.name), objective.name):
+            run.raise_bound(one)
+    if run.incumbent is None and run.objectives and q.problem.question == "admission":
+        # A call for bounds alone: the horizon of the program comes from a greedy schedule.
+        policies.greedy(q, run)
+        for objective in run.objectives:
+            bound.raise_time_indexed(q.weighing(objective.name), run, objective.name)
+
+
+def search(q: Any, run: Run) -> None:
+    """Search until the run is done."""
+    if not isinstance(q, Prepared):
+        STATIC[q.question].search(q, run)
+    elif q.problem.question == "capacity":
+        capacity.search(q, run)
+    else:
+        searching.search(q, run)
+
+
+def repair(q: Any, run: Run, schedule: ServingSchedule) -> None:
+    """Keep the order of a partial or invalid schedule: list-schedule its requests by start."""
+    if not isinstance(q, Prepared):
+        return
+    known = {r.id for r in q.problem.requests}
+    chosen = [
+        one for one in schedule.requests if one.request in known and one.instance < q.machines
+    ]
+    start, machine = arrays_of(schedule.model_copy(update={"requests": tuple(chosen)}), q)
+    start[machine < 0] = 2**60
+    policies.offer_order(q, run, start.argsort(kind="stable"), True, "repair")

@@ -1,0 +1,314 @@
+"""From the problem to arrays: the indices, profiles and limits that heuristics and bounds use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cpsched.errors import Infeasible, ProblemError
+from cpsched.families.serving.check import (
+    allowed_misses,
+    prefill_rounds,
+    shared_units,
+)
+from cpsched.families.serving.check_static import prefix_sizes
+from cpsched.families.serving.problem import Instance, Placed, ServingProblem, ServingSchedule
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cpsched.core.run import Run
+
+    Ints = NDArray[np.int64]
+
+#: Stands for "no limit" in the arrays.
+UNLIMITED = 2**60
+#: Profiles (one entry per request and round) longer than this in sum are refused.
+LARGEST_PROFILE = 60_000_000
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The admission and capacity questions as arrays over requests ``i`` and machines ``g``.
+
+    Attributes
+    ----------
+    release, weight
+        Arrival and weight by request; see `weighing`.
+    kind
+        Class of every machine: machines of a class process a request in the same way.
+    length
+        Rounds by class and request.
+    offset, memory, tokens
+        Profiles: request i on class c holds ``memory[offset[c, i] + k]`` private units, and
+        processes ``tokens[...]``, in its k-th round (k from 0).
+    capacity, max_batch, budget
+        Limits by machine.
+    node_offset, nodes, node_size
+        Shared prefix nodes of every request (``nodes[node_offset[i]:node_offset[i + 1]]``).
+    pred_offset, preds, gap
+        Requests that must have ended ``gap`` rounds before.
+    tool, tool_rounds, tool_capacity
+        Tool index by request (-1: none), how long it is held, and the tools' capacities.
+    allowed
+        Machines by request, or None when every request may go anywhere.
+    fixed_start, fixed_machine
+        Where running requests are (machine -1: not running).
+    """
+
+    problem: ServingProblem
+    release: Ints
+    weight: Ints
+    kind: Ints
+    length: Ints
+    offset: Ints
+    memory: Ints
+    tokens: Ints
+    prefill: Ints
+    capacity: Ints
+    max_batch: Ints
+    budget: Ints
+    node_offset: Ints
+    nodes: Ints
+    node_size: Ints
+    pred_offset: Ints
+    preds: Ints
+    gap: Ints
+    tool: Ints
+    tool_rounds: Ints
+    tool_capacity: Ints
+    allowed: NDArray[np.bool_] | None
+    fixed_start: Ints
+    fixed_machine: Ints
+    first_by: Ints
+    end_by: Ints
+
+    @property
+    def n(self) -> int:
+        """Number of requests."""
+        return len(self.release)
+
+    @property
+    def machines(self) -> int:
+        """Number of machines."""
+        return len(self.kind)
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether only memory, batch and budget limit: no prefixes, tools or precedences."""
+        return not len(self.nodes) and not len(self.preds) and not (self.tool >= 0).any()
+
+    @cached_property
+    def volume(self) -> Ints:
+        """Memory units times rounds of every request, on the class where it is least."""
+        sums = np.concatenate([[0], np.cumsum(self.memory)])
+        volumes: Ints = (sums[self.offset[:, 1:]] - sums[self.offset[:, :-1]]).min(axis=0)
+        return volumes
+
+    @cached_property
+    def output(self) -> Ints:
+        """Rounds of output by request."""
+        rounds: Ints = self.length[0] - self.prefill[0]
+        return rounds
+
+    @cached_property
+    def prompt(self) -> Ints:
+        """Units of prompt by request."""
+        return np.array([r.prompt for r in self.problem.requests], np.int64)
+
+    @cached_property
+    def misses(self) -> int:
+        """Most requests that may miss their SLO."""
+        return allowed_misses(self.problem)
+
+    def weighing(self, objective: str) -> Prepared:
+        """The same with unit weights, unless the objective weighs."""
+        if objective in ("weighted_latency", "goodput"):
+            return self
+        return replace(self, weight=np.ones(self.n, np.int64))
+
+    def profile(self, i: int, g: int) -> Ints:
+        """Memory of request i on machine g, round by round."""
+        c = int(self.kind[g])
+        return self.memory[self.offset[c, i] : self.offset[c, i + 1]]
+
+    def schedule(self, start: Ints, machine: Ints) -> ServingSchedule:
+        """The schedule of starts and machines (machine -1: left out)."""
+        end = start + self.length[self.kind[np.maximum(machine, 0)], np.arange(self.n)]
+        placed = [
+            Placed.model_construct(request=r.id, instance=g, start=s, end=e)
+            for r, g, s, e in zip(
+                self.problem.requests, machine.tolist(), start.tolist(), end.tolist(), strict=True
+            )
+            if g >= 0
+        ]
+        return ServingSchedule(requests=tuple(placed))
+
+
+def arrays_of(schedule: ServingSchedule, prepared: Prepared) -> tuple[Ints, Ints]:
+    """Starts and machines of a schedule (machine -1: left out)."""
+    index = {r.id: i for i, r in enumerate(prepared.problem.requests)}
+    start = np.zeros(prepared.n, np.int64)
+    machine = np.full(prepared.n, -1, np.int64)
+    for one in schedule.requests:
+        start[index[one.request]] = one.start
+        machine[index[one.request]] = one.instance
+    return start, machine
+
+
+def prepare(problem: ServingProblem, run: Run | None = None) -> Prepared | ServingProblem:
+    """Arrays of an admission or capacity problem; the other questions prepare for themselves.
+
+    Raises
+    ------
+    Infeasible
+        When a request fits on no instance, or cannot meet a demanded SLO even alone.
+    ProblemError
+        When outputs are so long that their profiles exceed memory.
+    """
+    if problem.question not in ("admission", "capacity"):
+        return problem
+    requests, machines = problem.requests, problem.machines
+    classes: dict[int | None, int] = {}
+    kind = np.array([classes.setdefault(m.prefill_chunk, len(classes)) for m in machines])
+    total = sum(r.output for r in requests) * len(classes)
+    if total > LARGEST_PROFILE:
+        raise ProblemError(
+            f"outputs may have {LARGEST_PROFILE:,} rounds in sum",
+            place="requests",
+            value=total,
+            remedy="Raise block_tokens, or solve fewer requests at a time (limit).",
+        )
+    shared = shared_units(problem)
+    representative = [machines[int(np.flatnonzero(kind == c)[0])] for c in classes.values()]
+    length, offset, prefill, memory, tokens = _profiles(problem, representative, shared)
+    node_offset, nodes, node_size = _prefix_nodes(problem)
+    index = {r.id: i for i, r in enumerate(requests)}
+    preds = [[index[name] for name in dict.fromkeys(r.after)] for r in requests]
+    tools = {t.name: k for k, t in enumerate(problem.tools)}
+    allowed = None
+    if any(r.candidates for r in requests):
+        allowed = np.ones((len(requests), len(machines)), np.bool_)
+        for i, r in enumerate(requests):
+            if r.candidates:
+                allowed[i] = False
+                allowed[i, list(r.candidates)] = True
+
+    def limits(values: list[int | None]) -> Ints:
+        return np.array([UNLIMITED if v is None else v for v in values], np.int64)
+
+    def ints(values: list[int]) -> Ints:
+        return np.array(values, np.int64)
+
+    prepared = Prepared(
+        problem=problem,
+        release=ints([r.arrival if r.start is None else r.start for r in requests]),
+        weight=ints([r.weight for r in requests]),
+        kind=kind.astype(np.int64),
+        length=length,
+        offset=offset,
+        memory=memory,
+        tokens=tokens,
+        prefill=prefill,
+        capacity=limits([m.capacity for m in machines]),
+        max_batch=limits([m.max_batch for m in machines]),
+        budget=limits([m.token_budget for m in machines]),
+        node_offset=node_offset,
+        nodes=nodes,
+        node_size=node_size,
+        pred_offset=np.concatenate([[0], np.cumsum([len(q) for q in preds])]).astype(np.int64),
+        preds=ints([j for q in preds for j in q]),
+        gap=ints([r.gap for r in requests]),
+        tool=ints([tools[r.tool] if r.tool and r.tool_rounds else -1 for r in requests]),
+        tool_rounds=ints([r.tool_rounds for r in requests]),
+        tool_capacity=ints([t.capacity for t in problem.tools] or [0]),
+        allowed=allowed,
+        fixed_start=ints([0 if r.start is None else r.start for r in requests]),
+        fixed_machine=ints(
+            [-1 if r.start is None or r.instance is None else r.instance for r in requests]
+        ),
+        first_by=limits([r.first_token_by for r in requests]),
+        end_by=limits([r.end_by for r in requests]),
+    )
+    _refuse_impossible(prepared)
+    return prepared
+
+
+def _profiles(
+    problem: ServingProblem, classes: list[Instance], shared: dict[str, int]
+) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+    length, offset, prefill, memory, tokens = [], [], [], [], []
+    base = 0
+    for machine in classes:
+        rounds = [prefill_rounds(r, machine) for r in problem.requests]
+        ends = [0]
+        for r, p in zip(problem.requests, rounds, strict=True):
+            private = r.prompt - shared[r.id]
+            if p:
+                chunk = machine.prefill_chunk or 1
+                done = np.arange(1, p + 1, dtype=np.int64) * chunk
+                memory.append(np.minimum(private, done))
+                tokens.append(np.diff(np.minimum(r.prompt, done), prepend=0))
+            memory.append(private + np.arange(1, r.output + 1, dtype=np.int64))
+            tokens.append(np.ones(r.output, np.int64))
+            ends.append(ends[-1] + p + r.output)
+        offset.append(np.array(ends, np.int64) + base)
+        base += ends[-1]
+        length.append(np.diff(offset[-1]))
+        prefill.append(np.array(rounds, np.int64))
+    return (
+        np.array(length),
+        np.array(offset),
+        np.array(prefill),
+        np.concatenate(memory),
+        np.concatenate(tokens),
+    )
+
+
+def _prefix_nodes(problem: ServingProblem) -> tuple[Ints, Ints, Ints]:
+    sizes = prefix_sizes(problem)
+    number = {key: k for k, key in enumerate(sizes)}
+    paths = [[number[d, b] for d, b in enumerate(r.prefix)] for r in problem.requests]
+    return (
+        np.concatenate([[0], np.cumsum([len(q) for q in paths])]).astype(np.int64),
+        np.array([k for q in paths for k in q], np.int64),
+        np.array(list(sizes.values()), np.int64),
+    )
+
+
+def _refuse_impossible(q: Prepared) -> None:
+    requests = q.problem.requests
+    shared = [
+        int(q.node_size[q.nodes[q.node_offset[i] : q.node_offset[i + 1]]].sum()) for i in range(q.n)
+    ]
+    for i, r in enumerate(requests):
+        possible = False
+        for c in range(len(q.length)):
+            a, b = int(q.offset[c, i]), int(q.offset[c, i + 1])
+            peak = (int(q.memory[a:b].max()) + shared[i]) if b > a else 0
+            most = int(q.tokens[a:b].max()) if b > a else 0
+            fits = (q.kind == c) & (q.capacity >= peak) & (q.budget >= most)
+            fits &= (q.max_batch >= 1) | (b == a)
+            if q.allowed is not None:
+                fits &= q.allowed[i]
+            possible = possible or bool(fits.any())
+        if not possible and not q.problem.reject:
+            raise Infeasible(
+                f"request {r.id} fits on no instance even alone (peak {r.prompt + r.output} units)",
+                "peak-memory",
+            )
+        tool = int(q.tool[i])
+        if tool >= 0 and q.tool_capacity[tool] < 1 and not q.problem.reject:
+            raise Infeasible(f"request {r.id} needs a tool of capacity 0", "tool-capacity")
+    early = q.release + (q.prefill.min(axis=0) + np.minimum(1, q.output))
+    misses = (early > q.first_by) | (q.release + q.length.min(axis=0) > q.end_by)
+    if q.problem.slo_percent is not None and int(misses.sum()) > q.misses:
+        first = requests[int(np.flatnonzero(misses)[0])].id
+        raise Infeasible(
+            f"{int(misses.sum())} requests miss their SLO even alone, {q.misses} may "
+            f"(request {first} does)",
+            "slo-alone",
+        )

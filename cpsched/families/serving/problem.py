@@ -1,0 +1,415 @@
+"""The schema of the `serving` family: LLM requests under GPU and KV-cache memory.
+
+Lengths and capacities count *units* of ``block_tokens`` tokens; time counts *rounds*. In one round
+every running request makes one unit of output. A request that starts at ``start`` on an instance
+is active in the rounds ``start < t <= end`` and holds ``prompt + t - start`` units in round t.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from cpsched.errors import ProblemError
+from cpsched.problem import Count, Name, ProblemBase, Record, Whole
+
+#: What is asked of a problem; each is a mode of the same data.
+QUESTIONS = ("admission", "cache", "preemption", "routing", "capacity", "placement")
+Question = Literal["admission", "cache", "preemption", "routing", "capacity", "placement"]
+
+#: Objectives by question, the default first.
+OBJECTIVES: dict[str, tuple[str, ...]] = {
+    "admission": ("total_latency", "weighted_latency", "makespan", "goodput"),
+    "cache": ("hit_tokens", "recompute_tokens"),
+    "preemption": ("recompute_tokens",),
+    "routing": ("max_load", "moves"),
+    "capacity": ("instances", "cost"),
+    "placement": ("max_load", "moves"),
+}
+MAXIMISED = frozenset({"goodput", "hit_tokens"})
+Load = Annotated[float, Field(ge=0.0, le=1e15)]
+
+
+class Request(Record):
+    """One call of the model.
+
+    Attributes
+    ----------
+    arrival
+        First round boundary at which it may start.
+    prompt, output
+        Units of prompt and of output (the true or planned number).
+    output_range, output_quantiles
+        What is known beforehand of the output: an interval, or quantiles at equally spaced
+        levels, ascending. Policies in a replay may be shown only these.
+    prefix
+        Ids of the prompt's leading blocks of ``prefix_block`` units, outermost first. Requests
+        with equal leading ids share those blocks.
+    first_token_by, end_by
+        Rounds by which the first unit of output, and the last one, should be made.
+    after, gap
+        Requests that end at least ``gap`` rounds before this one starts.
+    tool, tool_rounds
+        Tool called when the request ends, and for how many rounds it is held.
+    candidates
+        Instances it may run on, by index; empty for all.
+    instance, start
+        Where it runs now, and since when (it then keeps both, except that routing may move it).
+    duration
+        Rounds that a call with fixed times takes (question ``cache``; ``output`` by default).
+    held, cost, swap_cost
+        Units held now, and the price of taking them away (question ``preemption``). ``held`` is
+        ``prompt`` by default, ``cost`` is ``held`` to the power ``cost_power``; without a
+        ``swap_cost`` it cannot be swapped out.
+    """
+
+    id: Name
+    arrival: Count = 0
+    prompt: Count
+    output: Count = 1
+    output_range: tuple[Count, Count] | None = None
+    output_quantiles: tuple[Count, ...] = ()
+    prefix: tuple[Count, ...] = ()
+    first_token_by: Count | None = None
+    end_by: Count | None = None
+    weight: Count = 1
+    tenant: str = ""
+    program: str = ""
+    step: Count = 0
+    after: tuple[Name, ...] = ()
+    gap: Count = 0
+    tool: str = ""
+    tool_rounds: Count = 0
+    candidates: tuple[Count, ...] = ()
+    instance: Count | None = None
+    start: Whole | None = None
+    duration: Count | None = None
+    held: Count | None = None
+    cost: Count | None = None
+    swap_cost: Count | None = None
+
+    @model_validator(mode="after")
+    def _estimates(self) -> Request:
+        if self.output_range is not None and self.output_range[0] > self.output_range[1]:
+            raise ProblemError(
+                "an output interval must not be turned around",
+                place=f"requests.{self.id}.output_range",
+                value=self.output_range,
+                remedy="Write [low, high].",
+            )
+        if any(a > b for a, b in pairwise(self.output_quantiles)):
+            raise ProblemError(
+                "output quantiles must ascend",
+                place=f"requests.{self.id}.output_quantiles",
+                value=self.output_quantiles,
+                remedy="Sort them.",
+            )
+        return self
+
+
+class Instance(Record):
+    """A GPU or a group of GPUs that serves one copy of the model; ``count`` identical ones.
+
+    Attributes
+    ----------
+    capacity
+        Units of KV memory; None for no limit.
+    max_batch
+        Most requests active in one round.
+    token_budget
+        Most units processed in one round: one per decoding request, plus the prefill chunks.
+    prefill_chunk
+        Units of prompt processed per round before the first output. With it a request needs
+        ``ceil(prompt / prefill_chunk)`` rounds of prefill, during which its memory grows by the
+        chunks. Without it the prefill takes no time (and must not be budgeted).
+    price
+        Cost of using it at all (objective ``cost``).
+    speed
+        Work per round relative to the others (objective ``max_load`` of routing).
+    host_capacity
+        Units that fit into host memory beside it (offloading).
+    """
+
+    name: str = ""
+    capacity: Count | None = None
+    count: Annotated[int, Field(ge=1, le=100_000)] = 1
+    max_batch: Count | None = None
+    token_budget: Count | None = None
+    prefill_chunk: Annotated[int, Field(ge=1, le=10**12)] | None = None
+    price: Count = 1
+    speed: Annotated[float, Field(gt=0.0, le=1e9)] = 1.0
+    host_capacity: Count = 0
+
+
+class Tool(Record):
+    """A tool resource (sandboxes, browsers): ``capacity`` calls at the same time."""
+
+    name: Name
+    capacity: Count
+
+
+class Item(Record):
+    """An expert, a model or an adapter to be placed on GPUs.
+
+    ``load`` is divided evenly over its replicas. ``replicas`` fixes their number; without it the
+    solver divides the problem's ``replicas``. ``current`` names the GPUs that hold it now.
+    """
+
+    id: Name
+    load: Load
+    memory: Count = 1
+    group: str = ""
+    replicas: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    current: tuple[Name, ...] = ()
+
+
+class Gpu(Record):
+    """A GPU of the placement question: ``slots`` are filled exactly, ``memory`` is a limit."""
+
+    name: Name
+    node: str = ""
+    slots: Count | None = None
+    memory: Count | None = None
+
+
+class ServingProblem(ProblemBase):
+    """LLM requests, the instances that serve them, and what is asked.
+
+    Attributes
+    ----------
+    question
+        ``admission`` (when to start what), ``capacity`` (fewest instances), ``cache`` (what to
+        keep), ``preemption`` (whom to evict), ``routing`` (which instance), ``placement``
+        (experts, models and adapters on GPUs).
+    objectives
+        Objectives in lexicographic order; the question's own when empty.
+    block_tokens, seconds_per_round
+        Tokens per unit, and seconds per round: how units and rounds are told to people.
+    slo_percent
+        Share of the requests, in percent, that must meet ``first_token_by`` and ``end_by``; None
+        leaves them to the objective ``goodput``.
+    reject
+        Requests may be left out of the schedule.
+    prefix_block
+        Units in one block of a ``prefix``.
+    need, cost_power, host_free
+        Units to free, the power of ``held`` that evicting costs, and the room for swapping
+        (question ``preemption``).
+    running_memory
+        Memory that is pinned competes with running calls (question ``cache`` with programs).
+    reload_percent
+        Cost of reloading an offloaded unit, in percent of recomputing it.
+    move_limit
+        Most units of KV (routing) or replicas (placement) that may move; None for no limit.
+    items, gpus, replicas, group_limit
+        The placement question; all items of a ``group`` go to the same node when ``group_limit``.
+    """
+
+    kind: Literal["serving"] = "serving"
+    question: Question = "admission"
+    objectives: tuple[str, ...] = ()
+    block_tokens: Annotated[int, Field(ge=1, le=10**9)] = 1
+    seconds_per_round: Annotated[float, Field(gt=0.0, le=1e9)] | None = None
+    slo_percent: Annotated[float, Field(gt=0.0, le=100.0)] | None = None
+    reject: bool = False
+    prefix_block: Annotated[int, Field(ge=1, le=10**9)] = 1
+    requests: tuple[Request, ...] = ()
+    instances: tuple[Instance, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    need: Count = 0
+    cost_power: Annotated[int, Field(ge=0, le=3)] = 1
+    host_free: Count = 0
+    running_memory: bool = True
+    reload_percent: Annotated[int, Field(ge=0, le=100)] = 10
+    move_limit: Count | None = None
+    items: tuple[Item, ...] = ()
+    gpus: tuple[Gpu, ...] = ()
+    replicas: Count | None = None
+    group_limit: bool = True
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ServingProblem:
+        for name in self.objectives:
+            if name not in OBJECTIVES[self.question]:
+                raise ProblemError(
+                    f"objectives of the question {self.question!r} are "
+                    f"{', '.join(OBJECTIVES[self.question])}",
+                    place="objectives",
+                    value=name,
+                    remedy="Choose one of them.",
+                )
+        _unique([r.id for r in self.requests], "requests", "id")
+        _unique([t.name for t in self.tools], "tools", "name")
+        if self.question == "placement":
+            _check_placement(self)
+            return self
+        if not self.requests:
+            _complain("there must be a request", "requests", None, "Add one.")
+        if not self.instances and self.question != "preemption":
+            _complain("there must be an instance", "instances", None, "Add one.")
+        _check_requests(self)
+        if self.question in ("admission", "capacity"):
+            _check_precedence(self)
+        return self
+
+    @property
+    def machines(self) -> tuple[Instance, ...]:
+        """Every single instance, in the order in which schedules count them."""
+        return tuple(one for one in self.instances for _ in range(one.count))
+
+
+def _complain(rule: str, place: str, value: object, remedy: str) -> None:
+    raise ProblemError(rule, place=place, value=value, remedy=remedy)
+
+
+def _unique(names: list[str], place: str, field: str) -> None:
+    if len(set(names)) < len(names):
+        name, times = Counter(names).most_common(1)[0]
+        _complain(f"{field} must be unique, one occurs {times} times", place, name, "Rename one.")
+
+
+def _check_requests(p: ServingProblem) -> None:
+    machines = p.machines
+    tools = {t.name for t in p.tools}
+    room = max((2**62 if m.capacity is None else m.capacity for m in p.instances), default=2**62)
+    ids = {r.id for r in p.requests}
+    first = min((r.arrival for r in p.requests if r.start is None), default=10**12)
+    for r in p.requests:
+        place = f"requests.{r.id}"
+        for index in (*r.candidates, *(() if r.instance is None else (r.instance,))):
+            if index >= len(machines):
+                _complain(
+                    f"there are {len(machines)} instances, counted from 0",
+                    f"{place}.candidates" if index in r.candidates else f"{place}.instance",
+                    index,
+                    "Name an existing instance.",
+                )
+        if p.question in ("admission", "capacity") and r.prompt > room:
+            _complain(
+                f"a prompt must fit into the capacity of an instance ({room} units)",
+                f"{place}.prompt",
+                r.prompt,
+                "Raise the capacity (capacity_tokens), or drop the request.",
+            )
+        if r.tool and r.tool not in tools:
+            _complain("the tool must be listed in tools", f"{place}.tool", r.tool, "Add it.")
+        if r.start is not None and r.instance is None and p.question in ("admission", "capacity"):
+            _complain("a started request names its instance", place, None, "Add 'instance'.")
+        if r.start is not None and r.start > first:
+            _complain(
+                f"a running request started before the others arrive (round {first})",
+                f"{place}.start",
+                r.start,
+                "Correct the start, or the arrivals.",
+            )
+        for other in r.after:
+            if other not in ids:
+                _complain("'after' names a request", f"{place}.after", other, "Correct the id.")
+        if len(r.prefix) * p.prefix_block - p.prefix_block >= max(1, r.prompt):
+            _complain(
+                f"a prompt of {r.prompt} units has at most "
+                f"{-(-r.prompt // p.prefix_block)} prefix blocks of {p.prefix_block} units",
+                f"{place}.prefix",
+                len(r.prefix),
+                "Correct the prompt, the prefix or prefix_block.",
+            )
+
+
+def _check_precedence(p: ServingProblem) -> None:
+    """Refuse cycles (Kahn's algorithm)."""
+    followers: dict[str, list[str]] = {}
+    missing = {r.id: len(set(r.after)) for r in p.requests}
+    for r in p.requests:
+        for other in set(r.after):
+            followers.setdefault(other, []).append(r.id)
+    ready = [name for name, count in missing.items() if not count]
+    for name in ready:
+        for follower in followers.get(name, ()):
+            missing[follower] -= 1
+            if not missing[follower]:
+                ready.append(follower)
+    if len(ready) < len(p.requests):
+        stuck = next(name for name, count in missing.items() if count)
+        _complain(
+            "requests must not wait for each other in a circle", "requests", stuck, "Cut the cycle."
+        )
+
+
+def _check_placement(p: ServingProblem) -> None:
+    _unique([i.id for i in p.items], "items", "id")
+    _unique([g.name for g in p.gpus], "gpus", "name")
+    if not p.items or not p.gpus:
+        _complain("placement needs items and gpus", "items", None, "Add them.")
+    gpus = {g.name for g in p.gpus}
+    for item in p.items:
+        for name in item.current:
+            if name not in gpus:
+                _complain("must be a GPU", f"items.{item.id}.current", name, "Correct the name.")
+        if item.replicas is not None and item.replicas > len(p.gpus):
+            _complain(
+                "an item has at most one replica per GPU",
+                f"items.{item.id}.replicas",
+                item.replicas,
+                "Lower it.",
+            )
+    if p.replicas is not None and p.replicas < len(p.items):
+        _complain(
+            "there are at least as many replicas as items", "replicas", p.replicas, "Raise it."
+        )
+
+
+class Placed(Record):
+    """A request's place: active in rounds ``start < t <= end`` of that instance."""
+
+    request: Name
+    instance: Count = 0
+    start: Whole
+    end: Whole
+
+
+class Pin(Record):
+    """KV that is kept: a prefix block from one request (by index) to a later one, or a
+    program's context from the end of step ``from`` to the start of step ``to``.
+
+    ``place`` is ``gpu``, or ``host`` when it is offloaded meanwhile.
+    """
+
+    item: Name
+    from_: Annotated[int, Field(alias="from", ge=0)]
+    to: Count
+    place: Literal["gpu", "host"] = "gpu"
+
+
+class Eviction(Record):
+    """A preempted request: recomputed later, or swapped to host memory."""
+
+    request: Name
+    how: Literal["recompute", "swap"] = "recompute"
+
+
+class Migration(Record):
+    """A running request moved between instances; in the order of execution."""
+
+    request: Name
+    from_: Annotated[int, Field(alias="from", ge=0)]
+    to: Count
+
+
+class ItemPlacement(Record):
+    """The GPUs that hold a replica of an item."""
+
+    item: Name
+    gpus: tuple[Name, ...]
+
+
+class ServingSchedule(Record):
+    """The answer to any of the questions; parts that a question does not use stay empty."""
+
+    requests: tuple[Placed, ...] = ()
+    pins: tuple[Pin, ...] = ()
+    evictions: tuple[Eviction, ...] = ()
+    migrations: tuple[Migration, ...] = ()
+    placements: tuple[ItemPlacement, ...] = ()

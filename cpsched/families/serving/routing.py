@@ -1,0 +1,319 @@
+"""Which instance serves whom: prefixes computed once per instance against balance."""
+
+from __future__ import annotations
+
+import math
+import random
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from cpsched.core import exact
+from cpsched.errors import ProblemError
+from cpsched.families.serving.check_static import (
+    check_routing,
+    held_units,
+    prefix_sizes,
+    residents,
+)
+from cpsched.families.serving.problem import Migration, Placed, ServingProblem, ServingSchedule
+from cpsched.result import Bound
+
+if TYPE_CHECKING:
+    from cpsched.core.run import Run
+
+
+class _Loads:
+    """Units on every instance while requests come and go: private ones, and shared blocks once."""
+
+    def __init__(self, p: ServingProblem) -> None:
+        sizes = prefix_sizes(p)
+        self.speed = [m.speed for m in p.machines]
+        self.room = [math.inf if m.capacity is None else m.capacity for m in p.machines]
+        self.paths = [[(d, b) for d, b in enumerate(r.prefix)] for r in p.requests]
+        self.sizes = sizes
+        self.private = [
+            r.prompt + r.output - sum(sizes[key] for key in path)
+            for r, path in zip(p.requests, self.paths, strict=True)
+        ]
+        self.users: list[dict[tuple[int, int], int]] = [{} for _ in self.speed]
+        self.units = [0] * len(self.speed)
+
+    def extra(self, i: int, g: int) -> int:
+        users = self.users[g]
+        return self.private[i] + sum(self.sizes[key] for key in self.paths[i] if not users.get(key))
+
+    def add(self, i: int, g: int) -> None:
+        self.units[g] += self.extra(i, g)
+        for key in self.paths[i]:
+            self.users[g][key] = self.users[g].get(key, 0) + 1
+
+    def remove(self, i: int, g: int) -> None:
+        for key in self.paths[i]:
+            self.users[g][key] -= 1
+        self.units[g] -= self.extra(i, g)
+
+    def load(self, g: int) -> float:
+        return self.units[g] / self.speed[g]
+
+
+def _choices(p: ServingProblem, i: int) -> list[int]:
+    candidates = p.requests[i].candidates
+    return list(candidates) if candidates else list(range(len(p.machines)))
+
+
+def _schedule(p: ServingProblem, where: list[int]) -> ServingSchedule:
+    """The assignment with an order of migrations in which every step fits."""
+    now = {r.id: r.instance for r in p.requests if r.instance is not None}
+    target = {r.id: g for r, g in zip(p.requests, where, strict=True)}
+    pending = [r.id for r in p.requests if r.id in now and now[r.id] != target[r.id]]
+    moves: list[Migration] = []
+    progress = True
+    while pending and progress:
+        progress = False
+        for name in list(pending):
+            before = now[name]
+            now[name] = target[name]
+            room = p.machines[target[name]].capacity
+            if room is None or residents(p, now)[target[name]] <= room:
+                moves.append(
+                    Migration.model_validate({"request": name, "from": before, "to": target[name]})
+                )
+                pending.remove(name)
+                progress = True
+            else:
+                now[name] = before
+    # What cannot move in any order is left for the checker to refuse.
+    moves += [
+        Migration.model_validate({"request": n, "from": now[n], "to": target[n]}) for n in pending
+    ]
+    return ServingSchedule(
+        requests=tuple(
+            Placed(request=r.id, instance=g, start=r.arrival, end=r.arrival + r.output)
+            for r, g in zip(p.requests, where, strict=True)
+        ),
+        migrations=tuple(moves),
+    )
+
+
+def _offer(p: ServingProblem, run: Run, where: list[int], source: str) -> bool:
+    schedule = _schedule(p, where)
+    return not check_routing(p, schedule) and run.offer(schedule, source)
+
+
+def greedy(p: ServingProblem, run: Run) -> None:
+    """Stay, affinity, and largest first onto the least loaded; then moves and swaps."""
+    if all(r.instance is not None for r in p.requests):
+        _offer(p, run, [r.instance or 0 for r in p.requests], "greedy:stay")
+    for affinity in (True, False):
+        loads = _Loads(p)
+        where = [-1] * len(p.requests)
+        left = math.inf if p.move_limit is None else p.move_limit
+        order = sorted(
+            range(len(where)),
+            key=lambda i: (p.requests[i].instance is None, -loads.private[i]),
+        )
+        if affinity:
+            order.sort(key=lambda i: p.requests[i].prefix)
+        for i in order:
+            home = p.requests[i].instance
+            best = None
+            for g in _choices(p, i):
+                extra = loads.extra(i, g)
+                moved = held_units(p.requests[i]) if home is not None and g != home else 0
+                if moved > left:
+                    continue
+                fits = loads.units[g] + extra <= loads.room[g]
+                finish = (loads.units[g] + extra) / loads.speed[g]
+                key = (not fits, finish, extra)
+                if best is None or key < best[0]:
+                    best = (key, g, moved)
+            if best is None:
+                return
+            left -= best[2]
+            where[i] = best[1]
+            loads.add(i, best[1])
+        name = "affinity" if affinity else "largest-first"
+        _offer(p, run, where, f"greedy:{name}")
+
+
+def bounds(p: ServingProblem, run: Run) -> None:
+    """All work shared evenly; the longest request alone; nothing moves for free."""
+    for objective in run.objectives:
+        for argument in ("even-share", "one-request"):
+            value = _value(p, argument, objective.name)
+            if value is not None:
+                run.raise_bound(Bound(value, argument, objective.name))
+
+
+def _value(p: ServingProblem, argument: str, objective: str) -> Any:
+    loads = _Loads(p)
+    speeds = [Fraction(s) for s in loads.speed]
+    if objective == "moves":
+        return 0
+    if argument == "even-share":
+        work = sum(loads.private) + sum(loads.sizes.values())
+        bound = Fraction(work) / sum(speeds)
+        if all(s == 1 for s in speeds):
+            return -(-bound.numerator // bound.denominator)
+        return float(bound)
+    longest = max(
+        min(Fraction(r.prompt + r.output) / speeds[g] for g in _choices(p, i))
+        for i, r in enumerate(p.requests)
+    )
+    return int(longest) if longest.denominator == 1 else float(longest)
+
+
+def search(p: ServingProblem, run: Run) -> None:
+    """Local search, CP-SAT, and local search again."""
+    _local(p, run, 0.3)
+    if not run.done() and len(p.requests) * len(p.machines) <= 100_000:
+        _exact(p, run)
+    if run.incumbent is not None:
+        _local(p, run, 1.0)
+
+
+def _local(p: ServingProblem, run: Run, share: float) -> None:
+    """Move or swap requests off the fullest instance; keep what does not raise the top."""
+    if run.incumbent is None or not run.objectives or run.objectives[0].name != "max_load":
+        return
+    rng = random.Random(run.seed + 1)
+    end = run.clock.remaining() * (1.0 - share)
+    loads = _Loads(p)
+    index = {r.id: i for i, r in enumerate(p.requests)}
+    where = [0] * len(p.requests)
+    for one in run.incumbent.schedule.requests:
+        where[index[one.request]] = one.instance
+    for i, g in enumerate(where):
+        loads.add(i, g)
+    moved = sum(
+        held_units(r)
+        for r, g in zip(p.requests, where, strict=True)
+        if r.instance is not None and r.instance != g
+    )
+    limit = math.inf if p.move_limit is None else p.move_limit
+    best = max(loads.load(g) for g in range(len(loads.speed)))
+    misses = 0
+    most = 200 * (len(where) + 10)
+    while not run.done() and run.clock.remaining() > end and misses < most:
+        run.clock.spend(2e-5)
+        misses += 1
+        top = max(range(len(loads.speed)), key=loads.load)
+        mine = [i for i, g in enumerate(where) if g == top]
+        if not mine or len(loads.speed) < 2:
+            return
+        i = rng.choice(mine)
+        steps = [(i, rng.choice(_choices(p, i)))]
+        if rng.random() < 0.5:
+            j = rng.randrange(len(where))
+            if where[j] == steps[0][1] and top in _choices(p, j):
+                steps.append((j, top))
+        before = [(k, where[k]) for k, _ in steps]
+
+        def change(what: list[tuple[int, int]]) -> int:
+            shift = 0
+            for k, g in what:
+                home = p.requests[k].instance
+                if home is not None:
+                    units = held_units(p.requests[k])
+                    shift += units * ((g != home) - (where[k] != home))
+                loads.remove(k, where[k])
+                loads.add(k, g)
+                where[k] = g
+            return shift
+
+        shift = change(steps)
+        value = max(loads.load(g) for g in range(len(loads.speed)))
+        fits = all(u <= r for u, r in zip(loads.units, loads.room, strict=True))
+        if value > best or not fits or moved + shift > limit:
+            change(before[::-1])
+            continue
+        moved += shift
+        if value < best:
+            best = value
+            misses = 0
+            _offer(p, run, where, "local-search")
+
+
+def _exact(p: ServingProblem, run: Run) -> None:
+    if any(m.speed != 1.0 for m in p.machines):
+        return
+
+    def build(level: int) -> exact.Built:
+        from ortools.sat.python import cp_model
+
+        model = cp_model.CpModel()
+        loads = _Loads(p)
+        machines = range(len(p.machines))
+        x: list[dict[int, Any]] = []
+        terms: list[list[Any]] = [[] for _ in machines]
+        sizes: list[list[int]] = [[] for _ in machines]
+        held: dict[tuple[int, tuple[int, int]], Any] = {}
+        far: list[Any] = []
+        far_units: list[int] = []
+        for i, r in enumerate(p.requests):
+            if not i % 64:
+                run.clock.check()
+            mine = {g: model.new_bool_var("") for g in _choices(p, i)}
+            model.add_exactly_one(mine.values())
+            x.append(mine)
+            for g, literal in mine.items():
+                terms[g].append(literal)
+                sizes[g].append(loads.private[i])
+                for key in loads.paths[i]:
+                    node = held.get((g, key))
+                    if node is None:
+                        node = held[g, key] = model.new_bool_var("")
+                        terms[g].append(node)
+                        sizes[g].append(loads.sizes[key])
+                    model.add_implication(literal, node)
+                if r.instance is not None and g != r.instance:
+                    far.append(literal)
+                    far_units.append(held_units(r))
+        weighted = cp_model.LinearExpr.weighted_sum
+        top = model.new_int_var(0, sum(loads.private) + sum(loads.sizes.values()), "max_load")
+        for g in machines:
+            units = weighted(terms[g], sizes[g])
+            model.add(units <= top)
+            if loads.room[g] < math.inf:
+                model.add(units <= int(loads.room[g]))
+        moves = weighted(far, far_units) if far else 0
+        if p.move_limit is not None and far:
+            model.add(moves <= p.move_limit)
+        values = {"max_load": top, "moves": moves}
+        for k, objective in enumerate(run.objectives[: level + 1]):
+            if k < level and run.incumbent is not None:
+                model.add(values[objective.name] <= int(run.incumbent.values[k]))
+            elif k == level:
+                model.minimize(values[objective.name])
+        if run.incumbent is not None:
+            spot = {one.request: one.instance for one in run.incumbent.schedule.requests}
+            for r, mine in zip(p.requests, x, strict=True):
+                for g, literal in mine.items():
+                    model.add_hint(literal, spot[r.id] == g)
+
+        def extract(found: list[int]) -> ServingSchedule:
+            return _schedule(p, [next(g for g, b in mine.items() if found[b.index]) for mine in x])
+
+        return exact.Built(model, extract)
+
+    # Migrations must also fit step by step: then the model only relaxes, and a schedule that the
+    # checker refuses must not count as the solver's.
+    if any(r.instance is not None for r in p.requests) and any(
+        m.capacity is not None for m in p.machines
+    ):
+        return
+    exact.solve_levels(run, build, seconds=0.7 * run.clock.remaining())
+
+
+def recompute(p: ServingProblem, bound: Bound) -> Any:
+    """The value of a bound of this question."""
+    value = None
+    if bound.argument in ("even-share", "one-request"):
+        value = _value(p, bound.argument, bound.objective)
+    if value is None:
+        raise ProblemError(
+            "the argument cannot be recomputed",
+            value=bound.argument,
+            remedy="Recompute another bound.",
+        )
+    return value

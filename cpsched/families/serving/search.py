@@ -1,0 +1,294 @@
+"""Improving admissions: ruin and recreate, the linear program's prices, CP-SAT for the rest."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cpsched.core import exact, jit, lns
+from cpsched.errors import OutOfTime
+from cpsched.families.serving import bound, kernels, lagrange, model
+from cpsched.families.serving.greedy import misses
+from cpsched.families.serving.prepare import Prepared, arrays_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cpsched.core.run import Run
+
+    Ints = NDArray[np.int64]
+
+logger = logging.getLogger("cpsched")
+
+LATENCY = ("total_latency", "weighted_latency")
+#: Requests in one window of the rolling search over long traces.
+WINDOW = 400
+
+
+def search(q: Prepared, run: Run) -> None:
+    """Search until the run is done: bounds beside heuristics, then exact models, then both."""
+    if not run.objectives or run.incumbent is None:
+        _feasible(q, run)
+        if run.incumbent is None or run.done():
+            return
+    name = run.objectives[0].name
+    q = q.weighing(name)
+    prices: list[lagrange.Prices | None] = [None]
+
+    def proving() -> None:
+        prices[0] = bound.raise_time_indexed(q, run, name)
+
+    shaking = q.plain and name in (*LATENCY, "makespan") and not q.problem.reject
+    with _Beside(proving, alone=run.deterministic or run.workers < 2) as other:
+        if shaking:
+            _shake(q, run, name, until=lambda: not other.running, least=0.1)
+    if run.done():
+        return
+    if q.n <= 2000:
+        _exact(q, run, name, prices[0], shaking)
+    if run.done():
+        return
+    if shaking and len(run.objectives) == 1:
+        _shake(q, run, name)
+    else:
+        _neighbourhoods(q, run)
+
+
+class _Beside:
+    """Runs a function in a thread beside the body (before it when ``alone``)."""
+
+    def __init__(self, function: Any, alone: bool) -> None:
+        self.function, self.alone = function, alone
+        self.thread = threading.Thread(target=self._work, daemon=True)
+
+    def _work(self) -> None:
+        try:
+            self.function()
+        except OutOfTime:
+            pass
+        except Exception:
+            logger.exception("a step beside the search failed; the search goes on")
+
+    @property
+    def running(self) -> bool:
+        return self.thread.is_alive()
+
+    def __enter__(self) -> _Beside:
+        if self.alone:
+            self._work()
+        else:
+            self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.alone:
+            self.thread.join()
+
+
+def _feasible(q: Prepared, run: Run) -> None:
+    """Any schedule, by CP-SAT over the full horizon."""
+    options = model.options_until(q, model.full_horizon(q))
+    if model.size_of(q, options) <= model.LARGEST_MODEL:
+        exact.solve_levels(run, lambda level: model.build(q, run, level, options))
+
+
+def _shake(
+    q: Prepared, run: Run, name: str, until: Any = None, least: float = 0.0, stop: Any = None
+) -> None:
+    """Ruin and recreate in rounds until the clock, or ``until`` after ``least`` seconds."""
+    if run.clock.remaining() > 0.7:
+        jit.ready()
+    assert run.incumbent is not None
+    start, machine = arrays_of(run.incumbent.schedule, q)
+    limits = np.stack([q.capacity, q.max_batch, q.budget])
+    allowed = np.ones((1, 1), np.bool_) if q.allowed is None else q.allowed
+    every = np.flatnonzero(q.fixed_machine < 0)
+    if len(every) < 2 or int(q.release.max() - q.release.min()) > 2_000_000:
+        return
+    rng = random.Random(run.seed * 31 + 5)
+    origin = int(q.release.min())
+    iterations, number, began = 200, 0, time.perf_counter()
+    while not run.done() and not (stop is not None and stop.is_set()):
+        if until is not None and until() and time.perf_counter() - began >= least:
+            return
+        best = run.incumbent.values[0]
+        begin, group = arrays_of(run.incumbent.schedule, q)
+        if _value(q, name, start, machine) > best:
+            start, machine = begin, group
+        movable = every
+        if len(every) > 2 * WINDOW:
+            # A rolling window over the starts: everything outside is frozen.
+            ordered = every[np.argsort(start[every], kind="stable")]
+            step = WINDOW // 2
+            at = (number * step) % (len(ordered) - step)
+            movable = ordered[at : at + WINDOW]
+        end = int((start + q.length[q.kind[machine], np.arange(q.n)]).max()) - origin
+        horizon = end + int(q.length.max()) + 2
+        if 3 * q.machines * horizon > 200_000_000:
+            return
+        trial, where = start - origin, machine.copy()
+        clocked = time.perf_counter()
+        heat = (5.0, 2.0, 1.0, 10.0, 0.3)[number % 5] * max(1.0, float(q.weight.mean()))
+        kernels.ruin_recreate(
+            trial, where, movable, q.release - origin, q.weight, q.kind, q.length, q.offset,
+            q.memory, q.tokens, limits, allowed, q.volume, horizon, iterations, heat,
+            rng.randrange(2**31), name == "makespan",
+        )  # fmt: skip
+        took = time.perf_counter() - clocked
+        run.clock.spend(4e-6 * iterations + 1e-8 * float(q.length.sum()))
+        number += 1
+        new = trial + origin
+        start, machine = new, where
+        value = _value(q, name, new, where)
+        if value < best and (q.problem.slo_percent is None or misses(q, new, where) <= q.misses):
+            run.offer(lambda s=new, g=where: q.schedule(s, g), "ruin-recreate")  # type: ignore[misc]
+        if run.deterministic:
+            iterations = 500
+        else:
+            share = min(0.4, 0.02 + 0.1 * run.clock.remaining())
+            iterations = max(5, min(100_000, int(iterations * min(4.0, share / max(took, 1e-6)))))
+
+
+def _value(q: Prepared, name: str, start: Ints, machine: Ints) -> int:
+    end = start + q.length[q.kind[machine], np.arange(q.n)]
+    if name == "makespan":
+        return int(end.max(initial=0))
+    arrival = np.array([r.arrival for r in q.problem.requests])
+    return int((q.weight * (end - arrival)).sum())
+
+
+def _exact(q: Prepared, run: Run, name: str, prices: lagrange.Prices | None, shaking: bool) -> None:
+    """The whole problem by CP-SAT, where that is small enough; heuristics go on beside it."""
+    assert run.incumbent is not None
+    stop = threading.Event()
+    single = len(run.objectives) == 1
+
+    def build(level: int) -> exact.Built:
+        if level == 0 and single and prices is not None:
+            options = worthwhile(q, run, name, prices)
+        else:
+            options = model.options_until(q, _horizon(q, run, level))
+        if model.size_of(q, options) > model.LARGEST_MODEL:
+            raise OutOfTime("the model is too large")
+        # The horizon holds every schedule that is better than the incumbent, not every schedule.
+        return model.build(q, run, level, options, better=single)
+
+    if model.size_of(q, model.options_until(q, _horizon(q, run, 0))) > 8 * model.LARGEST_MODEL:
+        return
+    seconds = 0.5 * run.clock.remaining() if q.n > 15 else run.clock.remaining()
+
+    def beside() -> None:
+        _shake(q, run, name, stop=stop)
+
+    helper = shaking and single and run.workers > 1 and not run.deterministic
+    workers = max(1, run.workers - 1) if helper else run.workers
+    if helper:
+        thread = threading.Thread(target=beside, daemon=True)
+        thread.start()
+    try:
+        exact.solve_levels(run, build, seconds=seconds, workers=workers)
+    except OutOfTime:
+        logger.debug("the model of the whole problem is not built")
+    finally:
+        stop.set()
+        if helper:
+            thread.join()
+
+
+def _horizon(q: Prepared, run: Run, level: int) -> int:
+    """A round by which every schedule at least as good as the incumbent may be taken to end."""
+    assert run.incumbent is not None
+    horizon = model.full_horizon(q)
+    if level > 0 and run.objectives[0].name == "makespan":
+        return min(horizon, int(run.incumbent.values[0]))
+    name = run.objectives[level].name
+    value = int(run.incumbent.values[level])
+    if level == 0 and name == "makespan":
+        return min(horizon, value)
+    if level == 0 and name in LATENCY and not q.problem.reject:
+        # The others take at least their shortest time: the rest bounds how late one may end.
+        least = bound.earliest_ends(q)
+        arrival = np.array([r.arrival for r in q.problem.requests])
+        slack = value - int((q.weight * (least - arrival)).sum())
+        worst = least + slack // np.maximum(1, q.weight)
+        if (q.weight > 0).all():
+            horizon = min(horizon, int(worst.max(initial=0)))
+    return horizon
+
+
+def worthwhile(q: Prepared, run: Run, name: str, prices: lagrange.Prices) -> model.Options:
+    """Starts that a schedule better than the incumbent can have, by reduced costs.
+
+    With the prices' bound L, a start that costs d more than the request's best start cannot be
+    part of a schedule of value below L + d.
+    """
+    assert run.incumbent is not None
+    goodput = name == "goodput"
+    dual = lagrange.dual_value(q, prices, goodput, run.clock)
+    value = -int(run.incumbent.values[0]) if goodput else int(run.incumbent.values[0])
+    room = (value - 1) * lagrange.SCALE - dual
+    horizon = _horizon(q, run, 0)
+    options: model.Options = []
+    for i, mine in enumerate(model.options_until(q, horizon)):
+        run.clock.check()
+        if q.fixed_machine[i] >= 0:
+            options.append(mine)
+            continue
+        costs, best = lagrange.reduced_costs(q, prices, i, goodput)
+        kept: dict[int, Ints] = {}
+        release = int(q.release[i])
+        for g, starts in mine.items():
+            c = int(q.kind[g])
+            base, slope, _ = lagrange.starts_cost(q, i, c, goodput)
+            index = starts - release
+            inside = index < len(costs[c])
+            # Starts without an entry pay no price: late ones, or (goodput) those that miss.
+            cost = np.where(goodput, 0, (base + slope * starts) * lagrange.SCALE)
+            cost[inside] = costs[c][index[inside]]
+            kept[g] = starts[cost - best <= room]
+        options.append({g: s for g, s in kept.items() if len(s)})
+    return options
+
+
+def _neighbourhoods(q: Prepared, run: Run) -> None:
+    """Large-neighbourhood search with the model: some requests move, the others stay."""
+    if run.incumbent is None:
+        return
+
+    def near(schedule: Any, size: float, rng: random.Random) -> lns.SubModel | None:
+        start, machine = arrays_of(schedule, q)
+        count = max(2, min(q.n, int(size * q.n), 40))
+        centre = rng.randrange(q.n)
+        distance = np.abs(start - start[centre])
+        free = np.argsort(distance + np.array([rng.random() for _ in range(q.n)]))[:count]
+        return sub(start, machine, free)
+
+    def scattered(schedule: Any, size: float, rng: random.Random) -> lns.SubModel | None:
+        start, machine = arrays_of(schedule, q)
+        count = max(2, min(q.n, int(size * q.n), 20))
+        return sub(start, machine, np.array(rng.sample(range(q.n), count)))
+
+    def sub(start: Ints, machine: Ints, free: Ints) -> lns.SubModel | None:
+        level = run.level()
+        if level is None:
+            return None
+        free = free[q.fixed_machine[free] < 0]
+        end = int((start + q.length.max(axis=0)).max(initial=0))
+        options = model.around(q, start, machine, free.tolist(), 60, end + 60)
+        if model.size_of(q, options) > model.LARGEST_MODEL:
+            return None
+        try:
+            built = model.build(q, run, level, options, better=True)
+        except OutOfTime:
+            return None
+        return lns.SubModel(built.model, built.extract, built.parameters)
+
+    lns.search(
+        run,
+        [lns.Neighbourhood("near", near, 0.3), lns.Neighbourhood("scattered", scattered, 0.2)],
+    )

@@ -1,0 +1,95 @@
+"""Targets of ``cpsched convert``: engine settings, and data of the MiniZinc model."""
+
+from __future__ import annotations
+
+import json
+
+from cpsched.errors import ProblemError
+from cpsched.families import Writer
+from cpsched.families.serving.check import memory_pieces, peaks, shared_pieces, shared_units
+from cpsched.families.serving.problem import ServingProblem, ServingSchedule
+
+
+def engine_settings(p: ServingProblem, s: ServingSchedule) -> str:
+    """A plan as settings of a serving engine, per instance that it uses.
+
+    ``max_num_seqs`` and ``kv_cache_tokens`` are the plan's peaks: an engine with these limits can
+    run it. ``max_num_batched_tokens`` is the instance's budget, ``gpu_memory_utilization`` the
+    default share for a KV cache of that size.
+    """
+    if p.question not in ("admission", "capacity"):
+        raise ProblemError(
+            "engine settings are made from admission and capacity plans",
+            place="question",
+            value=p.question,
+            remedy="Convert another problem.",
+        )
+    requests = {r.id: r for r in p.requests}
+    shared = shared_units(p)
+    out = []
+    for index, machine in enumerate(p.machines):
+        mine = [one for one in s.requests if one.instance == index]
+        if not mine:
+            continue
+        pieces = [
+            q
+            for o in mine
+            for q in memory_pieces(requests[o.request], machine, o.start, shared[o.request])
+        ] + shared_pieces(p, [(requests[o.request], o.start, o.end) for o in mine])
+        active = [q._replace(base=1, slope=0) for q in pieces if q.slope or q.base]
+        _, use = peaks(pieces)
+        _, batch = peaks(active)
+        settings = {
+            "instance": index,
+            "max_num_seqs": int(batch.max(initial=0)),
+            "kv_cache_tokens": int(use.max(initial=0)) * p.block_tokens,
+            "gpu_memory_utilization": 0.9,
+            "enable_prefix_caching": any(requests[o.request].prefix for o in mine),
+        }
+        if machine.token_budget is not None:
+            settings["max_num_batched_tokens"] = machine.token_budget
+        if machine.prefill_chunk is not None:
+            settings["enable_chunked_prefill"] = True
+            settings["long_prefill_token_threshold"] = machine.prefill_chunk * p.block_tokens
+        out.append(settings)
+    return json.dumps({"instances": out}, indent=1) + "\n"
+
+
+def minizinc(p: ServingProblem, s: ServingSchedule | None) -> str:
+    """Data of ``models/serving.mzn``: the plain admission question on one kind of instance."""
+    refusal = None
+    if p.question != "admission":
+        refusal = "only the admission question"
+    elif any(
+        r.prefix or r.after or r.tool or r.candidates or r.start is not None for r in p.requests
+    ):
+        refusal = "no prefixes, precedences, tools, candidates or running requests"
+    elif any(m.prefill_chunk or m.token_budget or m.max_batch for m in p.instances):
+        refusal = "no batch, budget or chunk limits"
+    elif p.reject or p.slo_percent is not None:
+        refusal = "no rejection and no demanded SLO"
+    if refusal:
+        raise ProblemError(
+            f"the MiniZinc model knows {refusal}", remedy="Convert a smaller problem."
+        )
+    horizon = max(r.arrival for r in p.requests) + sum(r.output for r in p.requests)
+    big = sum(r.prompt + r.output for r in p.requests)
+
+    def row(values: list[int]) -> str:
+        return "[" + ", ".join(map(str, values)) + "]"
+
+    return (
+        f"n = {len(p.requests)};\nm = {len(p.machines)};\nhorizon = {horizon};\n"
+        f"arrival = {row([r.arrival for r in p.requests])};\n"
+        f"prompt = {row([r.prompt for r in p.requests])};\n"
+        f"output_length = {row([r.output for r in p.requests])};\n"
+        f"weight = {row([r.weight for r in p.requests])};\n"
+        f"capacity = {row([big if m.capacity is None else m.capacity for m in p.machines])};\n"
+        f"minimise_makespan = {str('makespan' in p.objectives[:1]).lower()};\n"
+    )
+
+
+WRITERS = (
+    Writer("engine-settings", "a plan as engine settings (JSON)", engine_settings, True),
+    Writer("minizinc", "data of models/serving.mzn", minizinc),
+)

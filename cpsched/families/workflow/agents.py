@@ -1,0 +1,287 @@
+"""Agent workflows on time and within budget: plan, observe, plan again.
+
+A plan chooses an option (model and number of samples) for every subtask such that the probability
+that all succeed is largest, the worst-case spend of everything planned stays within the budget and
+the critical path within the deadline. After an outcome that the plan did not expect the rest is
+planned anew: spent money is gone, and what runs in parallel stays reserved in full.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cpsched.families.workflow import terms
+from cpsched.families.workflow.problem import Budgets, Task, WorkflowProblem
+
+#: ``policy(problem, state)``: option per open task to start when it is ready; None gives up.
+Policy = Callable[[WorkflowProblem, "State"], Mapping[str, int] | None]
+
+
+@dataclass
+class State:
+    """What has been observed of a run.
+
+    Attributes
+    ----------
+    now
+        Time of the observation.
+    done
+        Tasks that succeeded, with the time they ended.
+    running
+        Tasks under way: (option, end). Their spend is in ``spent`` already.
+    spent
+        Money spent or reserved by all attempts so far.
+    """
+
+    now: float = 0.0
+    done: dict[str, float] = field(default_factory=dict)
+    running: dict[str, tuple[int, float]] = field(default_factory=dict)
+    spent: float = 0.0
+
+
+def remaining_problem(problem: WorkflowProblem, state: State) -> WorkflowProblem:
+    """The problem that is left: finished tasks gone, running ones fixed, spent money gone."""
+    tasks = []
+    for task in problem.tasks:
+        if task.id in state.done:
+            continue
+        if task.id in state.running:
+            choice, end = state.running[task.id]
+            option = task.choices[choice]
+            fixed = option.model_dump(include={"cores", "memory", "gpus", "success", "samples"})
+            left = max(0.0, end - state.now)
+            tasks.append(
+                Task.parse(
+                    {"id": task.id, "work": left, "deadline": left, "labels": task.labels, **fixed}
+                )
+            )
+        else:
+            release = max(0.0, task.release - state.now)
+            tasks.append(task.model_copy(update={"release": release}))
+    kept = {t.id for t in tasks}
+    budget = problem.budgets.cost
+    return problem.model_copy(
+        update={
+            "tasks": tuple(tasks),
+            "edges": tuple(e for e in problem.edges if e.source in kept and e.target in kept),
+            "deadline": None if problem.deadline is None else problem.deadline - state.now,
+            "budgets": Budgets(cost=None if budget is None else max(0.0, budget - state.spent)),
+            "objectives": ("log_success",),
+        }
+    )
+
+
+class Planner:
+    """A policy that re-solves after every failure and keeps to its plan otherwise.
+
+    While everything succeeds the rest of an optimal plan stays optimal, so nothing is solved.
+
+    Parameters
+    ----------
+    seconds
+        Limit of one solve.
+    """
+
+    def __init__(self, seconds: float = 2.0) -> None:
+        self.seconds = seconds
+        self.plan: dict[str, int] | None = None
+        self.failures = -1
+        self._memory: dict[object, dict[str, int] | None] = {}
+
+    def __call__(self, problem: WorkflowProblem, state: State) -> Mapping[str, int] | None:
+        """Options of the open tasks."""
+        attempts = getattr(state, "failures", 0)
+        if self.plan is None or attempts != self.failures or (not state.done and not state.running):
+            self.failures = attempts
+            self.plan = self.solve(problem, state)
+        return self.plan
+
+    def solve(self, problem: WorkflowProblem, state: State) -> dict[str, int] | None:
+        """An optimal choice for what is open; None when budget or time no longer suffice."""
+        from cpsched.solve import solve
+
+        running = tuple(sorted((t, o, e - state.now) for t, (o, e) in state.running.items()))
+        key = (id(problem), frozenset(state.done), running, state.now, state.spent)
+        if key not in self._memory:
+            left = remaining_problem(problem, state)
+            if left.deadline is not None and left.deadline < 0:
+                self._memory[key] = None
+            else:
+                result = solve(left, time_limit=self.seconds, workers=1)
+                plan = None
+                if result.schedule is not None:
+                    plan = {
+                        p.task: p.option
+                        for p in result.schedule.tasks
+                        if p.task not in state.running
+                    }
+                self._memory[key] = plan
+        return self._memory[key]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Successes of a Monte-Carlo replay, with Wilson's 95 % confidence interval."""
+
+    runs: int
+    successes: int
+    low: float
+    high: float
+    mean_spent: float
+
+    @property
+    def probability(self) -> float:
+        """Share of the runs in which every task succeeded on time and within budget."""
+        return self.successes / self.runs
+
+
+def replay(problem: WorkflowProblem, policy: Policy, runs: int, seed: int = 0) -> Replay:
+    """Play a policy against random outcomes.
+
+    Every attempt of a task with option ``o`` succeeds with the probability of its samples; a task
+    that fails may be tried again while the policy says so. A run succeeds when all tasks do by the
+    deadline and the spend is within the budget. Machines are not contended here.
+
+    Parameters
+    ----------
+    runs
+        Number of independent runs; run ``i`` uses the same random numbers for every policy.
+    """
+    wins, spent = 0, 0.0
+    for number in range(runs):
+        ok, used = _play(problem, policy, random.Random(seed * 1_000_003 + number))
+        wins += ok
+        spent += used
+    low, high = wilson(wins, runs)
+    return Replay(runs, wins, low, high, spent / max(1, runs))
+
+
+def _play(problem: WorkflowProblem, policy: Policy, rng: random.Random) -> tuple[bool, float]:
+    state = State()
+    luck = {t.id: random.Random(rng.random()) for t in problem.tasks}
+    before: dict[str, set[str]] = {t.id: set() for t in problem.tasks}
+    for edge in problem.edges:
+        before[edge.target].add(edge.source)
+    tasks = {t.id: t for t in problem.tasks}
+    budget = math.inf if problem.budgets.cost is None else problem.budgets.cost
+    deadline = math.inf if problem.deadline is None else problem.deadline
+    state.failures = 0  # type: ignore[attr-defined]
+    while len(state.done) < len(tasks):
+        plan = policy(problem, state)
+        if plan is None:
+            return False, state.spent
+        for name, task in tasks.items():
+            if name in state.done or name in state.running or not before[name] <= set(state.done):
+                continue
+            option = task.choices[plan[name]]
+            state.running[name] = (plan[name], state.now + duration_of(problem, task, plan[name]))
+            state.spent += terms.own_use(option, "cost")
+        if state.spent > budget * (1 + 1e-12) or not state.running:
+            return False, state.spent
+        name = min(state.running, key=lambda t: (state.running[t][1], t))
+        choice, state.now = state.running.pop(name)
+        if state.now > deadline * (1 + 1e-12):
+            return False, state.spent
+        if luck[name].random() < terms.success(tasks[name].choices[choice]):
+            state.done[name] = state.now
+        else:
+            state.failures += 1  # type: ignore[attr-defined]
+    return True, state.spent
+
+
+def duration_of(problem: WorkflowProblem, task: Task, choice: int) -> float:
+    """Least duration of an option over the machines."""
+    from cpsched.families.workflow.consistent import fits
+
+    option = task.choices[choice]
+    return min(terms.duration(option, m) for m in problem.machines if fits(task, option, m))
+
+
+def greedy_policy(problem: WorkflowProblem, state: State) -> Mapping[str, int] | None:
+    """Baseline: for every ready task the most successful option that money and time allow now."""
+    return _myopic(problem, state, lambda chance, cost: chance)
+
+
+def cost_aware_policy(problem: WorkflowProblem, state: State) -> Mapping[str, int] | None:
+    """Baseline: an equal share of what is left per open task, the best option within it."""
+    return _myopic(problem, state, lambda chance, cost: chance, fair=True)
+
+
+def _myopic(
+    problem: WorkflowProblem,
+    state: State,
+    score: Callable[[float, float], float],
+    fair: bool = False,
+) -> Mapping[str, int] | None:
+    left = (math.inf if problem.budgets.cost is None else problem.budgets.cost) - state.spent
+    open_ = [t for t in problem.tasks if t.id not in state.done and t.id not in state.running]
+    tail = _quickest_tails(problem)
+    deadline = math.inf if problem.deadline is None else problem.deadline
+    # Every other open task must still be affordable at its cheapest.
+    floor = {t.id: min(terms.own_use(o, "cost") for o in t.choices) for t in open_}
+    share = left / max(1, len(open_))
+    plan = {}
+    for task in open_:
+        reserve = sum(floor.values()) - floor[task.id]
+        allowed = min(left - reserve, share) if fair else left - reserve
+        cells = []
+        for k, option in enumerate(task.choices):
+            cost = terms.own_use(option, "cost")
+            length = duration_of(problem, task, k)
+            late = state.now + length + tail[task.id] > deadline
+            cells.append((late or cost > allowed, -score(terms.success(option), cost), cost, k))
+        _, _, cost, choice = min(cells)
+        plan[task.id] = choice
+        if not fair:
+            left -= cost - floor[task.id]
+    return plan
+
+
+def _quickest_tails(problem: WorkflowProblem) -> dict[str, float]:
+    after: dict[str, list[str]] = {t.id: [] for t in problem.tasks}
+    for edge in problem.edges:
+        after[edge.source].append(edge.target)
+    least = {
+        t.id: min(duration_of(problem, t, k) for k in range(len(t.choices))) for t in problem.tasks
+    }
+    tail: dict[str, float] = {}
+
+    def walk(name: str) -> float:
+        stack: list[str] = [name]
+        while stack:
+            top = stack[-1]
+            missing = [w for w in after[top] if w not in tail]
+            if missing:
+                stack += missing
+                continue
+            tail[top] = max((least[w] + tail[w] for w in after[top]), default=0.0)
+            stack.pop()
+        return tail[name]
+
+    return {name: walk(name) for name in after}
+
+
+def wilson(successes: int, runs: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's confidence interval of a proportion."""
+    if runs == 0:
+        return 0.0, 1.0
+    share = successes / runs
+    middle = (share + z * z / (2 * runs)) / (1 + z * z / runs)
+    half = z / (1 + z * z / runs) * math.sqrt(share * (1 - share) / runs + z * z / (4 * runs**2))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+__all__: Sequence[str] = (
+    "Planner",
+    "Policy",
+    "Replay",
+    "State",
+    "cost_aware_policy",
+    "greedy_policy",
+    "remaining_problem",
+    "replay",
+    "wilson",
+)

@@ -1,0 +1,396 @@
+"""Solving: against brute force and MiniZinc on tiny problems, and the claims about bounds."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cpsched
+from cpsched.bound import recompute
+from cpsched.core.clock import Clock
+from cpsched.families.serving import lagrange
+from cpsched.families.serving.generate import GENERATORS
+from cpsched.families.serving.greedy import POLICIES, peak_of_batch, run_policy
+from cpsched.families.serving.prepare import prepare
+from cpsched.families.serving.problem import Instance, Request, ServingProblem, Tool
+from cpsched.families.serving.writers import minizinc as write_minizinc
+from tests.serving.helpers import brute_force, problem, random_problem, requests
+
+MAKE = {g.name: g for g in GENERATORS}
+
+
+def generated(name, **options):
+    """A generated problem; options override the defaults."""
+    defaults = {k: v[0] for k, v in MAKE[name].options.items()}
+    return MAKE[name].make(defaults | {k: str(v) for k, v in options.items()})
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_latency_matches_brute_force(seed):
+    """Tiny problems are proved, and the optimum is brute force's."""
+    p = random_problem(seed, 4, arrivals=seed % 2 == 1)
+    result = cpsched.solve(p, time_limit=10, workers=2)
+    assert result.status == "OPTIMAL"
+    assert result.objective == brute_force(p)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_makespan_matches_brute_force(seed):
+    """The same for makespans."""
+    p = random_problem(100 + seed, 4, arrivals=seed % 2 == 1)
+    result = cpsched.solve(p, time_limit=10, workers=2, objective="makespan")
+    assert (result.status, result.objective) == ("OPTIMAL", brute_force(p, makespan=True))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_minizinc_agrees(minizinc, seed, tmp_path):
+    """The MiniZinc model, which states the memory law round by round, finds the same optimum."""
+    p = random_problem(200 + seed, 4, arrivals=True)
+    data = tmp_path / "data.dzn"
+    data.write_text(write_minizinc(p, None))
+    model = Path(__file__).resolve().parents[2] / "models" / "serving.mzn"
+    run = subprocess.run(
+        [minizinc, "--solver", "gecode", str(model), str(data)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    found = int(re.findall(r"objective = (\d+)", run.stdout)[-1])
+    assert found == cpsched.solve(p, time_limit=10, workers=2).objective
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_bound_holds_and_recomputes(seed):
+    """Every bound is at most the optimum, and its argument and data give its value again."""
+    p = random_problem(300 + seed, 4, arrivals=True)
+    for name, best in (
+        ("total_latency", brute_force(p)),
+        ("makespan", brute_force(p, makespan=True)),
+    ):
+        bounds = cpsched.bound(p, objective=name, time_limit=10)
+        assert bounds
+        for one in bounds:
+            assert one.value <= best
+            assert recompute(p, one) == one.value
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_prices_give_a_bound(seed):
+    """Weak duality: random prices never prove more than the optimum."""
+    p = random_problem(400 + seed, 4, arrivals=True)
+    q = prepare(p)
+    rng = np.random.default_rng(seed)
+    value = np.zeros((1, 3, 12), np.int64)
+    value[0, 0] = rng.integers(0, lagrange.SCALE, 12)
+    prices = lagrange.Prices(int(q.release.min()), value)
+    dual = lagrange.dual_value(q, prices, False)
+    assert -(-dual // lagrange.SCALE) <= brute_force(p)
+
+
+def test_program_bound_beats_the_simple_ones():
+    """On a tight generated trace the time-indexed program gives the best quick bound."""
+    p = generated("serving-trace", requests=25, ratio=3)
+    bounds = cpsched.bound(p, time_limit=10)
+    assert bounds[0].argument == "time-indexed-lp"
+    assert recompute(p, bounds[0]) == bounds[0].value
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_policies_are_valid(name):
+    """Every policy gives schedules that the checker accepts, on one and on two instances."""
+    for count in (1, 2):
+        p = generated("serving-trace", requests=40, ratio=3, instances=count, rate=0.5)
+        q = prepare(p)
+        order, skip = POLICIES[name]
+        start, machine = run_policy(q, order(q), skip=skip)
+        assert cpsched.validate(p, q.schedule(start, machine)).valid
+
+
+def test_ageing_stops_overtaking():
+    """With an age of 0 looking past a blocked request is first come, first served."""
+    p = generated("serving-trace", requests=40, ratio=2)
+    q = prepare(p)
+    order = POLICIES["fcfs"][0](q)
+    strict = run_policy(q, order, skip=False)[0]
+    assert (run_policy(q, order, skip=True, age=-1)[0] == strict).all()
+    assert (run_policy(q, order, skip=True)[0] != strict).any()
+
+
+def test_peak_formula_and_completion_points_agree():
+    """Past-Future's peak formula and checking at completion points admit the same batches."""
+    rng = np.random.default_rng(5)
+    for _ in range(2000):
+        n = int(rng.integers(1, 12))
+        held, left = rng.integers(0, 50, n), rng.integers(1, 50, n)
+        points = max(int(((held + t) * (left >= t)).sum()) for t in np.unique(left).tolist())
+        every = max(int(((held + t) * (left >= t)).sum()) for t in range(1, 51))
+        assert peak_of_batch(held, left) == points == every
+
+
+def test_many_instances_share_the_work():
+    """Two instances halve the makespan of two equal requests."""
+    p = problem([(2, 4), (2, 4)], 6, count=2)
+    assert cpsched.solve(p, time_limit=5, objective="makespan").objective == 4
+
+
+def test_goodput_counts_what_is_in_time():
+    """With room for one of two requests before the deadline the heavier one is served."""
+    rows = (
+        Request(id="0", prompt=4, output=2, weight=1, end_by=2),
+        Request(id="1", prompt=4, output=2, weight=5, end_by=2),
+    )
+    p = ServingProblem(
+        requests=rows, instances=(Instance(capacity=6),), objectives=("goodput",), reject=True
+    )
+    result = cpsched.solve(p, time_limit=5)
+    assert (result.status, result.objective) == ("OPTIMAL", 5)
+
+
+def test_weights_change_the_order():
+    """A heavy long request goes before light short ones when weights count."""
+    rows = (
+        Request(id="0", prompt=4, output=4, weight=50),
+        Request(id="1", prompt=4, output=2),
+        Request(id="2", prompt=4, output=2),
+    )
+    p = ServingProblem(requests=rows, instances=(Instance(capacity=8),))
+    light = cpsched.solve(p, time_limit=5)
+    heavy = cpsched.solve(p, time_limit=5, objective="weighted_latency")
+    assert light.status == heavy.status == "OPTIMAL"
+    assert min(light.schedule.requests, key=lambda r: r.start).request != "0"
+    assert min(heavy.schedule.requests, key=lambda r: r.start).request == "0"
+
+
+def test_shared_prefixes_save_rounds():
+    """Requests with a common prefix run together where private prompts must queue."""
+    rows = [Request(id=str(i), prompt=8, output=2, prefix=(1,)) for i in range(3)]
+    p = ServingProblem(requests=tuple(rows), instances=(Instance(capacity=14),), prefix_block=8)
+    apart = p.model_copy(
+        update={"requests": tuple(r.model_copy(update={"prefix": ()}) for r in rows)}
+    )
+    shared = cpsched.solve(p, time_limit=5)
+    private = cpsched.solve(apart, time_limit=5)
+    assert shared.status == private.status == "OPTIMAL"
+    assert (shared.objective, private.objective) == (6, 12)
+
+
+def test_programs_wait_for_calls_and_tools():
+    """A chain of calls with one tool place: ends, gaps and tool rounds add up."""
+    rows = (
+        Request(id="a", prompt=1, output=2, tool="t", tool_rounds=3),
+        Request(id="b", prompt=1, output=2, tool="t", tool_rounds=3),
+        Request(id="c", prompt=1, output=1, after=("a", "b"), gap=3),
+    )
+    p = ServingProblem(
+        requests=rows, instances=(Instance(capacity=50),), tools=(Tool(name="t", capacity=1),)
+    )
+    result = cpsched.solve(p, time_limit=5, objective="makespan")
+    assert (result.status, result.objective) == ("OPTIMAL", 9)
+
+
+def test_chunked_prefill_obeys_the_budget():
+    """A budget of 3 lets one prefill of 2 per round run beside one decode."""
+    p = problem([(4, 2), (4, 2)], 99, token_budget=3, prefill_chunk=2)
+    result = cpsched.solve(p, time_limit=5, objective="makespan")
+    assert result.status == "OPTIMAL"
+    assert result.objective == 6
+
+
+def test_impossible_requests_are_infeasible_with_a_reason():
+    """A prompt that fits but cannot grow to its end is infeasible, and explain says why."""
+    p = problem([(3, 4)], 5)
+    result = cpsched.solve(p, time_limit=5)
+    assert result.status == "INFEASIBLE"
+    conflict = cpsched.explain(p, time_limit=10).conflict
+    assert [c.group for c in conflict] == ["capacity"]
+
+
+def test_slo_that_cannot_hold_is_explained():
+    """Two requests, room for one before the deadline, and both demanded."""
+    p = problem(requests((4, 2), (4, 2), end_by=3), 7, slo_percent=100.0)
+    assert cpsched.solve(p, time_limit=5).status == "INFEASIBLE"
+    groups = {c.group for c in cpsched.explain(p, time_limit=20).conflict}
+    assert groups == {"capacity", "slo"}
+
+
+def test_hint_is_kept():
+    """Improving an optimal schedule says so."""
+    p = random_problem(3, 4)
+    best = cpsched.solve(p, time_limit=10)
+    again = cpsched.improve(p, best, time_limit=10)
+    assert again.certified
+    assert again.objective == best.objective
+
+
+def test_deterministic_runs_agree():
+    """Two deterministic runs take the same steps to the same schedule and bound."""
+    p = generated("serving-trace", requests=9, ratio=2)
+    one, two = (
+        cpsched.solve(p, time_limit=30.0, deterministic=True, seed=4, workers=1) for _ in range(2)
+    )
+    assert one.status == "OPTIMAL"
+    assert [t.objective for t in one.trace] == [t.objective for t in two.trace]
+    assert one.schedule == two.schedule
+
+
+def test_running_requests_are_frozen():
+    """A request that runs keeps its start, and the others plan around what it will hold."""
+    running = Request(id="r", prompt=2, output=6, start=-2, instance=0)
+    p = ServingProblem(
+        requests=(running, Request(id="n", prompt=3, output=2)),
+        instances=(Instance(capacity=10),),
+    )
+    result = cpsched.solve(p, time_limit=5, objective="makespan")
+    assert result.status == "OPTIMAL"
+    assert result.objective == 4 or result.objective == 6
+    assert cpsched.validate(p, result).valid
+
+
+def best_subset(rows, need, cost):
+    """Cheapest subset that frees enough, by trying all."""
+    return min(
+        sum(cost(r) for r in chosen)
+        for k in range(len(rows) + 1)
+        for chosen in itertools.combinations(rows, k)
+        if sum(r.held for r in chosen) >= need
+    )
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_preemption_is_exact(seed):
+    """The victims are the cheapest ones over all subsets, squares of contexts included."""
+    rng = random.Random(seed)
+    rows = tuple(Request(id=str(i), prompt=1, held=rng.randint(1, 12)) for i in range(8))
+    need = rng.randint(1, sum(r.held for r in rows))
+    p = ServingProblem(question="preemption", requests=rows, need=need, cost_power=2)
+    result = cpsched.solve(p, time_limit=5)
+    assert result.status == "OPTIMAL"
+    assert result.objective == best_subset(rows, need, lambda r: r.held**2)
+
+
+def test_preemption_beats_shortest_first():
+    """Contexts 3, 3, 4 and a need of 4: shortest first pays 18, one victim pays 16."""
+    rows = tuple(Request(id=str(i), prompt=c, held=c) for i, c in enumerate((3, 3, 4)))
+    p = ServingProblem(question="preemption", requests=rows, need=4, cost_power=2)
+    assert cpsched.solve(p, time_limit=5).objective == 16
+
+
+def test_preemption_swaps_where_cheaper():
+    """Swapping is used as far as host memory goes."""
+    rows = tuple(Request(id=str(i), prompt=5, held=5, cost=10, swap_cost=2) for i in range(3))
+    p = ServingProblem(question="preemption", requests=rows, need=10, host_free=5)
+    result = cpsched.solve(p, time_limit=5)
+    assert (result.status, result.objective) == ("OPTIMAL", 12)
+
+
+def test_routing_trades_affinity_for_balance():
+    """Four requests on two prefixes and two instances: each prefix stays on one."""
+    rows = tuple(Request(id=str(i), prompt=10, output=2, prefix=(i % 2,)) for i in range(4))
+    p = ServingProblem(
+        question="routing", requests=rows, instances=(Instance(count=2),), prefix_block=8
+    )
+    result = cpsched.solve(p, time_limit=5)
+    assert (result.status, result.objective) == ("OPTIMAL", 16)
+
+
+def test_routing_balances_with_few_migrations():
+    """A limit on moved units allows one of two useful migrations."""
+    rows = tuple(Request(id=str(i), prompt=4, output=0, instance=0) for i in range(4))
+    p = ServingProblem(question="routing", requests=rows, instances=(Instance(count=2),))
+    free = cpsched.solve(p, time_limit=5)
+    assert (free.objective, len(free.schedule.migrations)) == (8, 2)
+    tied = cpsched.solve(p.model_copy(update={"move_limit": 4}), time_limit=5)
+    assert (tied.objective, len(tied.schedule.migrations)) == (12, 1)
+
+
+def test_fewest_instances_with_a_witness():
+    """Four requests that need the whole memory at once need as many instances as fit in time."""
+    rows = requests(*[(4, 2)] * 4, first_token_by=3, end_by=4)
+    p = ServingProblem(
+        question="capacity",
+        requests=rows,
+        instances=(Instance(capacity=6, count=5),),
+        slo_percent=100.0,
+    )
+    result = cpsched.solve(p, time_limit=5)
+    assert (result.status, result.objective) == ("OPTIMAL", 2)
+    assert cpsched.validate(p, result).valid
+
+
+def test_cheapest_mix_of_types():
+    """One large cheap instance replaces three small ones."""
+    rows = requests(*[(4, 2)] * 3, end_by=2)
+    p = ServingProblem(
+        question="capacity",
+        objectives=("cost",),
+        requests=rows,
+        instances=(
+            Instance(name="small", capacity=6, count=3, price=2),
+            Instance(name="large", capacity=18, price=5),
+        ),
+        slo_percent=100.0,
+    )
+    result = cpsched.solve(p, time_limit=5)
+    assert (result.status, result.objective) == ("OPTIMAL", 5)
+    for one in result.bounds:
+        if one.argument != "cp-sat":
+            assert recompute(p, one) == one.value
+
+
+def test_placement_is_exact_when_small():
+    """Five loads on two GPUs: the best split, proved."""
+    p = ServingProblem.parse(
+        {
+            "kind": "serving",
+            "question": "placement",
+            "items": [{"id": str(i), "load": x} for i, x in enumerate((5, 4, 3, 3, 3))],
+            "gpus": [{"name": "0"}, {"name": "1"}],
+        }
+    )
+    loose = cpsched.solve(p, time_limit=5)
+    assert loose.status == "OPTIMAL"
+    assert loose.objective == pytest.approx(9)
+
+
+def test_expert_placement_beats_packing():
+    """Swaps never lose against EPLB's packing and the even share bounds them."""
+    p = generated("serving-experts", experts=32, replicas=40, gpus=8, nodes=2, seed=3)
+    result = cpsched.solve(p, time_limit=0.5)
+    first = next(t.objective for t in result.trace if t.objective is not None)
+    assert result.objective <= first
+    assert result.bound <= result.objective
+    assert cpsched.validate(p, result).valid
+
+
+def test_experts_of_a_group_share_a_node():
+    """Hierarchical placement keeps groups on nodes and fills the slots."""
+    p = generated("serving-experts", experts=32, replicas=40, gpus=8, nodes=2, groups=4)
+    assert cpsched.solve(p, time_limit=0.5).schedule is not None
+
+
+def test_engine_settings_hold_the_plan():
+    """A plan written as engine settings names its peaks."""
+    from cpsched.families.serving.writers import engine_settings
+
+    p = problem([(2, 3), (2, 3)], 10, block_tokens=16)
+    result = cpsched.solve(p, time_limit=5)
+    text = engine_settings(p, result.schedule)
+    assert '"max_num_seqs": 2' in text
+    assert '"kv_cache_tokens": 160' in text
+
+
+def test_program_stops_at_the_clock():
+    """A linear program with no time left gives nothing instead of waiting."""
+    q = prepare(generated("serving-trace", requests=20))
+    assert lagrange.solve_program(q, 60, False, Clock(10.0)) is not None
+    from cpsched.errors import OutOfTime
+
+    with pytest.raises(OutOfTime):
+        lagrange.solve_program(q, 60, False, Clock(0.0))
