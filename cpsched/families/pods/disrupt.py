@@ -276,6 +276,7 @@ def generate(
         master.add(node, stage.here[group.members[0]])
     best, at_best = 0, None
     centre: Multipliers | None = None
+    centre_value = 0
     misses = 0
     while clock.remaining() > until and not clock.cancelled:
         value = master.solve()

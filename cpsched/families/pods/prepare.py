@@ -307,7 +307,7 @@ def _classify(problem: PodsProblem, selectors: _Selectors) -> tuple[list[PodClas
     for p, pod in enumerate(problem.pods):
         fixed = stuck and pod.node is not None and not pod.movable
         signature = selectors.signature(pod)
-        terms = ()
+        terms: tuple[Any, ...] = ()
         if pod.pod_affinity or pod.pod_anti_affinity or pod.topology_spread:
             terms = (
                 tuple((t.topology_key, selectors.term(pod, t)) for t in pod.pod_affinity),

@@ -9,9 +9,9 @@ import numpy as np
 from cpsched.core import jit
 from cpsched.core.run import Run
 from cpsched.families.pods import kernels_reassignment as kernels
-from cpsched.families.pods.problem import Placement, PodsProblem, PodsSchedule
 from cpsched.families.pods.check import tier_counts
 from cpsched.families.pods.prepare import Ints
+from cpsched.families.pods.problem import Placement, PodsProblem, PodsSchedule
 from cpsched.families.pods.reassignment_problem import Reassignment
 from cpsched.result import Bound
 
@@ -127,7 +127,9 @@ def search(problem: PodsProblem, run: Run) -> None:
         if best is not None:
             _restore(state, best)
         share = 0.5 if round_ == 0 else 0.34
-        _anneal_round(problem, run, state, share * run.clock.remaining(), 1.0 if best is None else 0.1)
+        _anneal_round(
+            problem, run, state, share * run.clock.remaining(), 1.0 if best is None else 0.1
+        )
         best = state.best
         round_ += 1
 
@@ -179,8 +181,7 @@ def _anneal_round(
         state.anneal(steps, temperature, temperature * 0.97)
         run.clock.spend(steps * each)
         if state.best_cost < known:
-            at = state.best.copy()
-            run.offer(lambda at=at: schedule_of(problem, at), "annealing", (state.best_cost,))
+            run.offer(schedule_of(problem, state.best), "annealing", (state.best_cost,))
 
 
 def raise_bounds(problem: PodsProblem, run: Run) -> None:
@@ -195,9 +196,7 @@ def aggregate(data: Reassignment) -> int:
     need = np.array(data.requirements, dtype=object).sum(axis=0)
     safety = np.array(data.safety, dtype=object).sum(axis=0)
     capacity = np.array(data.capacities, dtype=object).sum(axis=0)
-    total = sum(
-        w * max(0, n - s) for w, n, s in zip(data.load_weights, need, safety, strict=True)
-    )
+    total = sum(w * max(0, n - s) for w, n, s in zip(data.load_weights, need, safety, strict=True))
     for b in data.balances:
         first, second = capacity[b.first] - need[b.first], capacity[b.second] - need[b.second]
         total += b.weight * max(0, b.target * first - second)

@@ -140,7 +140,8 @@ def pattern_bound(
     instance: Instance, pack: patterns.Packing, found: patterns.Certificate, frozen: list[int]
 ) -> Bound:
     """The bound of a certificate, with the multipliers that prove it per representative pod."""
-    assert found.bound is not None and found.multipliers is not None
+    assert found.bound is not None
+    assert found.multipliers is not None
     classes, tiers = found.multipliers
     names = [instance.classes[c].pod.name for c in pack.classes.tolist()]
     data = {

@@ -1,4 +1,4 @@
-"""Reader of VM placements (the VMR2L clusters): hosts with NUMA nodes, VMs on one or two of them."""
+"""Reader of VM placements (the VMR2L clusters): hosts with NUMA nodes, VMs on one or two."""
 
 from __future__ import annotations
 
@@ -100,7 +100,9 @@ def _hosts_and_vms(chosen: list[tuple[int, Any]]) -> tuple[list[Any], list[Any]]
     seen: set[str] = set()
     for index, cluster in chosen:
         sets: dict[str, list[tuple[str, str]]] = defaultdict(list)
-        for k, group in enumerate((cluster.get("other_requirement") or {}).get("deployment_set", ())):
+        for k, group in enumerate(
+            (cluster.get("other_requirement") or {}).get("deployment_set", ())
+        ):
             key = "rack" if group.get("granularity") == "rack" else "host"
             for vm in group["data"]:
                 sets[vm].append((f"set-{k}", key))
@@ -119,7 +121,10 @@ def _hosts_and_vms(chosen: list[tuple[int, Any]]) -> tuple[list[Any], list[Any]]
                     "labels": {"host": str(host["node_id"]), "rack": str(host.get("rack_id", ""))},
                     "unschedulable": host.get("status") != "ACTIVE",
                     "cells": [
-                        {"cpu": c["total_cpu"], "memory": f"{_mebibytes(c['memory_huge_total_mb'])}Mi"}
+                        {
+                            "cpu": c["total_cpu"],
+                            "memory": f"{_mebibytes(c['memory_huge_total_mb'])}Mi",
+                        }
                         for c in cells
                     ],
                 }
@@ -140,7 +145,9 @@ def _mebibytes(value: Any) -> int:
 
 def _vm(vm: Any, sets: Mapping[str, list[tuple[str, str]]], place: str) -> dict[str, Any]:
     parts = sorted(vm["numa"], key=lambda c: int(c["node"]))
-    if not parts or any((p["cpu"], p["mem_mb"]) != (parts[0]["cpu"], parts[0]["mem_mb"]) for p in parts):
+    if not parts or any(
+        (p["cpu"], p["mem_mb"]) != (parts[0]["cpu"], parts[0]["mem_mb"]) for p in parts
+    ):
         raise ProblemError(
             "a VM takes the same cores and memory on each of its NUMA nodes",
             place=f"{place}.numa",
