@@ -273,7 +273,7 @@ def generate(
     for node, filling in start:
         master.add(node, filling)
     for node, group in enumerate(stage.pack.groups):
-        master.add(node, stage.here[group.members[0]])
+        master.add(node, np.minimum(stage.here[group.members[0]], group.limit))
     best, at_best = 0, None
     centre: Multipliers | None = None
     centre_value = 0
