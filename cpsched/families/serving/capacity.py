@@ -178,8 +178,9 @@ def search(q: Prepared, run: Run) -> None:
         _drop(q, run)
     if run.done():
         return
-    options = model.options_until(q, model.full_horizon(q))
-    if model.size_of(q, options) <= model.LARGEST_MODEL:
+    horizon = model.full_horizon(q)
+    if model.size_until(q, horizon) <= model.LARGEST_MODEL:
+        options = model.options_until(q, horizon)
         exact.solve_levels(run, lambda level: model.build(q, run, level, options))
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Ints = NDArray[np.int64]
 
-#: Long queues: how many requests may fail to fit in one round before the scan ends.
+#: How many requests may fail a full check in one round before the scan ends.
 SCAN = 200
 
 
@@ -120,7 +120,7 @@ def run_policy(
         order, q.release, q.kind, q.length, q.offset, q.memory, q.tokens, limits,
         q.node_offset, q.nodes, q.node_size, q.pred_offset, q.preds, q.gap,
         q.tool, q.tool_rounds, q.tool_capacity, allowed, q.fixed_start, q.fixed_machine,
-        int(skip), age, (SCAN if q.n > 2000 else q.n + 1) if scan is None else scan,
+        int(skip), age, SCAN if scan is None else scan, 100 * q.n + 100_000,
     )  # fmt: skip
     return start, machine
 

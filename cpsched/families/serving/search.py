@@ -92,8 +92,9 @@ class _Beside:
 
 def _feasible(q: Prepared, run: Run) -> None:
     """Any schedule, by CP-SAT over the full horizon."""
-    options = model.options_until(q, model.full_horizon(q))
-    if model.size_of(q, options) <= model.LARGEST_MODEL:
+    horizon = model.full_horizon(q)
+    if model.size_until(q, horizon) <= model.LARGEST_MODEL:
+        options = model.options_until(q, horizon)
         exact.solve_levels(run, lambda level: model.build(q, run, level, options))
 
 
@@ -172,13 +173,16 @@ def _exact(q: Prepared, run: Run, name: str, prices: lagrange.Prices | None, sha
         if level == 0 and single and prices is not None:
             options = worthwhile(q, run, name, prices)
         else:
-            options = model.options_until(q, _horizon(q, run, level))
+            horizon = _horizon(q, run, level)
+            if model.size_until(q, horizon) > model.LARGEST_MODEL:
+                raise OutOfTime("the model is too large")
+            options = model.options_until(q, horizon)
         if model.size_of(q, options) > model.LARGEST_MODEL:
             raise OutOfTime("the model is too large")
         # The horizon holds every schedule that is better than the incumbent, not every schedule.
         return model.build(q, run, level, options, better=single)
 
-    if model.size_of(q, model.options_until(q, _horizon(q, run, 0))) > 8 * model.LARGEST_MODEL:
+    if model.size_until(q, _horizon(q, run, 0)) > 8 * model.LARGEST_MODEL:
         return
     seconds = 0.5 * run.clock.remaining() if q.n > 15 else run.clock.remaining()
 
