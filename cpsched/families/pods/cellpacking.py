@@ -45,9 +45,7 @@ def packing(instance: Instance) -> patterns.Packing:
         cells = int((instance.cell_capacity[group.members[0], :, 0] >= 0).sum())
         extra = np.full(len(rows), cells * whole, dtype=np.int64)
         fits = np.where(count <= cells, group.limit, 0)
-        groups.append(
-            patterns.NodeGroup(group.members, np.concatenate([group.room, extra]), fits)
-        )
+        groups.append(patterns.NodeGroup(group.members, np.concatenate([group.room, extra]), fits))
     return replace(
         pack,
         size=np.ascontiguousarray(size),
@@ -99,9 +97,7 @@ def search(instance: Instance, run: Run) -> None:
     run.offer(lambda: schedule_of(instance, board.actions), "patterns:cells")
 
 
-def _bound(
-    instance: Instance, pack: patterns.Packing, found: patterns.Certificate
-) -> Bound:
+def _bound(instance: Instance, pack: patterns.Packing, found: patterns.Certificate) -> Bound:
     assert found.bound is not None
     assert found.multipliers is not None
     names = [instance.classes[c].pod.name for c in pack.classes.tolist()]
@@ -110,9 +106,7 @@ def _bound(
     return Bound(found.bound, "cell-patterns", "gpu_milli", data)
 
 
-def realise(
-    instance: Instance, pack: patterns.Packing, chosen: dive.Chosen, run: Run
-) -> Board:
+def realise(instance: Instance, pack: patterns.Packing, chosen: dive.Chosen, run: Run) -> Board:
     """Pack the patterns' pods into cells, then every other pod wherever it fits, largest first."""
     board = Board(instance)
     waiting = {

@@ -84,7 +84,11 @@ def _choices(free: Ints, count: int, each: int) -> list[tuple[int, ...]]:
 
 
 def _fragments(
-    cpu: Ints, memory: Ints, gpu: Ints, table: Ints, share: np.ndarray[tuple[int], np.dtype[np.float64]]
+    cpu: Ints,
+    memory: Ints,
+    gpu: Ints,
+    table: Ints,
+    share: np.ndarray[tuple[int], np.dtype[np.float64]],
 ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Expected free GPU per node that a pod drawn from the workload cannot use."""
     total = gpu.sum(axis=1)

@@ -171,11 +171,10 @@ def _cell_classes(
                     large.append((*need, HALVES if single else HALVES // 2))
             total += max(0, free)
             fragments += max(0, free) % size
-            groups[room, memory, tuple(counts), tuple(halves), tuple(sorted(large))].append((n, cell))
-    classes = [
-        CellClass(tuple(cells), *content_)
-        for content_, cells in groups.items()
-    ]
+            groups[room, memory, tuple(counts), tuple(halves), tuple(sorted(large))].append(
+                (n, cell)
+            )
+    classes = [CellClass(tuple(cells), *content_) for content_, cells in groups.items()]
     return classes, fragments, total
 
 

@@ -80,7 +80,9 @@ def read(text: str, file: str, options: Mapping[str, str]) -> PodsProblem:
                 }
             ]
         pods.append(pod)
-    return PodsProblem.parse({"nodes": nodes, "pods": pods, "objectives": ["gpu_milli", "placed@0"]})
+    return PodsProblem.parse(
+        {"nodes": nodes, "pods": pods, "objectives": ["gpu_milli", "placed@0"]}
+    )
 
 
 def _beside(file: str) -> str:

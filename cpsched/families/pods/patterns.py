@@ -51,9 +51,7 @@ class Packing:
     groups: tuple[NodeGroup, ...]
 
 
-def packing(
-    instance: Instance, *, distinct: bool = False, keep_all: bool = False
-) -> Packing:
+def packing(instance: Instance, *, distinct: bool = False, keep_all: bool = False) -> Packing:
     """The packing relaxation of an instance.
 
     Parameters

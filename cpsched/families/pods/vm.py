@@ -127,11 +127,7 @@ def lay_out(
             t = types.get((int(need[cpu]), int(need[memory]) if memory >= 0 else 0))
             if t is not None:
                 inside[(n, instance.cells_at[p][0]), t].append(p)
-    tied = {
-        c
-        for k in instance.conflicts
-        for c in np.flatnonzero(k.holders | k.matches).tolist()
-    }
+    tied = {c for k in instance.conflicts for c in np.flatnonzero(k.holders | k.matches).tolist()}
     free_cells = {g: list(c.cells) for g, c in enumerate(flow.classes)}
     leaving: dict[int, list[int]] = defaultdict(list)
     arriving: dict[int, list[Place]] = defaultdict(list)
@@ -176,9 +172,7 @@ def in_order(
     return actions
 
 
-def _one_move(
-    board: Board, pods: list[int], places: list[Place], actions: list[Action]
-) -> bool:
+def _one_move(board: Board, pods: list[int], places: list[Place], actions: list[Action]) -> bool:
     """Carry out one possible migration of a type; VMs from the fullest cells first."""
     if not pods:
         return False
