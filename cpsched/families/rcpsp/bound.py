@@ -254,11 +254,12 @@ def cliques(instance: Instance) -> list[list[int]]:
     if known is not None:
         return known
     clash = exclusive(instance)
-    lengths = shortest(instance)
+    n, lengths = instance.n, shortest(instance)
     weight = np.where(clash.any(axis=1), lengths, 0)
     near = clash.astype(np.float32)
     found: set[tuple[int, ...]] = set()
-    for seed in np.argsort(-weight, kind="stable").tolist():
+    seeds = min(n, 2_000_000 // (n * n + 1))
+    for seed in np.argsort(-weight, kind="stable")[:seeds].tolist():
         if not weight[seed]:
             break
         clique, common = [seed], clash[seed] & (lengths > 0)
@@ -339,9 +340,8 @@ def recompute(problem: RcpspProblem, bound: Bound) -> int:
         return int(instance.head[i] + instance.tail[i])
     if bound.argument == "energy-window":
         r = instance.renewable.index(data["resource"])
-        how: dict[str, int] = {
-            k: int(data[k]) for k in ("round", "multiples", "subset_sum") if k in data
-        }
+        kinds = ("round", "multiples", "subset_sum")
+        how: dict[str, int] = {k: data[k] for k in kinds if k in data}
         if "subset_sum" in how:
             how["subset_sum"] = reachable(demand_choices(instance, r), int(instance.capacity[r]))
         line = resource_line(instance, r, data["resource"], how)

@@ -50,6 +50,7 @@ def decision(
     *,
     obstacles: Sequence[Obstacle] = (),
     budget: IntArray | None = None,
+    exclusive: Sequence[Sequence[int]] = (),
     hint: tuple[IntArray, IntArray] | None = None,
 ) -> Decision | None:
     """The model in which every task starts within ``[low, high]``; None when a window is empty.
@@ -62,6 +63,8 @@ def decision(
         Units that tasks outside the model hold.
     budget : (K,)
         What the tasks may consume of the nonrenewable resources; all of it by default.
+    exclusive
+        Redundant: sets of tasks of one mode of which no two overlap in any schedule.
     hint
         Starts (n,) and modes (n,).
     """
@@ -72,6 +75,7 @@ def decision(
     begin: list[Any] = []
     finish: list[Any] = []
     literals: list[dict[int, Any]] = []
+    alone: dict[int, Any] = {}
     uses: list[list[tuple[Any, int]]] = [[] for _ in instance.capacity]
     eaten: list[tuple[Any, int]] = []
     duration = instance.duration.tolist()
@@ -91,6 +95,7 @@ def decision(
             for r in np.flatnonzero(instance.demand[m]).tolist():
                 uses[r].append((interval, int(instance.demand[m, r])))
             finish.append(start + duration[m])
+            alone[i] = interval
             literals.append({})
             eaten.append((None, m))
             continue
@@ -124,6 +129,10 @@ def decision(
             intervals.append(cp.new_fixed_size_interval_var(left, right - left, ""))
             demands.append(units)
         cp.add_cumulative(intervals, demands, capacity)
+    for group in exclusive:
+        intervals = [alone[i] for i in group if i in alone]
+        if len(intervals) > 2:
+            cp.add_no_overlap(intervals)
     limits = instance.budget if budget is None else budget
     for k, most in enumerate(limits.tolist()):
         fixed = sum(int(instance.consumption[m, k]) for x, m in eaten if x is None)

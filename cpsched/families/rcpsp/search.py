@@ -1,20 +1,25 @@
-"""The search of the `rcpsp` family: a portfolio of population search, CP-SAT and neighbourhoods."""
+"""The search of the `rcpsp` family: a portfolio of population search, CP-SAT and neighbourhoods.
+
+Who runs when is decided by size and workers; the measurements behind it are in
+``benchmarks/results/rcpsp-portfolio.md``.
+"""
 
 from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cpsched.core import engine
+from cpsched.core import engine, jit, lns
 from cpsched.core.exact import solve_levels
-from cpsched.families.rcpsp.arrays import Kit, kit_of
+from cpsched.families.rcpsp.arrays import CODES, Kit, kit_of
 from cpsched.families.rcpsp.decision import decision
-from cpsched.families.rcpsp.population import restarts_of
+from cpsched.families.rcpsp.improve import improve_lists
+from cpsched.families.rcpsp.neighbourhoods import neighbourhoods
+from cpsched.families.rcpsp.population import Restarts, restarts_of
 from cpsched.families.rcpsp.schedule import schedule_of
 from cpsched.result import Bound
 
@@ -22,36 +27,85 @@ if TYPE_CHECKING:
     from cpsched.core.run import Run
     from cpsched.families.rcpsp.prepare import Instance
 
+#: Above this many tasks CP-SAT on the whole project proves nothing in useful time.
+PROVABLE = 200
+#: Above this many tasks a lone worker spends half of its time on neighbourhoods.
+HUGE = 2000
+#: Seconds of one slice of population search.
+SLICE = 0.02
+#: CP-SAT parameters for refuting a makespan.
+REFUTE: dict[str, Any] = {
+    "use_timetable_edge_finding_in_cumulative": True,
+    "max_num_intervals_for_timetable_edge_finding": 200,
+    "use_strong_propagation_in_disjunctive": True,
+    "use_dynamic_precedence_in_disjunctive": True,
+    "use_dynamic_precedence_in_cumulative": True,
+}
+
 
 def search(instance: Instance, run: Run) -> None:
     """Improve and prove until the run is done."""
+    if not engine.ready(run.clock):
+        return
     kit = kit_of(instance)
-    plain = kit is not None and [o.name for o in run.objectives] == ["makespan"]
-    if kit is None or not plain or run.incumbent is None:
+    names = [o.name for o in run.objectives]
+    if kit is None or run.incumbent is None or not names or any(n not in CODES for n in names):
+        _under_all_rules(instance, run)
+    elif run.deterministic or run.workers == 1:
+        _in_turns(instance, kit, run)
+    else:
+        _side_by_side(instance, kit, run)
+
+
+def _under_all_rules(instance: Instance, run: Run) -> None:
+    """Random changes of the list for a while, then CP-SAT with all workers."""
+    left = run.clock.remaining()
+    share = 0.5 if instance.n > HUGE else 0.1
+    improve_lists(instance, run, share * left if math.isfinite(left) else 5.0)
+    if not run.done():
         _exact(instance, run, run.workers)
-        return
-    if run.deterministic or run.workers == 1:
-        _alternate(instance, kit, run)
-        return
-    evolvers = [Evolver(instance, kit.copy(), run, k) for k in range(max(1, run.workers // 4))]
-    for one in evolvers:
-        one.start()
-    try:
-        _prove(instance, run, max(1, run.workers - len(evolvers)))
-    finally:
-        for one in evolvers:
-            one.stop()
-    for one in evolvers:
-        if one.error is not None:
-            raise one.error
 
 
 def _exact(instance: Instance, run: Run, workers: int, seconds: float = math.inf) -> None:
-    if not engine.ready(run.clock):
-        return
     from cpsched.families.rcpsp.model import build
 
     solve_levels(run, lambda level: build(instance, run, level), workers=workers, seconds=seconds)
+
+
+# ---------------------------------------------------------------------- side by side
+
+
+def _side_by_side(instance: Instance, kit: Kit, run: Run) -> None:
+    """Populations in threads of their own, the solver with the other workers."""
+    threads = max(1, run.workers // 4) if _evolves(instance, run) else 0
+    evolvers = [Evolver(instance, kit.copy(), run, k) for k in range(threads)]
+    for one in evolvers:
+        one.start()
+    others = run.workers - threads
+    try:
+        if not _only_makespan(run) or not instance.single_mode:
+            _exact(instance, run, others)
+        elif instance.n <= PROVABLE:
+            prover = Prover(instance, run)
+            while engine.ready(run.clock) and not run.done():
+                prover.advance(others)
+        elif threads:
+            more = [Evolver(instance, kit.copy(), run, threads + k) for k in range(others)]
+            evolvers += more
+            for one in more:
+                one.start()
+            for one in evolvers:
+                one.join()
+        if engine.ready(run.clock) and not run.done():
+            lns.search(run, neighbourhoods(instance, kit), workers=others, call_seconds=0.5)
+    finally:
+        for one in evolvers:
+            one.stop()
+    if evolvers:
+        min(evolvers, key=lambda one: one.worth()).finish()
+    for one in evolvers:
+        if one.error is not None:
+            raise one.error
 
 
 class Evolver(threading.Thread):
@@ -62,7 +116,8 @@ class Evolver(threading.Thread):
 
     def __init__(self, instance: Instance, kit: Kit, run: Run, index: int) -> None:
         super().__init__(name="cpsched-population", daemon=True)
-        self.instance, self.kit, self.run_, self.index = instance, kit, run, index
+        self._search = restarts_of(instance, kit, run, run.seed + 7919 * index)
+        self._run = run
         self.error: Exception | None = None
         self._over = threading.Event()
 
@@ -71,81 +126,138 @@ class Evolver(threading.Thread):
         self._over.set()
         self.join(1.0)
 
+    def worth(self) -> int:
+        """Of its best schedule, see `Restarts.worth`."""
+        return self._search.worth()
+
+    def finish(self) -> None:
+        """Offer its best schedule, which it may have held back; only when it has ended."""
+        if self.error is None and not self.is_alive():
+            self._search.finish(self._run)
+
     def run(self) -> None:
         """The thread's work."""
         try:
-            evolve(self.instance, self.kit, self.run_, self.index, self._over.is_set)
+            while not self._run.done() and not self._over.is_set():
+                self._search.step(self._run, SLICE)
         except Exception as error:
             self.error = error
 
 
-def evolve(instance: Instance, kit: Kit, run: Run, index: int, over: Callable[[], bool]) -> None:
-    """Population search until it is told to stop, in short slices."""
-    populations = restarts_of(instance, kit, run, run.seed + 7919 * index)
-    while not run.done() and not over():
-        populations.step(run, 0.02)
+def _evolves(instance: Instance, run: Run) -> bool:
+    """Whether populations pay: interpreted kernels handle only small projects in useful time."""
+    return jit.ready(run.clock.remaining()) or instance.n <= PROVABLE
 
 
-def _prove(instance: Instance, run: Run, workers: int) -> None:
-    """Raise the bound by refuting makespans, from the best bound upwards, then from above."""
-    seconds = 2.0
-    if not engine.ready(run.clock):
-        while not run.done():
-            time.sleep(0.005)
-    while not run.done():
-        bound, value = run.bound(), run.value()
-        assert bound is not None
-        assert value is not None
-        target = int(bound)
-        status = refute(instance, run, target, workers, seconds)
-        if status == "UNKNOWN" and not run.done():
-            seconds *= 2.0
-            value = run.value()
-            assert value is not None
-            if value - 1 > target:
-                refute(instance, run, int(value) - 1, workers, seconds)
+def _only_makespan(run: Run) -> bool:
+    return [o.name for o in run.objectives] == ["makespan"]
 
 
-def refute(instance: Instance, run: Run, limit: int, workers: int, seconds: float) -> str:
-    """Ask CP-SAT for a schedule of at most that makespan; keep it, or the bound it proves."""
-    model = decision(instance, range(instance.n), instance.head, limit - instance.tail)
-    if model is None:
-        status = "INFEASIBLE"
-    else:
-        outcome = engine.solve(
-            model.model,
-            run.clock,
-            workers=workers,
-            seed=run.seed,
-            seconds=seconds,
-            stop_when=lambda: run.done() or (run.value() or 0) <= limit,
-        )
-        status = outcome.status
-        if outcome.values is not None:
-            start = np.zeros(instance.n, np.int64)
-            mode = instance.mode_start[:-1].copy()
-            model.read(outcome.values, start, mode)
-            run.offer(schedule_of(instance, start.tolist(), mode.tolist()), "cp-sat")
-    if status == "INFEASIBLE":
-        run.raise_bound(Bound(limit + 1, "destructive", "makespan", {"limit": limit}))
-    return status
+# ---------------------------------------------------------------------- in turns
 
 
-def _alternate(instance: Instance, kit: Kit, run: Run) -> None:
+def _in_turns(instance: Instance, kit: Kit, run: Run) -> None:
     """One worker: population search and proofs in turns, by the clock or by counted work."""
+    evolves = _evolves(instance, run)
     populations = restarts_of(instance, kit, run, run.seed)
-    share = 0.1 * run.clock.remaining() if math.isfinite(run.clock.remaining()) else 1.0
+    prover = Prover(instance, run)
+    proves = _only_makespan(run) and instance.n <= PROVABLE and instance.single_mode
     while not run.done():
-        end = run.clock.remaining() - share
-        while not run.done() and run.clock.remaining() > end:
-            populations.step(run, 0.02)
+        left = run.clock.remaining()
+        share = min(0.1 * left, 2.0) if math.isfinite(left) else 2.0
+        if evolves:
+            _for(run, 0.1 + share, populations)
         if run.done():
             return
-        if not engine.ready(run.clock):
-            continue
-        bound = run.bound()
+        if proves:
+            _for(run, share, prover)
+        elif instance.n <= PROVABLE or not _only_makespan(run):
+            _exact(instance, run, 1, 4.0 * share)
+        elif instance.n > HUGE:
+            lns.search(
+                run, neighbourhoods(instance, kit), workers=1, call_seconds=0.5, seconds=share
+            )
+
+
+def _for(run: Run, seconds: float, member: Restarts | Prover) -> None:
+    end = run.clock.remaining() - seconds
+    while not run.done() and run.clock.remaining() > end:
+        if isinstance(member, Prover):
+            member.advance(1)
+        else:
+            member.step(run, SLICE)
+
+
+class Prover:
+    """Raises the bound by refuting makespans with CP-SAT, one call at a time.
+
+    From the bound upwards, in steps that double while calls succeed; a makespan just below the
+    incumbent is tried as well, which improves the incumbent or proves it.
+    """
+
+    def __init__(self, instance: Instance, run: Run) -> None:
+        from cpsched.families.rcpsp.model import incompatible_cliques
+
+        self.instance, self.run = instance, run
+        self.cliques = incompatible_cliques(instance)
+        self.stride = 1
+        self.seconds = 0.25
+        self._above = False
+
+    def advance(self, workers: int) -> None:
+        """One call."""
+        bound, value = self.run.bound(), self.run.value()
         assert bound is not None
-        if refute(instance, run, int(bound), 1, share) == "UNKNOWN" and not run.done():
-            value = run.value()
-            assert value is not None
-            refute(instance, run, int(value) - 1, 1, share)
+        assert value is not None
+        low, high = int(bound), int(value) - 1
+        limit = high if self._above else min(high, low + self.stride - 1)
+        status = self.refute(limit, workers)
+        if self._above:
+            self._above = False
+        elif status == "INFEASIBLE":
+            self.stride *= 2
+        elif status == "UNKNOWN" and self.stride > 1:
+            self.stride //= 2
+        elif status == "UNKNOWN":
+            self.seconds *= 1.6
+            self._above = high > limit
+        else:
+            self.stride = max(1, self.stride // 2)
+
+    def refute(self, limit: int, workers: int) -> str:
+        """Ask for a schedule of at most that makespan; keep it, or the bound it would break."""
+        instance, run = self.instance, self.run
+        model = decision(
+            instance,
+            range(instance.n),
+            instance.head,
+            limit - instance.tail,
+            exclusive=self.cliques,
+        )
+        status = "INFEASIBLE"
+        if model is not None:
+            outcome = engine.solve(
+                model.model,
+                run.clock,
+                workers=workers,
+                seed=run.seed,
+                seconds=self.seconds,
+                parameters=REFUTE,
+                stop_when=self._pointless(limit),
+            )
+            status = outcome.status
+            if outcome.values is not None:
+                start = np.zeros(instance.n, np.int64)
+                mode = instance.mode_start[:-1].copy()
+                model.read(outcome.values, start, mode)
+                run.offer(schedule_of(instance, start.tolist(), mode.tolist()), "cp-sat")
+        if status == "INFEASIBLE":
+            run.raise_bound(Bound(limit + 1, "destructive", "makespan", {"limit": limit}))
+        return status
+
+    def _pointless(self, limit: int) -> Callable[[], bool]:
+        def reached() -> bool:
+            value = self.run.value()
+            return self.run.done() or (value is not None and value <= limit)
+
+        return reached
