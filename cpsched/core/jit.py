@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,120 +67,145 @@ def available() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
-_state = {"active": False, "spawned": False, "later": False, "checked": -math.inf}
-_lock = threading.Lock()
-
 #: Loading numba and the compiled kernels takes up to this many seconds, once per process.
 LOAD_SECONDS = 1.5
 
+_lock = threading.Lock()
+_active: set[str] = set()
+_asked: dict[str, float] = {}
+_postponed: set[str] = set()
+
 
 def ready(seconds: float = math.inf) -> bool:
-    """Whether kernels run compiled from now on; never waits for a compiler.
+    """Whether the kernels in use run compiled from now on; never waits for a compiler.
 
     Call it before a hot loop. With a warm cache the compiled code is loaded when ``seconds``, the
     time the caller has left, allows it, and otherwise after that time; with a cold cache the
-    background compiler is started.
+    background compiler is started. Kernels are in use when their module has been imported.
     """
-    if _state["active"]:
-        return True
+    waiting = _groups_in_use() - _active
+    if not waiting:
+        return bool(_active)
     if not available():
         return False
-    now = time.monotonic()
-    if now - _state["checked"] < 1.0:
-        return False
-    _state["checked"] = now
-    if _stamp().exists():
-        if seconds >= LOAD_SECONDS:
-            _activate()
-            return True
-        if not _state["later"]:
-            _state["later"] = True
-            timer = threading.Timer(seconds + 0.2, _activate)
+    for group in sorted(waiting):
+        now = time.monotonic()
+        if now - _asked.get(group, -math.inf) < 1.0:
+            continue
+        _asked[group] = now
+        if not _stamp(group).exists():
+            _spawn_compiler(group)
+        elif seconds >= LOAD_SECONDS:
+            _activate(group)
+        elif group not in _postponed:
+            _postponed.add(group)
+            timer = threading.Timer(seconds + 0.2, _activate, [group])
             timer.daemon = True
             timer.start()
-    elif not _state["spawned"]:
-        _state["spawned"] = True
-        _spawn_compiler()
-    return False
+    return not _groups_in_use() - _active
 
 
-def _activate() -> None:
+def _group_of(module: str) -> str | None:
+    """The family whose kernels a module holds, or None: ``cpsched.families.<kind>.kernels*``."""
+    parts = module.split(".")
+    if len(parts) == 4 and parts[:2] == ["cpsched", "families"] and parts[3].startswith("kernels"):
+        return parts[2]
+    return None
+
+
+def _groups_in_use() -> set[str]:
+    return {group for name in list(sys.modules) if (group := _group_of(name)) is not None}
+
+
+def _files(group: str) -> list[Path]:
+    return sorted((Path(__file__).resolve().parents[1] / "families" / group).glob("kernels*.py"))
+
+
+def _modules(group: str) -> list[Any]:
+    names = [f"cpsched.families.{group}.{file.stem}" for file in _files(group)]
+    return [importlib.import_module(name) for name in names]
+
+
+def _activate(group: str) -> None:
+    """Replace a family's kernels by compiled ones, wherever cpsched refers to them."""
     import numba
 
     with _lock:
-        if _state["active"]:
+        if group in _active:
             return
-        _import_kernels()
-        for one in _kernels:
-            one._compiled = numba.njit(cache=True, nogil=True)(one.interpreted)
+        _modules(group)
+        # numba notices changes of a kernel's own file only, not of kernels it calls elsewhere: a
+        # cache folder per content of all of them cannot be stale.
+        config: Any = numba.config
+        before = config.CACHE_DIR
+        config.CACHE_DIR = str(_stamp(group).parent / _stamp(group).stem)
+        try:
+            for one in _kernels:
+                if _group_of(one.interpreted.__module__) == group:
+                    one._compiled = numba.njit(cache=True, nogil=True)(one.interpreted)
+        finally:
+            config.CACHE_DIR = before
         # Kernels find each other through their module's globals: those must be dispatchers.
         for name, module in list(sys.modules.items()):
             if name.startswith("cpsched."):
                 for attribute, value in list(vars(module).items()):
-                    if isinstance(value, Kernel):
+                    if isinstance(value, Kernel) and value._compiled is not None:
                         setattr(module, attribute, value._compiled)
-        _state["active"] = True
+        _active.add(group)
 
 
-def compile_all() -> float:
-    """Compile every kernel into the cache, in this process; returns the seconds it took.
+def compile_all(groups: Sequence[str] = ()) -> float:
+    """Compile kernels into the cache, in this process; returns the seconds it took.
 
-    The README's set-up command and images call this once (``python -m cpsched.core.jit``).
+    Images call this once (``python -m cpsched.core.jit [FAMILY ...]``; all families without
+    names).
     """
     started = time.monotonic()
     if not available():
         return 0.0
-    modules = _import_kernels()
-    _activate()
-    for module in modules:
-        module.warm_up()
-    stamp = _stamp()
-    stamp.parent.mkdir(parents=True, exist_ok=True)
-    stamp.write_text("compiled\n")
+    root = Path(__file__).resolve().parents[1] / "families"
+    for group in groups or sorted({f.parent.name for f in root.glob("*/kernels*.py")}):
+        stamp = _stamp(group)
+        if stamp.exists():
+            continue
+        _activate(group)
+        for module in _modules(group):
+            module.warm_up()
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.write_text("compiled\n")
     return time.monotonic() - started
 
 
-def _kernel_files() -> list[Path]:
-    """The modules that hold kernels: ``kernels*.py`` in the core and in each family."""
-    root = Path(__file__).resolve().parents[1]
-    return sorted([*root.glob("core/kernels*.py"), *root.glob("families/*/kernels*.py")])
-
-
-def _import_kernels() -> list[Any]:
-    root = Path(__file__).resolve().parents[2]
-    names = [".".join(f.relative_to(root).with_suffix("").parts) for f in _kernel_files()]
-    return [importlib.import_module(name) for name in names]
-
-
 @functools.cache
-def _stamp() -> Path:
+def _stamp(group: str) -> Path:
     """A file that exists when the cache is warm for these sources, this numba, this machine."""
     digest = hashlib.sha256()
-    root = Path(__file__).resolve().parents[1]
-    for source in _kernel_files():
+    for source in _files(group):
         digest.update(source.read_bytes())
         digest.update(str(source.stat().st_mtime_ns).encode())
     digest.update(importlib.metadata.version("numba").encode())
-    digest.update(repr((sys.version, root)).encode())
-    user = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    base = (
-        Path(user) if os.access(os.path.expanduser("~"), os.W_OK) else Path(tempfile.gettempdir())
-    )
-    return base / "cpsched" / f"kernels-{digest.hexdigest()[:20]}"
+    digest.update(repr((sys.version, str(Path(__file__).resolve()))).encode())
+    home = Path.home()
+    user = os.environ.get("XDG_CACHE_HOME")
+    base = Path(user) if user else home / ".cache"
+    if not user and not os.access(home, os.W_OK):
+        base = Path(tempfile.gettempdir())
+    return base / "cpsched" / f"{group}-{digest.hexdigest()[:20]}.ready"
 
 
-def _spawn_compiler() -> None:
-    lock = _stamp().with_suffix(".compiling")
+def _spawn_compiler(group: str) -> None:
+    lock = _stamp(group).with_suffix(".compiling")
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         if lock.exists() and time.time() - lock.stat().st_mtime < 120.0:
             return
         lock.write_text(str(os.getpid()))
         subprocess.Popen(
-            [sys.executable, "-m", "cpsched.core.jit"],
+            [sys.executable, "-m", "cpsched.core.jit", group],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             start_new_session=True,
         )
     except OSError as error:
@@ -190,4 +215,4 @@ def _spawn_compiler() -> None:
 if __name__ == "__main__":
     # Run as a module this file is `__main__`: use the imported copy that the kernels registered in.
     os.nice(5)
-    importlib.import_module("cpsched.core.jit").compile_all()
+    importlib.import_module("cpsched.core.jit").compile_all(sys.argv[1:])

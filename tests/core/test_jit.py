@@ -42,7 +42,9 @@ def test_a_cold_cache_never_waits(tmp_path):
     pytest.importorskip("numba")
     code = (
         "from cpsched.core import jit\n"
-        "jit._spawn_compiler = lambda: None\n"
-        "print(jit.ready(), 'numba' in __import__('sys').modules)"
+        "import cpsched.families.rcpsp.kernels\n"
+        "asked = []\n"
+        "jit._spawn_compiler = asked.append\n"
+        "print(jit.ready(), asked, 'numba' in __import__('sys').modules)"
     )
-    assert run(code, XDG_CACHE_HOME=str(tmp_path)) == "False False"
+    assert run(code, XDG_CACHE_HOME=str(tmp_path)) == "False ['rcpsp'] False"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from cpsched.core.clock import Clock
 from cpsched.core.run import Run
 from cpsched.errors import ProblemError
@@ -65,24 +63,28 @@ def recompute(problem: KernelProblem, bound: Bound) -> int:
         return max(1, -(-int(instance.delay[cycle].sum()) // int(instance.reach()[cycle].sum())))
     if bound.argument == "critical-path":
         return critical_path(instance, bound.data["interval"]) or 0
-    if bound.argument == "loose-model":
-        return _by_loose_model(instance, int(bound.data["infeasible"]))
+    if bound.argument == "no-schedule":
+        return _without_schedule(instance, int(bound.data["infeasible"]))
     if bound.argument == "cp-sat":
         return int(bound.value)
     raise ProblemError("the argument of the bound is unknown", value=bound.argument)
 
 
-def _by_loose_model(instance: Instance, last: int) -> int:
+def _without_schedule(instance: Instance, last: int) -> int:
     """Confirm that no interval up to ``last`` has a schedule."""
     from cpsched.core import engine
     from cpsched.families.kernel.model import KernelModel
-    from cpsched.families.kernel.search import monotone
+    from cpsched.families.kernel.search import monotone, sufficient_horizon
 
     minimal_interval(instance)
     first = last if monotone(instance) else instance.mii
     for interval in range(max(first, instance.mii), last + 1):
         clock = Clock(60.0)
         model = KernelModel(instance, interval, clock, linked=False)
+        if engine.solve(model.model, clock).status == "INFEASIBLE":
+            continue
+        horizon = sufficient_horizon(instance, interval)
+        model = KernelModel(instance, interval, clock, horizon=horizon)
         if engine.solve(model.model, clock).status != "INFEASIBLE":
             raise ProblemError("the bound was not confirmed", value=interval)
-    return max(last, instance.mii - 1, math.floor(0)) + 1
+    return max(last, instance.mii - 1) + 1

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cpsched.families.kernel.live import lifetimes
+from cpsched.families.kernel.live import last_uses, lifetimes
 from cpsched.families.kernel.problem import (
     WORD_BYTES,
     Edge,
@@ -41,7 +41,8 @@ class Layout:
         grouped = problem.grouped
         self.group = {p.operation: p.group if grouped else None for p in schedule.operations}
         self.depth = {b.buffer: b.depth for b in schedule.buffers}
-        self.lifetime = lifetimes(problem, self.start, self.period, self.depth)
+        self.uses = last_uses(problem)
+        self.lifetime = lifetimes(problem, self.start, self.period, self.depth, self.uses)
 
     def distance(self, edge: Edge) -> int:
         """Iteration distance of an edge, with the depth of its buffer."""
@@ -72,7 +73,7 @@ def check(problem: KernelProblem, schedule: KernelSchedule) -> list[Violation]:
     if found:
         return found
     layout = Layout(problem, schedule)
-    rules = [_initiation_interval, _stages, _length, _dependence, _unit, _memory]
+    rules = [_initiation_interval, _stages, _length, _dependence, _unit, _memory, _ring_depth]
     if problem.grouped:
         rules += [_groups, _blocking, _carried, _registers]
     for rule in rules:
@@ -161,6 +162,32 @@ def _buffer_depth(problem: KernelProblem, schedule: KernelSchedule) -> list[Viol
     return found
 
 
+def _ring_depth(layout: Layout) -> list[Violation]:
+    """A depth stated for an operation's result has a slot for every iteration that is live."""
+    declared = {b.name for b in layout.problem.buffers}
+    found = []
+    for name, depth in layout.depth.items():
+        if name in declared:
+            continue
+        if name not in layout.operations:
+            found.append(
+                Violation(
+                    "ring_depth", f"{name} is neither a buffer nor an operation", {"buffer": name}
+                )
+            )
+        elif depth < layout.copies(name):
+            found.append(
+                Violation(
+                    "ring_depth",
+                    f"{layout.copies(name)} results of {name} are live at once, its ring has "
+                    f"{depth} slots",
+                    {"buffer": name},
+                    layout.copies(name) - depth,
+                )
+            )
+    return found
+
+
 def _initiation_interval(layout: Layout) -> list[Violation]:
     limit = layout.problem.max_initiation_interval
     if limit is None or layout.period <= limit:
@@ -186,7 +213,7 @@ def _stages(layout: Layout) -> list[Violation]:
         for p in layout.schedule.operations
         if (p.stage, p.slot) != divmod(p.start, layout.period)
     ]
-    expected = stage_count(layout.period, layout.schedule.length, layout.start.values())
+    expected = stage_count(layout.period, _length_of(layout))
     if layout.schedule.stages != expected:
         found.append(
             Violation(
@@ -198,9 +225,9 @@ def _stages(layout: Layout) -> list[Violation]:
     return found
 
 
-def stage_count(period: int, length: int, starts: Iterable[int]) -> int:
-    """Number of iterations that overlap in the steady state, at least 1."""
-    return max(1, -(-length // period), 1 + max(starts) // period)
+def stage_count(period: int, length: int) -> int:
+    """Number of iterations that overlap in the steady state."""
+    return -(-length // period)
 
 
 def _length(layout: Layout) -> list[Violation]:
@@ -418,7 +445,7 @@ def _registers(layout: Layout) -> list[Violation]:
 
 
 def _deadlock(layout: Layout) -> list[Violation]:
-    outcome = simulate(layout.problem, layout.schedule)
+    outcome = simulate(layout.problem, layout.schedule, uses=layout.uses)
     if not outcome.stuck:
         return []
     return [
@@ -438,7 +465,8 @@ def _at(operation: str) -> dict[str, Any]:
 
 
 def _length_of(layout: Layout) -> int:
-    return max(layout.start[o.id] + o.latency for o in layout.problem.operations)
+    # An operation takes its issue cycle at least.
+    return max(layout.start[o.id] + max(1, o.latency) for o in layout.problem.operations)
 
 
 def _group_count(layout: Layout) -> int:

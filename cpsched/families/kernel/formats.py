@@ -129,14 +129,15 @@ def _from_loops(data: dict[str, Any], options: Mapping[str, str]) -> KernelProbl
     carries = any(isinstance(n, dict) and "regs" in n for n in nodes)
     operations = [_ddg_operation(n, f"{place}.nodes.{k}", carries) for k, n in enumerate(nodes)]
     registers = {o.id: o.registers for o in operations}
-    edges = []
+    edges: list[Edge] = []
     for k, e in enumerate(_get(graph, "edges", place, list)):
         where = f"{place}.edges.{k}"
         source, target = str(_get(e, "src", where, int)), str(_get(e, "dst", where, int))
         distance = _get(e, "distance", where, int, 0)
         both = registers.get(source, 0) > 0 and registers.get(target, 0) > 0
         edges.append(
-            Edge.parse(
+            _parse_at(
+                Edge,
                 {
                     "source": source,
                     "target": target,
@@ -145,21 +146,24 @@ def _from_loops(data: dict[str, Any], options: Mapping[str, str]) -> KernelProbl
                     "blocking": _get(e, "blocking", where, bool, False),
                     # A register value handed to a later iteration stays in its group.
                     "carried": bool(distance) and both,
-                }
+                },
+                where,
             )
         )
     name = ""
     kernel = data.get("kernel")
     if isinstance(kernel, dict) and isinstance(kernel.get("name"), str):
         name = kernel["name"]
-    problem = KernelProblem(
-        name=name,
-        operations=tuple(operations),
-        edges=tuple(edges),
-        machine=_machine_option(options, load_machine("b200")),
-        groups=_group_option(options, carries),
+    problem = KernelProblem.parse(
+        {
+            "name": name,
+            "operations": operations,
+            "edges": edges,
+            "machine": _machine_option(options, load_machine("b200")),
+            "groups": _group_option(options, carries),
+        }
     )
-    return _with_depths(problem, options)
+    return _ablations(problem, options)
 
 
 def _ddg_operation(node: Any, place: str, carries: bool) -> Operation:
@@ -274,14 +278,16 @@ def _from_recon(data: dict[str, Any], options: Mapping[str, str]) -> KernelProbl
             )
         )
     carries = any(o.registers for o in operations)
-    problem = KernelProblem(
-        name=_get(data, "name", "", str, ""),
-        operations=tuple(operations),
-        edges=tuple(edges),
-        machine=machine,
-        groups=_group_option(options, carries),
+    problem = KernelProblem.parse(
+        {
+            "name": _get(data, "name", "", str, ""),
+            "operations": operations,
+            "edges": edges,
+            "machine": machine,
+            "groups": _group_option(options, carries),
+        }
     )
-    return _with_depths(problem, options)
+    return _ablations(problem, options)
 
 
 def _embedded_machine(described: dict[str, Any]) -> Machine:
@@ -306,8 +312,25 @@ def _embedded_machine(described: dict[str, Any]) -> Machine:
     return base.model_copy(update=update)
 
 
-def _with_depths(problem: KernelProblem, options: Mapping[str, str]) -> KernelProblem:
-    """Turn single-buffer anti dependences into rings of free depth, when asked to."""
+def _ablations(problem: KernelProblem, options: Mapping[str, str]) -> KernelProblem:
+    """Forbid communication through registers, and free the depths of buffers, when asked to."""
+    communication = options.get("communication", "on")
+    if communication not in ("on", "off"):
+        raise ProblemError(
+            "option communication must be 'on' or 'off'",
+            place="option communication",
+            value=communication,
+            remedy="Correct the option.",
+        )
+    if communication == "off" and problem.grouped:
+        registers = {o.id for o in problem.operations if o.registers}
+        edges = tuple(
+            e.model_copy(
+                update={"carried": e.carried or (e.kind == "true" and e.source in registers)}
+            )
+            for e in problem.edges
+        )
+        problem = problem.model_copy(update={"edges": edges})
     if options.get("buffers", "fixed") == "fixed":
         return problem
     return free_depths(problem, _integer(options["buffers"], "buffers", 1, 64))
@@ -383,9 +406,7 @@ def read_graphml(text: str, file: str, options: Mapping[str, str]) -> KernelProb
             "kind": "true" if data_edge else "output",
         }
         edges.append(_parse_at(Edge, record, place))
-    return KernelProblem(
-        operations=tuple(operations), edges=tuple(edges), machine=machine, groups=0
-    )
+    return KernelProblem.parse({"operations": operations, "edges": edges, "machine": machine})
 
 
 def _number(data: dict[str, str], key: str, place: str) -> int:
@@ -486,6 +507,7 @@ GRAPH_OPTIONS = {
     f"(default: {DEFAULT_GROUPS} when the graph carries registers, else 0)",
     "buffers": "'fixed' (default), or a number: write-after-read distances become buffer depths "
     "up to it",
+    "communication": "'on' (default), or 'off': registers never cross groups (an ablation)",
     "signal": "cycles that every cross-group dependence costs in addition, or 'machine' "
     "(default 0: the graphs price signalling themselves)",
 }

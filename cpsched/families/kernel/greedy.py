@@ -35,7 +35,7 @@ LARGEST_TABLE = 4096
 PLACEMENT_COST = 8e-5
 #: Placements per operation before an interval is given up, and in all.
 PLACEMENT_RATIO = 4
-PLACEMENTS = 2500
+PLACEMENTS = 600
 
 
 @dataclass
@@ -448,6 +448,8 @@ def sequence(instance: Instance, reach: Ints) -> list[int]:
     done = [False] * instance.n
     order: list[int] = []
     ready = {o for o in range(instance.n) if waiting[o] == 0}
+    if not any(o.registers for o in operations):
+        return _by_height(instance, waiting, after, height)
     while len(order) < instance.n:
         # A cycle of simultaneous operations has no first one: take any that is left.
         pool = ready or {o for o in range(instance.n) if not done[o]}
@@ -469,6 +471,29 @@ def sequence(instance: Instance, reach: Ints) -> list[int]:
     return order
 
 
+def _by_height(
+    instance: Instance, waiting: list[int], after: list[list[int]], height: Ints
+) -> list[int]:
+    """The sequence by longest remaining path alone."""
+    order: list[int] = []
+    done = [False] * instance.n
+    queue = [(-int(height[o]), o) for o in range(instance.n) if waiting[o] == 0]
+    heapq.heapify(queue)
+    rest = iter(range(instance.n))
+    while len(order) < instance.n:
+        # A cycle of simultaneous operations has no first one: take any that is left.
+        o = heapq.heappop(queue)[1] if queue else next(o for o in rest if not done[o])
+        if done[o]:
+            continue
+        done[o] = True
+        order.append(o)
+        for w in after[o]:
+            waiting[w] -= 1
+            if waiting[w] == 0 and not done[w]:
+                heapq.heappush(queue, (-int(height[w]), w))
+    return order
+
+
 def greedy(instance: Instance, run: Run) -> None:
     """Offer the first schedule within milliseconds, then better intervals while cheap."""
     problem = instance.problem
@@ -476,29 +501,24 @@ def greedy(instance: Instance, run: Run) -> None:
     smallest = [b.min_depth for b in problem.buffers]
     choices = [depth] if depth == smallest else [depth, smallest]
     best = math.inf
-    budget = Budget(run.clock, max(PLACEMENTS, 8 * instance.n))
+    candidates: list[tuple[bool, int, list[int | None], list[int], int]] = []
     for group in partitions(instance):
         for rings in choices:
             found = serial(instance, group, rings)
-            if found is None:
+            if found is None or (run.clock.expired() and best < math.inf):
                 continue
             longest = found.initiation_interval
-            if longest < best:
-                best = _offer(instance, run, found, "greedy:serial", best)
-            best = pipelined(instance, run, group, rings, best, longest, budget)
-        spent = run.clock.expired() or budget.left <= 0
-        if best <= instance.mii or (spent and best < math.inf):
+            valid = not check(problem, found)
+            if valid and longest < best:
+                run.offer(found, "greedy:serial")
+                best = float(longest)
+            # What does not even fit one after the other rarely fits when it overlaps.
+            candidates.append((not valid, len(candidates), group, rings, longest))
+    budget = Budget(run.clock, max(PLACEMENTS, 8 * instance.n))
+    for _, _, group, rings, longest in sorted(candidates, key=lambda c: c[:2]):
+        best = pipelined(instance, run, group, rings, best, longest, budget)
+        if best <= instance.mii or budget.left <= 0 or run.clock.expired():
             return
-
-
-def _offer(
-    instance: Instance, run: Run, schedule: KernelSchedule, source: str, best: float
-) -> float:
-    """Offer a schedule that keeps the memories' limits; the best interval so far."""
-    if check(instance.problem, schedule):
-        return best
-    run.offer(schedule, source)
-    return min(best, float(schedule.initiation_interval))
 
 
 def pipelined(
@@ -514,6 +534,7 @@ def pipelined(
     limit = instance.problem.max_initiation_interval
     top = min(best, longest + 1, limit + 1 if limit is not None else math.inf)
     low = instance.mii - 1  # the largest interval that failed
+    stride = max(1, instance.mii // 16)
     step = 1
     while low + 1 < top and budget.left > 0 and not run.clock.expired():
         interval = min(low + step, int(top) - 1)
@@ -535,7 +556,7 @@ def pipelined(
                 break
         if found is None:
             low = interval
-            step *= 2
+            step = max(stride, 2 * step)
         else:
             top = best = found.initiation_interval
             step = max(1, (int(top) - low) // 2)

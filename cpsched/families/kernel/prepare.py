@@ -31,12 +31,13 @@ class LifeUse:
 class Instance:
     """A problem by indices.
 
-    Edges are parallel arrays (``source, target, delay, distance``); ``buffer`` is the index of the
-    edge's ring or -1, ``crossing`` the extra delay when its ends are in different groups and
-    ``spill`` the part of it that goes through registers. For pairs that are in different groups
-    in every schedule (``apart``) it is part of ``delay`` already. ``uses[v]`` lists the reservation
-    runs of an operation as (unit, start, cycles, amount); ``part[v]`` is its strongly connected
-    part, and ``cyclic[v]`` whether that part has a cycle.
+    ``latency`` counts in the length: the issue cycle at least. Edges are parallel arrays
+    (``source, target, delay, distance``); ``buffer`` is the index of the edge's ring or -1,
+    ``crossing`` the extra delay when its ends are in different groups and ``spill`` the part of it
+    that goes through registers. For pairs that are in different groups in every schedule
+    (``apart``) it is part of ``delay`` already. ``uses[v]`` lists the reservation runs of an
+    operation as (unit, start, cycles, amount); ``part[v]`` is its strongly connected part, and
+    ``cyclic[v]`` whether that part has a cycle.
     """
 
     problem: KernelProblem
@@ -168,7 +169,7 @@ def index(problem: KernelProblem) -> Instance:
     return Instance(
         problem=problem,
         ids=ids,
-        latency=np.array([o.latency for o in problem.operations], dtype=np.int64),
+        latency=np.array([max(1, o.latency) for o in problem.operations], dtype=np.int64),
         uses=uses,
         capacity=[u.capacity for u in machine.units],
         source=source,

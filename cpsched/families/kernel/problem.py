@@ -51,11 +51,12 @@ class Use(Record):
 class Operation(Record):
     """An operation of the loop body, issued once per iteration by one warp group.
 
-    ``latency`` is the time until its result is complete; it counts in the schedule's length, while
-    dependences carry their own delays. ``uses`` is its reservation table. ``issue`` is the time
-    that its warp group spends issuing it, during which the group cannot start a blocking wait: the
-    latency when null, or one cycle when the operation is ``asynchronous``. An operation with
-    ``variable_latency`` (a TMA load) belongs to the producer group 0, and nothing else does.
+    ``latency`` is the time until its result is complete; it counts in the schedule's length (one
+    cycle at least), while dependences carry their own delays. ``uses`` is its reservation table.
+    ``issue`` is the time that its warp group spends issuing it, during which the group cannot start
+    a blocking wait: the latency when null, or one cycle when the operation is ``asynchronous``. An
+    operation with ``variable_latency`` (a TMA load) belongs to the producer group 0, and nothing
+    else does.
     ``streaming`` marks loads without inputs that may run ahead by any number of iterations.
 
     From its issue to the issue of its last use its result holds ``registers`` (words, in the

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from cpsched.core import engine
+from cpsched.core.clock import SECONDS_PER_DETERMINISTIC_UNIT
 from cpsched.core.run import Run
 from cpsched.errors import OutOfTime
 from cpsched.families.kernel.check import check
@@ -21,8 +21,8 @@ from cpsched.result import Bound
 
 #: CP-SAT runs with one worker in every call, so that results repeat whatever the load.
 PARAMETERS = {"num_workers": 1}
-#: Deterministic time of an interval's first turn.
-FIRST_WORK = 0.5
+#: Deterministic time of one linked model in an interval's first turn.
+FIRST_WORK = 0.4
 #: Periods beyond the critical path allowed to the linked models, tightest first.
 HORIZONS = (0.25, 0.75, 1.5, 4.0)
 
@@ -128,7 +128,7 @@ class _Intervals:
                 step = step * 2 if bisect else 1
         if self.best() is None and low > top and (bisect or limit is not None):
             run.claim_infeasible(
-                "loose-model",
+                "no-schedule",
                 f"no initiation interval up to {top} has a schedule"
                 if limit is not None
                 else "no initiation interval has a schedule: memories, groups and windows "
@@ -152,7 +152,7 @@ class _Intervals:
 
     def prove(self, low: int) -> None:
         self.run.raise_bound(
-            Bound(low, "loose-model", "initiation_interval", {"infeasible": low - 1})
+            Bound(low, "no-schedule", "initiation_interval", {"infeasible": low - 1})
         )
 
     def probe(self, interval: int) -> bool | None:
@@ -166,24 +166,28 @@ class _Intervals:
         if tail is None:
             return False
         shortest = int(tail.max())
-        exact = not has_live_limits(instance)
+        enough = sufficient_horizon(instance, interval)
+        horizons = [shortest + int(periods * interval) for periods in HORIZONS]
+        horizons = sorted({min(h, enough) for h in (*horizons, 2 * shortest, enough)})
+        if not has_live_limits(instance):
+            horizons = []
         stop = run.clock.remaining() * (0.4 if self.best() is None else 0.7)
-        for turn in range(12):
+        for turn in range(14):
             work = FIRST_WORK * 2.0**turn
-            tasks = [_Task("loose", self._loose(interval), work)]
-            for k, periods in enumerate(HORIZONS) if not exact else ():
-                if k <= turn:
-                    limit = instance.problem.max_length
-                    horizon = shortest + int(periods * interval)
-                    horizon = horizon if limit is None else min(horizon, limit)
-                    tasks.append(_Task("linked", self._linked(interval, horizon), work / 2**k))
-            _race(run, tasks)
-            for task in tasks:
-                if task.name == "loose" and task.status == "INFEASIBLE":
-                    return False
+            tasks = [
+                _Task(rank, self._linked(interval, h), work / (1 + rank), h == enough)
+                for rank, h in enumerate(horizons)
+            ]
+            loose = _Task(len(tasks), self._loose(interval), work * max(1, len(tasks)), True)
+            _race(run, [loose, *tasks])
+            if loose.closed or (tasks and tasks[-1].closed):
+                return False
+            for task in (*tasks, loose):
                 if task.schedule is not None:
                     run.offer(task.schedule, "cp-sat")
                     return True
+            shut = {h for task, h in zip(tasks, horizons, strict=True) if task.closed}
+            horizons = [h for h in horizons if h not in shut]
             if run.clock.expired() or run.clock.remaining() < stop:
                 return None
         return None
@@ -197,41 +201,52 @@ class _Intervals:
 
 @dataclass
 class _Task:
-    """One CP-SAT call of a race: how to build its model, its work limit, and what came out."""
+    """One CP-SAT call of a race: how to build its model, its work limit, and what came out.
 
-    name: str
+    ``rank`` orders the calls whose schedules are wanted, lowest first; ``proves`` says that the
+    interval has no schedule when the model has none.
+    """
+
+    rank: int
     build: Callable[[], KernelModel]
     work: float
+    proves: bool = False
     status: str = ""
     schedule: KernelSchedule | None = None
 
     @property
-    def decides(self) -> bool:
-        """Whether the outcome settles the interval."""
-        return self.schedule is not None or (self.name == "loose" and self.status == "INFEASIBLE")
+    def closed(self) -> bool:
+        """Whether the call has shown that its model has no solution."""
+        return self.status == "INFEASIBLE"
 
 
 def _race(run: Run, tasks: list[_Task]) -> None:
     """Run calls side by side, as many as there are workers, until one settles the question.
 
-    All of them answer the same question, so which one is faster does not change the answer; the
-    schedule is that of the first in the list, and its call is the same whenever it ends.
+    A proof that there is no schedule stops everything. A schedule stops calls of higher rank only:
+    those of lower rank run up to their limits and win when they find one too, so that the result
+    does not depend on which was faster.
     """
-    settled = threading.Event()
+    found: set[int] = set()
+
+    def settled(rank: int) -> bool:
+        return bool(found) and min(found) < rank
 
     def work(task: _Task) -> None:
-        if settled.is_set() or run.clock.expired():
+        if settled(task.rank) or run.clock.expired():
             return
         try:
             model = task.build()
-            if not model.possible:
-                task.status = "INFEASIBLE"
+            if model.possible:
+                _call(run, task, model, lambda: settled(task.rank))
             else:
-                _call(run, task, model, settled)
+                task.status = "INFEASIBLE"
         except OutOfTime:
             return
-        if task.decides:
-            settled.set()
+        if task.schedule is not None:
+            found.add(task.rank)
+        elif task.proves and task.closed:
+            found.add(-1)
 
     width = 1 if run.deterministic else min(run.workers, len(tasks))
     if width == 1:
@@ -243,21 +258,43 @@ def _race(run: Run, tasks: list[_Task]) -> None:
             done.result()
 
 
-def _call(run: Run, task: _Task, model: KernelModel, settled: threading.Event) -> None:
+def _call(run: Run, task: _Task, model: KernelModel, stop: Callable[[], bool]) -> None:
+    limits = {"max_deterministic_time": task.work}
+    if run.deterministic:
+        virtual = run.clock.remaining() / SECONDS_PER_DETERMINISTIC_UNIT
+        limits["max_deterministic_time"] = min(task.work, virtual)
     outcome = engine.solve(
-        model.model,
-        run.clock,
-        seed=run.seed,
-        parameters=PARAMETERS | {"max_deterministic_time": task.work},
-        stop_when=settled.is_set,
+        model.model, run.clock, seed=run.seed, parameters=PARAMETERS | limits, stop_when=stop
     )
     task.status = outcome.status
     if outcome.values is None:
         return
-    if task.name == "linked":
+    slots = model.slots(outcome.values)
+    if model.linked:
         task.schedule = extract(model.instance, model, outcome.values)
     else:
-        task.schedule = realise(model.instance, model.interval, model.slots(outcome.values))
+        task.schedule = realise(model.instance, model.interval, slots)
+
+
+def sufficient_horizon(instance: Instance, interval: int) -> int:
+    """A length that suffices at an interval: if there is a schedule, there is one this short.
+
+    Order the operations by their starts and look at a gap. When everything behind it can move
+    down by one interval, the schedule shortens and nothing breaks: slots, hence units and waits,
+    stay, and live ranges across the gap shrink. That is prevented only by an edge that spans the
+    gap: a forward one with less than an interval of slack, or one from behind to before it, whose
+    live range would grow. In a schedule that cannot be shortened such edges cover the whole
+    length, and a minimal cover ends at each operation at most once.
+    """
+    span = [0] * instance.n
+    reach, shallow = instance.reach(), instance.reach(largest=False)
+    for e in range(len(instance.source)):
+        u, w = int(instance.source[e]), int(instance.target[e])
+        ahead = int(instance.delay[e] + instance.crossing[e]) + interval * (1 - int(shallow[e]))
+        back = interval * int(reach[e]) - int(instance.delay[e])
+        longest = max(0, ahead, back)
+        span[u], span[w] = max(span[u], longest), max(span[w], longest)
+    return sum(span) + interval + int(instance.latency.max())
 
 
 def has_live_limits(instance: Instance) -> bool:

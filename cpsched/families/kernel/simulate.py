@@ -10,12 +10,13 @@ the slot it overwrites was read. Units are not modelled: the check of the period
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import networkx as nx
 
 from cpsched.families.kernel.live import last_uses, lifetimes
-from cpsched.families.kernel.problem import KernelProblem, KernelSchedule
+from cpsched.families.kernel.problem import Edge, KernelProblem, KernelSchedule
 
 
 @dataclass(frozen=True)
@@ -31,42 +32,48 @@ class Execution:
     times: dict[tuple[str, int], int]
 
 
-def program_order(problem: KernelProblem, schedule: KernelSchedule) -> dict[str, int]:
-    """A rank of every operation that breaks ties of starts: sources before targets."""
+#: The uses of every operation's result, as `last_uses` gives them.
+Uses = dict[str, list[tuple[str, Edge, int]]]
+
+
+def program_order(
+    problem: KernelProblem, schedule: KernelSchedule, uses: Uses | None = None
+) -> tuple[dict[str, int], dict[str, int]]:
+    """A rank of every operation that breaks ties of starts: who is waited for comes first.
+
+    Also the number of each operation's knot: operations of one knot wait for each other in the
+    same cycle (a cycle of zero delays), so they execute as one.
+    """
     graph = nx.DiGraph()
     names = [o.id for o in problem.operations]
+    place = {name: k for k, name in enumerate(names)}
     graph.add_nodes_from(names)
     period = schedule.initiation_interval
     start = {p.operation: p.start for p in schedule.operations}
-    depth = {b.buffer: b.depth for b in schedule.buffers}
-    for e in problem.edges:
-        distance = e.distance + (depth[e.buffer] if e.buffer is not None else 0)
-        if e.delay >= 0 and start[e.target] + distance * period == start[e.source]:
-            graph.add_edge(e.source, e.target)
+    for source, target, distance, _ in _waits(problem, schedule, uses):
+        if start[target] + distance * period == start[source]:
+            graph.add_edge(source, target)
     rank: dict[str, int] = {}
+    knot: dict[str, int] = {}
     # Contract cycles of simultaneous operations: their members keep the order of the file.
     parts = nx.condensation(graph)
     for node in nx.lexicographical_topological_sort(
-        parts, key=lambda k: min(names.index(m) for m in parts.nodes[k]["members"])
+        parts, key=lambda k: min(place[m] for m in parts.nodes[k]["members"])
     ):
-        for member in sorted(parts.nodes[node]["members"], key=names.index):
+        for member in sorted(parts.nodes[node]["members"], key=place.__getitem__):
             rank[member] = len(rank)
-    return rank
+            knot[member] = node
+    return rank, knot
 
 
-def simulate(
-    problem: KernelProblem, schedule: KernelSchedule, iterations: int | None = None
-) -> Execution:
-    """Execute a schedule in order; the number of iterations covers every overlap by default."""
-    period = schedule.initiation_interval
+def _waits(
+    problem: KernelProblem, schedule: KernelSchedule, uses: Uses | None = None
+) -> Iterator[tuple[str, str, int, int]]:
+    """Who waits for whom: (source, target, iterations back, delay)."""
     depth = {b.buffer: b.depth for b in schedule.buffers}
-    rank = program_order(problem, schedule)
-    waits: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
     group = {p.operation: p.group for p in schedule.operations}
     operations = {o.id: o for o in problem.operations}
-    farthest = 0
     for e in problem.edges:
-        distance = e.distance + (depth[e.buffer] if e.buffer is not None else 0)
         if e.delay < 0:
             continue  # bounds a difference from above: no barrier enforces it
         delay = e.delay
@@ -74,14 +81,36 @@ def simulate(
             delay += problem.machine.signal_cost
             if e.kind == "true":
                 delay += problem.spill_cost(operations[e.source])
-        waits[e.target].append((e.source, distance, delay))
-        farthest = max(farthest, distance)
-    uses = last_uses(problem)
-    for name, ring in ring_depths(problem, schedule).items():
-        for target, edge, extra in uses[name]:
+        distance = e.distance + (depth[e.buffer] if e.buffer is not None else 0)
+        yield e.source, e.target, distance, delay
+    uses = uses or last_uses(problem)
+    for name, ring in ring_depths(problem, schedule, uses).items():
+        for reader, edge, extra in uses[name]:
             distance = extra + edge.distance + (depth[edge.buffer] if edge.buffer else 0)
-            waits[name].append((target, ring - distance, 0))
-            farthest = max(farthest, ring - distance)
+            # An operation that updates its own result reads the old one before it writes.
+            if reader != name:
+                yield reader, name, ring - distance, 0
+
+
+def simulate(
+    problem: KernelProblem,
+    schedule: KernelSchedule,
+    iterations: int | None = None,
+    uses: Uses | None = None,
+) -> Execution:
+    """Execute a schedule in order; the number of iterations covers every overlap by default."""
+    period = schedule.initiation_interval
+    uses = uses or last_uses(problem)
+    rank, knot = program_order(problem, schedule, uses)
+    start = {p.operation: p.start for p in schedule.operations}
+    waits: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
+    farthest = 0
+    for source, target, distance, delay in _waits(problem, schedule, uses):
+        together = start[target] + distance * period == start[source]
+        if knot[source] == knot[target] and together:
+            continue
+        waits[target].append((source, distance, delay))
+        farthest = max(farthest, distance)
     count = iterations or min(schedule.stages + farthest + 2, 64)
     programs: dict[int | None, list[tuple[int, int, str, int]]] = defaultdict(list)
     for p in schedule.operations:
@@ -122,7 +151,9 @@ def simulate(
     return Execution(len(times), tuple(stuck), times)
 
 
-def ring_depths(problem: KernelProblem, schedule: KernelSchedule) -> dict[str, int]:
+def ring_depths(
+    problem: KernelProblem, schedule: KernelSchedule, uses: Uses | None = None
+) -> dict[str, int]:
     """Slots of the ring behind every result that another group reads or that memory holds.
 
     The depth stated in the schedule, else the number of iterations whose result is live.
@@ -130,7 +161,7 @@ def ring_depths(problem: KernelProblem, schedule: KernelSchedule) -> dict[str, i
     stated = {b.buffer: b.depth for b in schedule.buffers}
     start = {p.operation: p.start for p in schedule.operations}
     group = {p.operation: p.group for p in schedule.operations}
-    alive = lifetimes(problem, start, schedule.initiation_interval, stated)
+    alive = lifetimes(problem, start, schedule.initiation_interval, stated, uses)
     crossing = {
         e.source for e in problem.edges if e.kind == "true" and group[e.source] != group[e.target]
     }

@@ -93,7 +93,7 @@ def minizinc(problem: KernelProblem, schedule: KernelSchedule | None = None) -> 
     memory = {"smem": 1, "tmem": 2, "registers": 3}
     data = {
         "n": len(at),
-        "latency": [o.latency for o in problem.operations],
+        "latency": [max(1, o.latency) for o in problem.operations],
         "issue": [o.issue_cycles for o in problem.operations],
         "variable": [o.variable_latency for o in problem.operations],
         "warps": [o.min_warps for o in problem.operations],

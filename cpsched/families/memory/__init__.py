@@ -11,6 +11,7 @@ from cpsched.families.memory.check import check, evaluate
 from cpsched.families.memory.draw import draw
 from cpsched.families.memory.explain import constraints, restrict
 from cpsched.families.memory.formats import FORMATS, WRITERS
+from cpsched.families.memory.generate import GENERATORS
 from cpsched.families.memory.problem import (
     Alias,
     Buffer,
@@ -104,4 +105,5 @@ FAMILY: Family[MemoryProblem, MemorySchedule, Any] = Family(
     draw=draw,
     formats=FORMATS,
     writers=WRITERS,
+    generators=GENERATORS,
 )

@@ -145,6 +145,26 @@ def order_by(parts: Parts, keys: str) -> npt.NDArray[np.int64]:
     return rank
 
 
+def learned(parts: Parts, blame: npt.NDArray[np.float64], rng: np.random.Generator) -> Ints:
+    """Rank of each block by the blame of its sections, with noise.
+
+    Parameters
+    ----------
+    blame
+        How often each section was what made earlier searches turn back.
+    """
+    lengths = np.diff(parts.sec_at)
+    total = np.add.reduceat(blame[parts.sec], parts.sec_at[:-1])
+    if rng.random() < 0.3:
+        total = total / np.maximum(1, lengths)
+    noise = np.exp(rng.normal(0.0, rng.choice([0.0, 0.1, 0.3]), parts.n))
+    second = (parts.width, parts.size * parts.width, parts.size)[int(rng.integers(3))]
+    order = np.lexsort([-second, -total * noise])
+    rank = np.empty(parts.n, dtype=np.int64)
+    rank[order] = np.arange(parts.n)
+    return rank
+
+
 class Search:
     """One branch-and-bound within a capacity, in steps of a number of nodes.
 
@@ -154,7 +174,15 @@ class Search:
         The solution, once `run` returned SOLVED.
     """
 
-    def __init__(self, parts: Parts, capacity: int, rank: Ints) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        capacity: int,
+        rank: Ints,
+        *,
+        chained: bool = True,
+        dynamic: bool = False,
+    ) -> None:
         n, sections = parts.n, len(parts.live_at) - 1
         self.parts, self.capacity, self.rank = parts, capacity, rank
         twin = np.full(n, -1, dtype=np.int64)
@@ -163,6 +191,7 @@ class Search:
             for before, after in pairwise(ordered):
                 twin[after] = before
         self._twin = twin
+        self._chained, self._dynamic = chained, dynamic
         self._pinned = bool((parts.pin >= 0).any())
         self.offsets = np.full(n, -1, dtype=np.int64)
         self._least = parts.residue.copy()
@@ -181,12 +210,23 @@ class Search:
         self._placed = np.zeros((n + 1, 2), dtype=np.int64)
         self._trail = np.zeros((trail, 2), dtype=np.int64)
         self._frames = np.zeros((n + 2, 8), dtype=np.int64)
-        self._agenda = np.zeros((4 * n + 16, 8), dtype=np.int64)
-        self._pool = np.zeros(3 * n * n + 16 * n + 64, dtype=np.int64)
+        self._agenda = np.zeros((4 * n + 16, 9), dtype=np.int64)
+        self._pool = np.zeros((3 * n * n + 16 * n + 64, 2), dtype=np.int64)
         self._key = np.zeros(n, dtype=np.int64)
         self._witness = parts.live[parts.live_at[:-1]].copy()
         self._blocker = np.arange(n, dtype=np.int64)
         self.blame = np.zeros(sections, dtype=np.int64)
+        self._smallest = np.array(
+            [
+                int(parts.size[parts.near[i:j]].min(initial=2**40))
+                for i, j in zip(parts.near_at[:-1], parts.near_at[1:], strict=True)
+            ],
+            dtype=np.int64,
+        )
+        self._stale = np.ones(sections, dtype=np.int64)
+        self._place = rank.copy()
+        self._starts = np.zeros(n + 1, dtype=np.int64)
+        self._sizes = np.zeros(n + 1, dtype=np.int64)
         self._state = np.zeros(8, dtype=np.int64)
 
     @property
@@ -202,6 +242,8 @@ class Search:
                 budget,
                 self.capacity,
                 self._pinned,
+                self._chained,
+                self._dynamic,
                 p.size,
                 p.modulus,
                 p.residue,
@@ -229,6 +271,11 @@ class Search:
                 self._witness,
                 self._blocker,
                 self.blame,
+                self._smallest,
+                self._stale,
+                self._place,
+                self._starts,
+                self._sizes,
                 self._state,
             )
         )

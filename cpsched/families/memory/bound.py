@@ -131,6 +131,48 @@ def allocation_bound(instance: Instance) -> Bound:
     return Bound(value, "load", "height", {"time": -time})
 
 
+def operation_need(problem: MemoryProblem, name: str) -> int:
+    """Bytes of an operation's inputs and outputs: alive together in any order."""
+    size = {b.id: b.size for b in problem.buffers}
+    operation = next(o for o in problem.operations if o.id == name)
+    return sum(size[x] for x in {*operation.inputs, *operation.outputs})
+
+
+def operation_load(problem: MemoryProblem) -> tuple[int, str]:
+    """The largest need of a single operation, and which one has it."""
+    return max((operation_need(problem, o.id), o.id) for o in problem.operations)
+
+
+def use_knapsack(problem: MemoryProblem) -> int:
+    """A lower bound of the execution time: what fits at once can be saved at once, no more.
+
+    Uses are grouped by their start; those of a group are in progress together, so the tensors
+    that gain lie in the spaces together. Each group's gain is at most that of a fractional
+    knapsack with the joint capacity of all spaces.
+    """
+    capacity = sum(s.capacity for s in problem.spaces)
+    largest = max((s.capacity for s in problem.spaces), default=0)
+    groups: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for buffer in problem.buffers:
+        for use in buffer.uses:
+            gain = max(use.benefit.values(), default=0)
+            if gain and buffer.size <= largest:
+                groups[use.start].append((gain, buffer.size))
+    saved = 0
+    for items in groups.values():
+        room = capacity
+        for gain, size in sorted(items, key=lambda i: (-i[0] / max(1, i[1]), i)):
+            if size <= room:
+                saved += gain
+                room -= size
+            else:
+                # The fraction that still fits, rounded down: gains are whole numbers, and so is
+                # the best sum of them.
+                saved += gain * room // size
+                break
+    return problem.base_time - saved
+
+
 def recompute(problem: MemoryProblem, bound: Bound) -> Number:
     """The value that a bound's argument and data prove.
 
@@ -141,6 +183,12 @@ def recompute(problem: MemoryProblem, bound: Bound) -> Number:
     """
     if bound.argument == "load":
         return load_at(problem, int(bound.data["time"]))
+    if bound.argument == "use-knapsack":
+        return use_knapsack(problem)
+    if bound.argument == "operation":
+        return operation_need(problem, str(bound.data["operation"]))
+    if bound.argument == "work":
+        return sum(o.duration for o in problem.operations)
     raise ProblemError(
         "the bound must have an argument that can be recomputed",
         place="argument",

@@ -22,7 +22,7 @@ PLACED, TRAIL, FRAMES, AGENDA, NODES_TOP, POOL_TOP, COUNT, BEGUN = range(8)
 # Columns of a frame (choice point).
 F_LIST, F_CAND, F_NEXT, F_PLACED, F_AGENDA, F_NODES, F_POOL = range(7)
 # Columns of an agenda node (an independent part that is still open).
-A_FROM, A_LEN, A_LO, A_HI, A_OFF, A_RANK, A_BASE, A_LINK = range(8)
+A_FROM, A_LEN, A_LO, A_HI, A_OFF, A_RANK, A_BASE, A_LINK, A_SLACK = range(9)
 
 
 @kernel
@@ -37,6 +37,7 @@ def _place(
     least: Any,
     rest: Any,
     cross: Any,
+    stale: Any,
     sec_at: Any,
     sec: Any,
     near_at: Any,
@@ -58,6 +59,7 @@ def _place(
     for i in range(sec_at[b], sec_at[b + 1]):
         s = sec[i]
         rest[s] -= size[b]
+        stale[s] = 1
     for c in range(first[b], last[b]):
         cross[c] -= 1
     fits = True
@@ -74,6 +76,9 @@ def _place(
             least[u] = raised
             if raised + size[u] > capacity:
                 fits = False
+                break
+            for j in range(sec_at[u], sec_at[u + 1]):
+                stale[sec[j]] = 1
     state[TRAIL] = t
     return fits
 
@@ -155,6 +160,69 @@ def _sections_fit(
 
 
 @kernel
+def _chains_fit(
+    lo: int,
+    hi: int,
+    low: int,
+    last_rank: int,
+    capacity: int,
+    size: Any,
+    least: Any,
+    off: Any,
+    rest: Any,
+    stale: Any,
+    live_at: Any,
+    live: Any,
+    smallest: Any,
+    place: Any,
+    starts: Any,
+    sizes: Any,
+    blame: Any,
+) -> bool:
+    """Whether the open blocks of every changed section fit when stacked by their least offsets.
+
+    That is the one-machine bound with release dates. A block whose least offset was passed over
+    must rest on one that is still to come, so it starts above ``low`` plus its smallest neighbour.
+    """
+    for s in range(lo, hi):
+        if stale[s] == 0:
+            continue
+        stale[s] = 0
+        if rest[s] == 0:
+            continue
+        count = 0
+        most = 0
+        for i in range(live_at[s], live_at[s + 1]):
+            u = live[i]
+            if off[u] < 0:
+                start = least[u]
+                if start < low or (start == low and place[u] <= last_rank):
+                    start = low + smallest[u]
+                if start > most:
+                    most = start
+                j = count
+                while j > 0 and starts[j - 1] > start:
+                    starts[j] = starts[j - 1]
+                    sizes[j] = sizes[j - 1]
+                    j -= 1
+                starts[j] = start
+                sizes[j] = size[u]
+                count += 1
+        if most + rest[s] <= capacity:
+            continue
+        top = 0
+        for i in range(count):
+            if starts[i] > top:
+                top = starts[i]
+            top += sizes[i]
+        if top > capacity:
+            stale[s] = 1
+            blame[s] += 1
+            return False
+    return True
+
+
+@kernel
 def _safe(
     u: int, offset: int, size: Any, off: Any, least: Any, near_at: Any, near: Any, blocker: Any
 ) -> bool:
@@ -201,10 +269,37 @@ def _lowest(
 
 
 @kernel
+def _rerank(
+    begin: int, end: int, rank: Any, rest: Any, sec_at: Any, sec: Any, pool: Any, key: Any
+) -> None:
+    """Rank the blocks of a new part by the largest open load they are in, then as before."""
+    for i in range(begin, end):
+        b = pool[i, 0]
+        load = 0
+        for j in range(sec_at[b], sec_at[b + 1]):
+            if rest[sec[j]] > load:
+                load = rest[sec[j]]
+        key[b] = load
+        k = i
+        while k > begin and (
+            key[pool[k - 1, 0]] < load or (key[pool[k - 1, 0]] == load and pool[k - 1, 1] > rank[b])
+        ):
+            pool[k, 0] = pool[k - 1, 0]
+            pool[k, 1] = pool[k - 1, 1]
+            k -= 1
+        pool[k, 0] = b
+        pool[k, 1] = rank[b]
+    for i in range(begin, end):
+        pool[i, 1] = i - begin
+
+
+@kernel
 def branch(
     budget: int,
     capacity: int,
     pinned: bool,
+    chained: bool,
+    dynamic: bool,
     size: Any,
     modulus: Any,
     residue: Any,
@@ -232,6 +327,11 @@ def branch(
     witness: Any,
     blocker: Any,
     blame: Any,
+    smallest: Any,
+    stale: Any,
+    place: Any,
+    starts: Any,
+    sizes: Any,
     state: Any,
 ) -> int:
     """Search on for at most ``budget`` nodes; OPEN, SOLVED (offsets in ``off``) or EXHAUSTED.
@@ -263,7 +363,8 @@ def branch(
         agenda[0, A_BASE] = 0
         agenda[0, A_LINK] = -1
         for b in range(n):
-            pool[b] = b
+            pool[b, 0] = b
+            pool[b, 1] = rank[b]
         state[AGENDA] = 0
         state[NODES_TOP] = 1
         state[POOL_TOP] = n
@@ -287,7 +388,7 @@ def branch(
                 chosen = -1
                 at = frames[f, F_CAND] + frames[f, F_NEXT]
                 if at < frames[f, F_POOL]:
-                    chosen = pool[at]
+                    chosen = pool[at, 0]
                     frames[f, F_NEXT] += 1
                 if chosen < 0:
                     state[FRAMES] = f
@@ -299,19 +400,19 @@ def branch(
             if pinned:
                 offset = _lowest(chosen, offset, size, modulus, residue, off, near_at, near, pin)
             fits = _place(
-                chosen, offset, capacity, size, modulus, residue, off, least, rest, cross,
+                chosen, offset, capacity, size, modulus, residue, off, least, rest, cross, stale,
                 sec_at, sec, near_at, near, first, last, placed, trail, state,
             )  # fmt: skip
             if not fits:
                 continue
             # The part goes on as a new agenda node that remembers the last placement.
             k = state[NODES_TOP]
-            for column in range(8):
+            for column in range(9):
                 agenda[k, column] = agenda[a, column]
             agenda[k, A_FROM] = frames[f, F_LIST]
             agenda[k, A_LEN] = frames[f, F_CAND] - frames[f, F_LIST]
             agenda[k, A_OFF] = offset
-            agenda[k, A_RANK] = rank[chosen]
+            agenda[k, A_RANK] = pool[at, 1]
             state[AGENDA] = k
             state[NODES_TOP] = k + 1
             failed = False
@@ -329,9 +430,11 @@ def branch(
         start = state[POOL_TOP]
         top = start
         for i in range(agenda[a, A_FROM], agenda[a, A_FROM] + agenda[a, A_LEN]):
-            b = pool[i]
+            b = pool[i, 0]
             if off[b] < 0:
-                pool[top] = b
+                pool[top, 0] = b
+                pool[top, 1] = pool[i, 1]
+                place[b] = pool[i, 1]
                 top += 1
         if top == start:
             # Done: its choices are settled, whatever becomes of the other parts.
@@ -339,6 +442,19 @@ def branch(
             state[AGENDA] = link
             if link >= 0:
                 state[FRAMES] = min(state[FRAMES], agenda[link, A_BASE])
+            continue
+
+        if not _sections_fit(
+            lo, hi, low, capacity, least, off, rest, live_at, live, witness, blame
+        ):
+            failed = True
+            continue
+
+        if chained and not _chains_fit(
+            lo, hi, low, agenda[a, A_RANK], capacity, size, least, off, rest, stale, live_at,
+            live, smallest, place, starts, sizes, blame,
+        ):  # fmt: skip
+            failed = True
             continue
 
         # Split where no open block crosses from one section to the next.
@@ -356,22 +472,39 @@ def branch(
                     continue
                 begin = fill
                 for i in range(start, top):
-                    b = pool[i]
+                    b = pool[i, 0]
                     if left <= first[b] and last[b] <= c:
-                        pool[fill] = b
+                        pool[fill, 0] = b
+                        pool[fill, 1] = pool[i, 1]
                         fill += 1
                 if fill > begin:
+                    if dynamic:
+                        _rerank(begin, fill, rank, rest, sec_at, sec, pool, key)
                     agenda[made, A_FROM] = begin
                     agenda[made, A_LEN] = fill - begin
                     agenda[made, A_LO] = left
                     agenda[made, A_HI] = c + 1
                     agenda[made, A_OFF] = low
-                    agenda[made, A_RANK] = agenda[a, A_RANK]
+                    agenda[made, A_RANK] = -1 if dynamic else agenda[a, A_RANK]
                     agenda[made, A_BASE] = state[FRAMES]
-                    agenda[made, A_LINK] = link
-                    link = made
+                    room = capacity
+                    for d in range(left, c + 1):
+                        if rest[d] > 0 and capacity - rest[d] < room:
+                            room = capacity - rest[d]
+                    # The tightest part comes last, to be taken first.
+                    agenda[made, A_SLACK] = room
+                    k = made
+                    while k > state[NODES_TOP] and agenda[k - 1, A_SLACK] < agenda[k, A_SLACK]:
+                        for column in range(9):
+                            swapped = agenda[k, column]
+                            agenda[k, column] = agenda[k - 1, column]
+                            agenda[k - 1, column] = swapped
+                        k -= 1
                     made += 1
                 left = c + 1
+            for k in range(state[NODES_TOP], made):
+                agenda[k, A_LINK] = link
+                link = k
             if link != agenda[a, A_LINK]:
                 state[AGENDA] = link
                 state[NODES_TOP] = made
@@ -384,17 +517,11 @@ def branch(
                 start = agenda[a, A_FROM]
                 top = start + agenda[a, A_LEN]
 
-        if not _sections_fit(
-            lo, hi, low, capacity, least, off, rest, live_at, live, witness, blame
-        ):
-            failed = True
-            continue
-
         # A block that hinders nobody at its least offset stays there, without a choice.
         settled = False
         ceiling = capacity
         for i in range(start, top):
-            u = pool[i]
+            u = pool[i, 0]
             offset = least[u]
             if pinned:
                 if pin[u] >= 0:
@@ -411,7 +538,7 @@ def branch(
             if _safe(u, offset, size, off, least, near_at, near, blocker):
                 _place(
                     u, offset, capacity, size, modulus, residue, off, least, rest, cross,
-                    sec_at, sec, near_at, near, first, last, placed, trail, state,
+                    stale, sec_at, sec, near_at, near, first, last, placed, trail, state,
                 )  # fmt: skip
                 settled = True
             elif offset + size[u] < ceiling:
@@ -421,7 +548,7 @@ def branch(
         if settled:
             # Look at the part again without the settled blocks.
             k = state[NODES_TOP]
-            for column in range(8):
+            for column in range(9):
                 agenda[k, column] = agenda[a, column]
             agenda[k, A_FROM] = start
             agenda[k, A_LEN] = top - start
@@ -434,11 +561,11 @@ def branch(
         # block nothing can come, for that block could have moved down.
         fill = top
         for i in range(start, top):
-            u = pool[i]
+            u = pool[i, 0]
             offset = key[u]
             if offset < low or offset >= ceiling:
                 continue
-            if offset == low and rank[u] <= agenda[a, A_RANK]:
+            if offset == low and place[u] <= agenda[a, A_RANK]:
                 continue
             if twin[u] >= 0 and off[twin[u]] < 0:
                 continue
@@ -451,12 +578,14 @@ def branch(
                 continue
             j = fill
             while j > top and (
-                key[pool[j - 1]] > offset
-                or (key[pool[j - 1]] == offset and rank[pool[j - 1]] > rank[u])
+                key[pool[j - 1, 0]] > offset
+                or (key[pool[j - 1, 0]] == offset and pool[j - 1, 1] > place[u])
             ):
-                pool[j] = pool[j - 1]
+                pool[j, 0] = pool[j - 1, 0]
+                pool[j, 1] = pool[j - 1, 1]
                 j -= 1
-            pool[j] = u
+            pool[j, 0] = u
+            pool[j, 1] = place[u]
             fill += 1
         if fill == top:
             failed = True

@@ -183,8 +183,8 @@ class PlacedBuffer(Record):
     buffer: Name
     offset: Count
     space: Name = "fast"
-    start: Whole | None = Field(default=None, alias="from")
-    end: Whole | None = Field(default=None, alias="to")
+    start: Whole | None = Field(default=None, validation_alias="from", serialization_alias="from")
+    end: Whole | None = Field(default=None, validation_alias="to", serialization_alias="to")
 
 
 class ScheduledCopy(Record):
@@ -193,8 +193,8 @@ class ScheduledCopy(Record):
     model_config = ConfigDict(populate_by_name=True)
 
     buffer: Name
-    source: Name = Field(alias="from")
-    target: Name = Field(alias="to")
+    source: Name = Field(validation_alias="from", serialization_alias="from")
+    target: Name = Field(validation_alias="to", serialization_alias="to")
     start: Whole
     end: Whole
 
@@ -220,7 +220,7 @@ def objectives_of_form(form: str) -> tuple[str, ...]:
     """Names of the objectives that a form of the problem has."""
     return {
         "allocation": ("height",),
-        "mapping": ("execution_time", "height"),
+        "mapping": ("execution_time",),
         "ordering": ("peak_memory", "height", "execution_time"),
     }[form]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from collections.abc import Callable
@@ -24,6 +25,17 @@ from cpsched.result import Bound
 
 #: Pairs of neighbours up to which first fit and branch-and-bound are used.
 MOST_NEIGHBOURS = 4_000_000
+
+#: Orders of the branch-and-bound that are searched deeply: word of `order_by`, and whether parts
+#: are ranked anew by their open load.
+FIXED = (
+    ("TWA", True),
+    ("TAW", False),
+    ("WAT", True),
+    ("ATW", False),
+    ("TWA", False),
+    ("TAW", True),
+)
 
 #: Seconds that one node of the branch-and-bound is charged in a deterministic run.
 SECONDS_PER_NODE = 4e-6
@@ -48,7 +60,7 @@ class Allocator:
         stop: Callable[[], bool] | None = None,
     ) -> None:
         self.instance, self.clock, self.workers = instance, clock, workers
-        self.rng = np.random.default_rng(seed)
+        self.seed, self.rng = seed, np.random.default_rng(seed)
         self._take, self._prove = take, prove
         self._stop = stop or (lambda: False)
         self.bound = int(loads(instance).max(initial=0))
@@ -119,7 +131,7 @@ class Allocator:
 
     def greedy(self) -> None:
         """First allocations: skylines, then first fit in several orders."""
-        jit.ready()
+        jit.ready(self.clock.remaining())
         i = self.instance
         if i.n == 0 or len(self.active) == 0:
             self.take(self.globally(np.zeros(0, dtype=np.int64)), 0, "greedy:empty")
@@ -172,7 +184,7 @@ class Allocator:
         if self.parts is None or self.done() or self._pins_meet():
             return
         stop_at = self.clock.remaining() - seconds
-        jit.ready()
+        jit.ready(self.clock.remaining())
 
         def over() -> bool:
             return self.done() or self.clock.remaining() <= stop_at
@@ -195,30 +207,60 @@ class Allocator:
             thread.join()
 
     def _restarts(self, k: int, width: int, over: Callable[[], bool]) -> None:
-        """Run the k-th of several streams of restarted searches."""
+        """Run the k-th of several streams of searches.
+
+        A third of the time goes to a few fixed orders, whose searches are continued with doubled
+        limits; the rest to short searches by orders that are learned from where earlier ones
+        failed, and shaken.
+        """
         assert self.parts is not None
-        rng = np.random.default_rng(self.rng.integers(2**31) + 1_000_003 * k)
-        words = ("TWA", "TAW", "WAT", "ATW", "WTA", "AWT")
-        step = 2_000 if jit.ready() else 50
-        turn = k
-        while not over():
-            target = self.goal if turn % 3 or self.best >= UNLIMITED else self.best - 1
-            rank = bnb.order_by(self.parts, words[turn % len(words)])
-            if turn >= len(words):
-                rank = _shake(rank, rng)
-            search = bnb.Search(self.parts, target, rank)
-            budget = step * _luby(turn // width + 1)
-            while search.nodes < budget and not over():
-                answer = search.run(step)
-                self.clock.spend(step * SECONDS_PER_NODE)
-                if answer == kernels.SOLVED:
-                    height = int((search.offsets + self.parts.size).max())
-                    self.take(self.globally(search.offsets), height, "branch-and-bound")
-                    break
-                if answer == kernels.EXHAUSTED:
-                    self.exhausted(target)
-                    break
-            turn += width
+        parts = self.parts
+        rng = np.random.default_rng(self.seed + 1_000_003 * k)
+        blame = np.zeros(len(parts.live_at) - 1)
+        deep: list[bnb.Search] = []
+        restarts = 0
+        for turn in itertools.count():
+            # Cold kernels run interpreted until the background compiler is through.
+            step = 2_000 if jit.ready(self.clock.remaining()) else 50
+            word, dynamic = FIXED[(turn * width + k) % len(FIXED)]
+            if turn < len(FIXED):
+                rank = bnb.order_by(parts, word)
+                deep.append(bnb.Search(parts, self.goal, rank, dynamic=dynamic))
+            search = deep[turn % len(FIXED)]
+            if search.capacity < self.goal:
+                # Proved impossible by another search: start this one afresh.
+                search = bnb.Search(parts, self.goal, search.rank, dynamic=dynamic)
+                deep[turn % len(FIXED)] = search
+            share = 2 * step * 2 ** min(20, turn // len(FIXED))
+            self._run(search, search.nodes + share, step, over)
+            spent = 0
+            while spent < 2 * share:
+                if over():
+                    return
+                restarts += 1
+                target = self.goal
+                if restarts % 2 and self.best < UNLIMITED:
+                    target = max(target, self.best - 1)
+                rank = bnb.learned(parts, blame, rng)
+                search = bnb.Search(parts, target, rank, dynamic=bool(rng.integers(2)))
+                if not self._run(search, step * _luby(restarts), step, over):
+                    blame = 0.7 * blame + search.blame / max(1, int(search.blame.sum()))
+                spent += search.nodes + step // 10
+
+    def _run(self, search: bnb.Search, budget: int, step: int, over: Callable[[], bool]) -> bool:
+        """Continue a search up to ``budget`` nodes; whether it came to an end."""
+        assert self.parts is not None
+        while search.nodes < budget and not over():
+            answer = search.run(step)
+            self.clock.spend(step * SECONDS_PER_NODE)
+            if answer == kernels.SOLVED:
+                height = int((search.offsets + self.parts.size).max())
+                self.take(self.globally(search.offsets), height, "branch-and-bound")
+                return True
+            if answer == kernels.EXHAUSTED:
+                self.exhausted(search.capacity)
+                return True
+        return False
 
     def _perturb(self, over: Callable[[], bool]) -> None:
         assert self.parts is not None
@@ -245,13 +287,6 @@ def _meetings(instance: Instance) -> int:
     stops = np.searchsorted(starts, instance.piece_end, side="left")
     begun = np.searchsorted(starts, instance.piece_start, side="right")
     return int((stops - begun).sum()) + len(starts)
-
-
-def _shake(rank: Ints, rng: np.random.Generator) -> Ints:
-    noisy = rank + rng.normal(0.0, rng.choice([0.02, 0.1, 0.3]) * len(rank), len(rank))
-    out = np.empty(len(rank), dtype=np.int64)
-    out[np.argsort(noisy)] = np.arange(len(rank))
-    return out
 
 
 def _luby(i: int) -> int:

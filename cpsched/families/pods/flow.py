@@ -4,8 +4,10 @@ A cell (NUMA node) of an active host may end with any numbers of the small VMs t
 option is the change of those numbers. With integer variables "k cells of this class take this
 option", flow balance per VM type and the migration limit, the least total fragment is an integer
 program. VMs whose cores are a multiple of X never change a cell's remainder; in the relaxation they
-may leave a cell at the price of their migration and need no other place, so its optimum bounds
-every plan.
+may leave a cell at the price of their migration and need no other place; the halves of a small VM
+on two cells may go separate ways at half the price each. So its optimum bounds every plan.
+The linear relaxation is solved by column generation over all options, and options
+whose reduced cost exceeds the gap are left out of the integer program.
 """
 
 from __future__ import annotations
@@ -27,189 +29,255 @@ HALVES = 2
 
 @dataclass(frozen=True)
 class CellClass:
-    """Cells with equal room for small VMs and equal small VMs that may leave."""
+    """Cells with equal room for small VMs, equal small VMs that may leave, equal large ones.
+
+    ``counts`` are all small VMs per type, ``halves`` those of them that are on two cells;
+    ``large`` lists (cores, memory, price in halves) of the large VMs that may leave.
+    """
 
     cells: tuple[tuple[int, int], ...]
     room: int
     memory: int
     counts: tuple[int, ...]
-    #: What leaves with each further large VM: (cores, memory, price in halves).
+    halves: tuple[int, ...]
     large: tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True)
-class Option:
-    """A change of the small VMs of one cell: ``delta`` per type, resulting fragment, price."""
+class Options:
+    """Every change of every class, row by row: class, change per type, fragment gained, price.
 
-    group: int
-    delta: tuple[int, ...]
-    fragment: int
-    price: int
-    large: int
+    ``plain`` is the price when only small VMs on one cell move, -1 where that is not enough.
+    """
+
+    group: Ints
+    delta: Ints
+    gain: Ints
+    price: Ints
+    plain: Ints
 
 
-@dataclass
+@dataclass(frozen=True)
 class Flow:
     """The class-flow model of an instance.
 
-    ``types`` are the (cores, memory) of small VMs, in the units of the instance; ``exact`` tells
-    whether the relaxation covers every VM that may move.
+    ``types`` are (cores, memory) of small VMs; ``exact`` tells whether the relaxation covers
+    every VM that may move; ``constant`` is the fragment now, ``free`` the free cores.
     """
 
     instance: Instance
-    size: int
     types: list[tuple[int, int]]
     classes: list[CellClass]
-    options: list[Option]
+    options: Options
     limit: int
     exact: bool
     constant: int
     free: int
 
 
+class _Amounts:
+    """Cores and memory that a class of VMs takes in each of its cells."""
+
+    def __init__(self, instance: Instance) -> None:
+        names = instance.cell_resources
+        self.cpu = names.index("cpu")
+        self.memory = names.index("memory") if "memory" in names else -1
+        self.instance = instance
+
+    def of(self, row: Ints) -> tuple[int, int]:
+        return int(row[self.cpu]), int(row[self.memory]) if self.memory >= 0 else 0
+
+    def need(self, c: int) -> tuple[int, int]:
+        return self.of(self.instance.cell_requests[c])
+
+
 def build(instance: Instance, clock: Clock) -> Flow:
     """Group the cells and list every option of every class."""
     problem = instance.problem
     size = 1000 * problem.fragment_cores
-    names = instance.cell_resources
-    cpu = names.index("cpu")
-    memory = names.index("memory") if "memory" in names else -1
-    active = np.array([not n.unschedulable for n in problem.nodes], dtype=bool)
+    amounts = _Amounts(instance)
+    types, exact = _small_types(instance, amounts, size)
+    classes, constant, free = _cell_classes(instance, amounts, types, size)
+    parts = []
+    contents: dict[tuple[int, int], tuple[Ints, Ints]] = {}
+    for k, group in enumerate(classes):
+        clock.check()
+        parts.append(_options(k, group, types, size, contents))
+    stacked = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
+    limit = problem.migration_limit
+    most = len(problem.pods) if limit is None else min(limit, len(problem.pods))
+    options = Options(*stacked) if parts else Options(*[np.zeros(0, dtype=np.int64)] * 5)
+    return Flow(instance, types, classes, options, most, exact, constant, free)
 
-    def amounts(c: int) -> tuple[int, int]:
-        need = instance.cell_requests[c]
-        return int(need[cpu]), int(need[memory]) if memory >= 0 else 0
 
-    small: dict[tuple[int, int], int] = {}
-    exact = True
+def _small_types(
+    instance: Instance, amounts: _Amounts, size: int
+) -> tuple[list[tuple[int, int]], bool]:
+    """Types of the VMs that change remainders, and whether they and the large ones are all."""
+    nodes = instance.problem.nodes
     shapes = {
-        tuple(row[:, cpu].tolist())
-        for row, on in zip(instance.cell_capacity, active, strict=True)
-        if on
+        tuple(row[:, amounts.cpu].tolist())
+        for row, node in zip(instance.cell_capacity, nodes, strict=True)
+        if not node.unschedulable
     }
-    content: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for p, n in enumerate(instance.at.tolist()):
-        c = int(instance.class_of[p])
-        group = instance.classes[c]
-        if n < 0 or not instance.cell_count[c]:
-            exact = exact and n >= 0
-            continue
-        for cell in instance.cells_at[p]:
-            content[n, cell].append(c)
+    uniform = next(iter(shapes)) if len(shapes) == 1 else ()
+    types = set()
+    exact = True
+    for group in instance.classes:
         if group.fixed:
             continue
-        cores, mem = amounts(c)
-        if not active[n]:
-            exact = False
-        elif instance.cell_count[c] == 1 and cores % size:
-            small.setdefault((cores, mem), len(small))
-        elif cores % size and not (
-            len(shapes) == 1
-            and instance.cell_count[c] == len(next(iter(shapes)))
-            and set(next(iter(shapes))) == {cores}
-        ):
-            # A VM that fills its host only changes places with an empty host; others may matter.
-            exact = False
-    types = sorted(small)
+        active = [p for p in group.members if not nodes[instance.at[p]].unschedulable]
+        exact = exact and len(active) == len(group.members)
+        cores, _ = need = amounts.need(group.index)
+        count = int(instance.cell_count[group.index])
+        # A VM that fills its host only changes places with an empty host.
+        if not cores % size or (count == len(uniform) and set(uniform) == {cores}):
+            continue
+        exact = exact and count <= 2
+        if count <= 2:
+            types.add(need)
+    return sorted(types), exact
+
+
+def _cell_classes(
+    instance: Instance, amounts: _Amounts, types: list[tuple[int, int]], size: int
+) -> tuple[list[CellClass], int, int]:
     index = {t: k for k, t in enumerate(types)}
+    content: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for p, n in enumerate(instance.at.tolist()):
+        for cell in instance.cells_at[p]:
+            content[n, cell].append(int(instance.class_of[p]))
     groups: dict[Any, list[tuple[int, int]]] = defaultdict(list)
-    free_total = 0
-    for n in np.flatnonzero(active).tolist():
-        for cell in range(instance.cell_capacity.shape[1]):
-            if instance.cell_capacity[n, cell, cpu] < 0:
-                continue
-            room = int(instance.cell_capacity[n, cell, cpu])
-            mem = int(instance.cell_capacity[n, cell, memory]) if memory >= 0 else 0
-            counts = [0] * len(types)
+    fragments = total = 0
+    for n, node in enumerate(instance.problem.nodes):
+        if node.unschedulable:
+            continue
+        for cell in range(len(node.cells)):
+            room, memory = amounts.of(instance.cell_capacity[n, cell])
+            counts, halves = [0] * len(types), [0] * len(types)
             large: list[tuple[int, int, int]] = []
             free = room
             for c in content[n, cell]:
-                need = amounts(c)
+                need = amounts.need(c)
                 free -= need[0]
-                if not instance.classes[c].fixed and instance.cell_count[c] == 1 and need in index:
+                group = instance.classes[c]
+                single = instance.cell_count[c] == 1
+                if not group.fixed and instance.cell_count[c] <= 2 and need in index:
                     counts[index[need]] += 1
+                    halves[index[need]] += not single
                     continue
                 room -= need[0]
-                mem -= need[1]
-                if not instance.classes[c].fixed and need[0] % size == 0:
-                    price = HALVES if instance.cell_count[c] == 1 else HALVES // 2
-                    large.append((*need, price))
-            free_total += max(0, free)
-            large.sort(key=lambda x: (x[2], -x[0], -x[1]))
-            groups[room, mem, tuple(counts), tuple(large)].append((n, cell))
-    classes = [
-        CellClass(tuple(cells), room, mem, counts, large)
-        for (room, mem, counts, large), cells in groups.items()
-    ]
-    options = []
-    for k, group_ in enumerate(classes):
-        clock.check()
-        options += _options(k, group_, types, size)
-    still = [o for o in options if not any(o.delta) and not o.large]
-    constant = sum(o.fragment * len(classes[o.group].cells) for o in still)
-    limit = problem.migration_limit
-    most = len(problem.pods) if limit is None else min(limit, len(problem.pods))
-    return Flow(instance, size, types, classes, options, most, exact, constant, free_total)
+                memory -= need[1]
+                if not group.fixed and need[0] % size == 0:
+                    large.append((*need, HALVES if single else HALVES // 2))
+            total += max(0, free)
+            fragments += max(0, free) % size
+            groups[room, memory, tuple(counts), tuple(halves), tuple(sorted(large))].append(
+                (n, cell)
+            )
+    classes = [CellClass(tuple(cells), *content_) for content_, cells in groups.items()]
+    return classes, fragments, total
 
 
-def _options(k: int, group: CellClass, types: list[tuple[int, int]], size: int) -> list[Option]:
-    """Every end content of a cell; with large VMs leaving only where the room needs it."""
-    out: list[Option] = []
-    room, memory, price = group.room, group.memory, 0
-    before = -1
-    for large in range(min(len(group.large), 2) + 1):
-        if large:
-            # The cheapest and largest leave first: no other choice gives more room for the price.
-            room += max(x[0] for x in group.large)
-            memory += max(x[1] for x in group.large)
-            price += min(x[2] for x in group.large)
-        _fill(k, group, types, size, room, memory, price, large, before, out)
-        before = room
-    return out
-
-
-def _fill(
+def _options(
     k: int,
     group: CellClass,
     types: list[tuple[int, int]],
     size: int,
-    room: int,
-    memory: int,
-    price: int,
-    large: int,
-    before: int,
-    out: list[Option],
-) -> None:
-    counts = [0] * len(types)
+    contents: dict[tuple[int, int], tuple[Ints, Ints]],
+) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+    """Every end content of a cell; with large VMs leaving only where the room needs it."""
+    room, memory, price = group.room, group.memory, 0
+    now = group.room - sum(n * t[0] for n, t in zip(group.counts, types, strict=True))
+    before, fragment = -1, max(0, now) % size
+    halves = np.array(group.halves, dtype=np.int64)
+    singles = np.array(group.counts, dtype=np.int64) - halves
+    deltas, gains, prices, plains = [], [], [], []
+    for large in range(len(group.large) + 1):
+        if large:
+            # At least as much room, at most the price, of any choice of so many large VMs.
+            room += max(x[0] for x in group.large)
+            memory += max(x[1] for x in group.large)
+            price += min(x[2] for x in group.large)
+        if (room, memory) not in contents:
+            contents[room, memory] = _fillings(types, room, memory)
+        counts, left = contents[room, memory]
+        # Contents that fit without the further large VM leaving are options already.
+        chosen = (room - left) > before
+        counts, left = counts[chosen], left[chosen]
+        delta = counts - np.array(group.counts, dtype=np.int64)
+        deltas.append(delta)
+        gains.append(left % size - fragment)
+        leaving = np.maximum(0, -delta)
+        cheap = np.minimum(leaving, halves).sum(axis=1)
+        whole = HALVES * leaving.sum(axis=1)
+        prices.append(price + whole - cheap)
+        plains.append(np.where((leaving <= singles).all(axis=1) & (large == 0), whole, -1))
+        before = room
+    delta = np.concatenate(deltas)
+    rows = len(delta)
+    return (
+        np.full(rows, k, dtype=np.int64),
+        delta,
+        np.concatenate(gains),
+        np.concatenate(prices),
+        np.concatenate(plains),
+    )
 
-    def extend(t: int, left: int, mem: int) -> None:
-        if t == len(types):
-            used = room - left
-            delta = tuple(c - b for c, b in zip(counts, group.counts, strict=True))
-            # Contents that fit without the further large VM leaving are options already.
-            if used > before or not large:
-                leaving = sum(-d for d in delta if d < 0)
-                out.append(Option(k, delta, left % size, price + HALVES * leaving, large))
-            return
-        cores, each = types[t]
+
+def _fillings(types: list[tuple[int, int]], room: int, memory: int) -> tuple[Ints, Ints]:
+    """All numbers of VMs per type that fit, and the cores left."""
+    rows = np.zeros((1, 0), dtype=np.int64)
+    left = np.array([room], dtype=np.int64)
+    mem = np.array([memory], dtype=np.int64)
+    if room < 0:
+        return np.zeros((0, len(types)), dtype=np.int64), np.zeros(0, dtype=np.int64)
+    for cores, each in types:
         most = left // cores
         if each:
-            most = min(most, mem // each)
-        for count in range(most + 1):
-            counts[t] = count
-            extend(t + 1, left - count * cores, mem - count * each)
-        counts[t] = 0
+            most = np.minimum(most, np.maximum(mem, 0) // each)
+        source = np.repeat(np.arange(len(rows)), most + 1)
+        count = np.concatenate([np.arange(m + 1) for m in most])
+        rows = np.column_stack([rows[source], count])
+        left = left[source] - count * cores
+        mem = mem[source] - count * each
+    return rows, left
 
-    extend(0, room, memory)
+
+# ---------------------------------------------------------------------- solving
 
 
 @dataclass(frozen=True)
 class Solved:
-    """Solution of the flow program: copies per option, its value, a proven bound on the value."""
+    """Copies per option (row of the options), the value, and a proven bound on it."""
 
     copies: dict[int, int]
     value: int | None
     bound: int
+
+
+@dataclass(frozen=True)
+class _Program:
+    """One integer program over the options: minimise cost, with at most ``target`` gained."""
+
+    flow: Flow
+    rows: Ints
+    cost: Ints
+    price: Ints
+    target: int | None
+    members: Ints
+
+    def lagrangian(self, balance: Any, migrations: float, fragments: float) -> tuple[float, Any]:
+        """The bound of the multipliers, and every row's distance from its class's best."""
+        o = self.flow.options
+        worth = self.cost - o.delta[self.rows] @ balance
+        worth = worth - self.price * migrations - o.gain[self.rows] * fragments
+        best = np.zeros(len(self.members))
+        np.minimum.at(best, o.group[self.rows], worth)
+        total = float(best @ self.members) + HALVES * self.flow.limit * migrations
+        if self.target is not None:
+            total += self.target * fragments
+        return total, worth - best[o.group[self.rows]]
 
 
 def solve(
@@ -221,9 +289,8 @@ def solve(
     goal: str = "fragment",
     fragment: int | None = None,
     plain: bool = False,
-    hint: int | None = None,
 ) -> Solved:
-    """Solve the flow program: linear relaxation, reduced-cost fixing, CP-SAT on what is left.
+    """Solve the flow program.
 
     Parameters
     ----------
@@ -231,170 +298,155 @@ def solve(
         "fragment": least total fragment; "moves": least price (in halves) with at most
         ``fragment``.
     plain
-        Only small VMs may move: solutions can be laid out, bounds hold for that move set only.
-    hint
-        Value of a known solution, which limits the options that need be looked at.
-    """
-    from ortools.linear_solver import pywraplp
+        Only small VMs on one cell may move.
 
-    options = [o for o in flow.options if (any(o.delta) or o.large) and not (plain and o.large)]
-    base = {o.group: o.fragment for o in flow.options if not any(o.delta) and not o.large}
-    gain = np.array([o.fragment - base[o.group] for o in options], dtype=np.int64)
-    price = np.array([o.price for o in options], dtype=np.int64)
-    delta = np.array([o.delta for o in options], dtype=np.int64).reshape(len(options), -1)
-    group = np.array([o.group for o in options], dtype=np.int64)
+    Raises
+    ------
+    OutOfTime
+        When there is not even a solution.
+    """
+    o = flow.options
+    rows = np.flatnonzero(o.plain >= 0) if plain else np.arange(len(o.group))
+    price = (o.plain if plain else o.price)[rows]
     members = np.array([len(c.cells) for c in flow.classes], dtype=np.int64)
-    cost = gain if goal == "fragment" else price
+    cost = o.gain[rows] if goal == "fragment" else price
     offset = flow.constant if goal == "fragment" else 0
     target = None if fragment is None else fragment - flow.constant
-    duals = _linear(pywraplp, flow, cost, gain, price, delta, group, members, target)
-    clock.check()
-    bound, reduced = _lagrangian(flow, cost, gain, price, delta, group, members, target, duals)
-    step = _granularity(flow, goal)
+    program = _Program(flow, rows, cost, price, target, members)
+    bound, reduced = _relax(program, clock)
+    step = _granularity(flow) if goal == "fragment" else HALVES if plain else 1
     lower = _round_up(bound + offset, step)
-    # Try small gaps first: options whose reduced cost exceeds the gap cannot improve on it.
-    for slack in (2 * step, 6 * step, 20 * step, None):
-        keep = (
-            np.arange(len(options))
-            if slack is None
-            else np.flatnonzero(reduced <= float(lower - offset - bound) + slack)
-        )
-        ceiling = None if slack is None else lower + slack
-        found = _integer(
-            flow, clock, workers, seed, keep, cost, gain, price, delta, group, members, target,
-            None if ceiling is None else ceiling - offset,
-        )  # fmt: skip
+    # Options whose reduced cost exceeds the gap between a solution and the bound are in no better
+    # solution: solve with few of them, and again with more when the solution leaves a larger gap.
+    slack = 4 * step
+    while True:
+        keep = np.flatnonzero(reduced <= float(lower - offset - bound) + slack)
+        found = _integer(program, keep, step, clock, workers, seed)
+        whole = len(keep) == len(rows)
         if found is None:
-            raise OutOfTime("the flow program was not solved")
+            if whole:
+                return Solved({}, None, lower)
+            slack *= 8
+            continue
         copies, value, proved = found
-        if value is not None:
-            return Solved(copies, value + offset, max(lower, _round_up(proved + offset, step)))
-        if ceiling is not None:
-            lower = max(lower, ceiling + step)
-        else:
-            return Solved({}, None, lower)
-    raise AssertionError("the last slack is unlimited")
+        total = value * step + offset
+        if whole or total <= lower + slack:
+            reached = _round_up(proved * step + offset, step)
+            return Solved(copies, total, max(lower, min(reached, lower + slack)))
+        slack = total - lower
 
 
-def _granularity(flow: Flow, goal: str) -> int:
-    if goal != "fragment":
-        return HALVES
-    sizes = [t[0] for t in flow.types] + [c.room for c in flow.classes] + [flow.size]
-    return int(np.gcd.reduce(np.array(sizes, dtype=np.int64)))
+def _granularity(flow: Flow) -> int:
+    """A number that divides every possible total fragment."""
+    sizes = [t[0] for t in flow.types] + [c.room for c in flow.classes]
+    for c in flow.classes:
+        sizes += [x[0] for x in c.large]
+    step = np.gcd.reduce(np.array([*sizes, 1000 * flow.instance.problem.fragment_cores]))
+    return max(1, int(step))
 
 
 def _round_up(value: float, step: int) -> int:
     return int(-((-(value - 1e-6 * step)) // step)) * step
 
 
-def _linear(
-    pywraplp: Any,
-    flow: Flow,
-    cost: Ints,
-    gain: Ints,
-    price: Ints,
-    delta: Ints,
-    group: Ints,
-    members: Ints,
-    target: int | None,
-) -> tuple[Any, Any, float, float]:
-    """Duals of the linear relaxation: flow, classes (unused), migrations, fragment."""
+def _relax(program: _Program, clock: Clock) -> tuple[float, Any]:
+    """The best Lagrangian bound found by column generation, and reduced costs of all rows."""
+    from ortools.linear_solver import pywraplp
+
+    flow = program.flow
+    o = flow.options
     solver = pywraplp.Solver.CreateSolver("GLOP")
     infinity = solver.infinity()
     balance = [solver.Constraint(0.0, 0.0) for _ in flow.types]
-    rows = [solver.Constraint(-infinity, float(m)) for m in members]
+    rows = [solver.Constraint(-infinity, float(m)) for m in program.members]
     limit = solver.Constraint(-infinity, float(HALVES * flow.limit))
-    goal = None if target is None else solver.Constraint(-infinity, float(target))
+    goal = solver.Constraint(-infinity, infinity if program.target is None else program.target)
     objective = solver.Objective()
     objective.SetMinimization()
-    for k in range(len(cost)):
-        x = solver.NumVar(0.0, infinity, "")
-        objective.SetCoefficient(x, float(cost[k]))
-        rows[group[k]].SetCoefficient(x, 1.0)
-        for t, d in enumerate(delta[k].tolist()):
-            if d:
-                balance[t].SetCoefficient(x, float(d))
-        if price[k]:
-            limit.SetCoefficient(x, float(price[k]))
-        if goal is not None and gain[k]:
-            goal.SetCoefficient(x, float(gain[k]))
-    if solver.Solve() != solver.OPTIMAL:
-        return np.zeros(len(flow.types)), None, 0.0, 0.0
-    return (
-        np.array([row.dual_value() for row in balance]),
-        None,
-        min(0.0, limit.dual_value()),
-        0.0 if goal is None else min(0.0, goal.dual_value()),
-    )
-
-
-def _lagrangian(
-    flow: Flow,
-    cost: Ints,
-    gain: Ints,
-    price: Ints,
-    delta: Ints,
-    group: Ints,
-    members: Ints,
-    target: int | None,
-    duals: tuple[Any, Any, float, float],
-) -> tuple[float, Any]:
-    """The bound for the multipliers, and every option's distance from its class's best one."""
-    balance, _, migrations, fragments = duals
-    worth = cost - delta @ balance - price * migrations - gain * fragments
-    best = np.zeros(len(members))
-    np.minimum.at(best, group, worth)
-    total = float(best @ members) + HALVES * flow.limit * migrations
-    if target is not None:
-        total += target * fragments
-    return total, worth - best[group]
+    scale = float(max(1, np.abs(program.cost).max(initial=1)))
+    for row in balance:
+        for sign in (1.0, -1.0):
+            # An imbalance at a price keeps the first masters feasible.
+            x = solver.NumVar(0.0, infinity, "")
+            row.SetCoefficient(x, sign)
+            objective.SetCoefficient(x, 4.0 * scale)
+    short = solver.NumVar(0.0, infinity, "")
+    goal.SetCoefficient(short, -1.0)
+    objective.SetCoefficient(short, 4.0)
+    known = np.zeros(len(program.rows), dtype=bool)
+    best, reduced = -np.inf, np.zeros(len(program.rows))
+    fresh = np.flatnonzero(program.price <= HALVES)
+    fresh = fresh[np.abs(o.delta[program.rows[fresh]]).sum(axis=1) <= 2]
+    for _ in range(200):
+        for k in fresh.tolist():
+            row = int(program.rows[k])
+            x = solver.NumVar(0.0, infinity, "")
+            objective.SetCoefficient(x, float(program.cost[k]))
+            rows[o.group[row]].SetCoefficient(x, 1.0)
+            for t in np.flatnonzero(o.delta[row]).tolist():
+                balance[t].SetCoefficient(x, float(o.delta[row, t]))
+            limit.SetCoefficient(x, float(program.price[k]))
+            goal.SetCoefficient(x, float(o.gain[row]))
+        known[fresh] = True
+        clock.check()
+        if solver.Solve() != solver.OPTIMAL:
+            break
+        duals = (
+            np.array([row.dual_value() for row in balance]),
+            min(0.0, limit.dual_value()),
+            0.0 if program.target is None else min(0.0, goal.dual_value()),
+        )
+        value, distance = program.lagrangian(*duals)
+        if value > best:
+            best, reduced = value, distance
+        clock.spend(0.01)
+        if best >= float(objective.Value()) - 1e-6 * scale:
+            break
+        # Of each class the rows nearest to its best.
+        candidates = np.flatnonzero(~known & (distance <= 1e-9 + 0.02 * scale))
+        order = candidates[np.argsort(distance[candidates], kind="stable")]
+        fresh = order[: 4 * len(flow.classes)]
+        if not len(fresh):
+            fresh = np.flatnonzero(~known)[: 4 * len(flow.classes)]
+            if not len(fresh):
+                break
+    return best, reduced
 
 
 def _integer(
-    flow: Flow,
-    clock: Clock,
-    workers: int,
-    seed: int,
-    keep: Ints,
-    cost: Ints,
-    gain: Ints,
-    price: Ints,
-    delta: Ints,
-    group: Ints,
-    members: Ints,
-    target: int | None,
-    ceiling: int | None,
-) -> tuple[dict[int, int], int | None, float] | None:
-    """CP-SAT on the kept options; copies by index into the non-trivial options."""
+    program: _Program, keep: Ints, step: int, clock: Clock, workers: int, seed: int
+) -> tuple[dict[int, int], int, float] | None:
+    """CP-SAT on the kept rows: copies, value and bound in steps; None when infeasible."""
     from ortools.sat.python import cp_model
 
+    flow = program.flow
+    o = flow.options
+    rows = program.rows[keep]
+    useful = (o.delta[rows] != 0).any(axis=1)
+    keep, rows = keep[useful], rows[useful]
     total = cp_model.LinearExpr.weighted_sum
     model = cp_model.CpModel()
-    x = [model.new_int_var(0, int(members[group[k]]), "") for k in keep.tolist()]
+    x = [model.new_int_var(0, int(program.members[g]), "") for g in o.group[rows].tolist()]
     per_group: dict[int, list[Any]] = defaultdict(list)
-    for v, k in zip(x, keep.tolist(), strict=True):
-        per_group[int(group[k])].append(v)
+    for v, g in zip(x, o.group[rows].tolist(), strict=True):
+        per_group[g].append(v)
     for g, listed in per_group.items():
-        model.add(cp_model.LinearExpr.sum(listed) <= int(members[g]))
+        model.add(cp_model.LinearExpr.sum(listed) <= int(program.members[g]))
     for t in range(len(flow.types)):
-        model.add(total(x, delta[keep, t].tolist()) == 0)
-    model.add(total(x, price[keep].tolist()) <= HALVES * flow.limit)
-    if target is not None:
-        model.add(total(x, gain[keep].tolist()) <= target)
-    expression = total(x, cost[keep].tolist())
-    if ceiling is not None:
-        model.add(expression <= ceiling)
-    model.minimize(expression)
-    # A solution without any option exists unless a row forbids it.
+        model.add(total(x, o.delta[rows, t].tolist()) == 0)
+    model.add(total(x, program.price[keep].tolist()) <= HALVES * flow.limit)
+    if program.target is not None:
+        unit = _granularity(flow)
+        model.add(total(x, (o.gain[rows] // unit).tolist()) <= program.target // unit)
+    model.minimize(total(x, (program.cost[keep] // step).tolist()))
     outcome = engine.solve(model, clock, workers=workers, seed=seed)
     if outcome.status == "INFEASIBLE":
-        return {}, None, 0.0
-    if outcome.values is None or outcome.objective is None:
         return None
+    if outcome.values is None or outcome.objective is None:
+        raise OutOfTime("the flow program was not solved")
     copies = {
-        int(k): outcome.values[v.index]
-        for v, k in zip(x, keep.tolist(), strict=True)
+        int(row): outcome.values[v.index]
+        for v, row in zip(x, rows.tolist(), strict=True)
         if outcome.values[v.index]
     }
-    bound = outcome.objective if outcome.status == "OPTIMAL" else (outcome.bound or -np.inf)
-    return copies, round(outcome.objective), float(bound)
+    return copies, round(outcome.objective), float(outcome.bound or 0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cpsched.families import Format
-from cpsched.families.pods import kubectl, vmjson
+from cpsched.families.pods import kubectl, openb, roadef, vmjson
 
 FORMATS = (
     Format(
@@ -14,6 +14,24 @@ FORMATS = (
         detect=kubectl.detect,
         read=kubectl.read,
         options=kubectl.OPTIONS,
+    ),
+    Format(
+        name="openb",
+        kind="pods",
+        description="OpenB pod list (CSV) with its node list",
+        detection="a CSV whose first line names cpu_milli, num_gpu and gpu_milli",
+        detect=openb.detect,
+        read=openb.read,
+        options=openb.OPTIONS,
+    ),
+    Format(
+        name="machine-reassignment",
+        kind="pods",
+        description="machine reassignment (ROADEF/EURO challenge 2012)",
+        detection="a file model_*.txt of integers",
+        detect=roadef.detect,
+        read=roadef.read,
+        options=roadef.OPTIONS,
     ),
     Format(
         name="vm-clusters",

@@ -1,4 +1,4 @@
-"""A first plan within milliseconds: best fit, then room made by moving or preempting one node's pods.
+"""A first plan within milliseconds: best fit, then room made on one node after the other.
 
 Every action is possible when it is taken, so the actions in their order are the plan's steps.
 """
@@ -77,10 +77,13 @@ def order_of(instance: Instance, pods: Iterable[int]) -> list[int]:
             1, instance.cell_count
         )
 
-    def key(p: int) -> tuple[int, int, float, int, int]:
+    cells_first = instance.problem.objectives[:1] == ("gpu_milli",)
+
+    def key(p: int) -> tuple[int, int, int, float, int, int]:
         c = int(instance.class_of[p])
         group = instance.classes[c]
-        return (-group.priority, group.gang, -float(size[c]), c, p)
+        bare = int(cells_first and not instance.cell_count[c])
+        return (bare, -group.priority, group.gang, -float(size[c]), c, p)
 
     return sorted(pods, key=key)
 

@@ -51,13 +51,15 @@ class Packing:
     groups: tuple[NodeGroup, ...]
 
 
-def packing(instance: Instance, *, distinct: bool = False) -> Packing:
+def packing(instance: Instance, *, distinct: bool = False, keep_all: bool = False) -> Packing:
     """The packing relaxation of an instance.
 
     Parameters
     ----------
     distinct
         Keep every node apart (its running pods matter), instead of merging equal nodes.
+    keep_all
+        Tell nodes of different cells apart, too.
     """
     from cpsched.families.pods.bound import fixed_room
 
@@ -75,7 +77,8 @@ def packing(instance: Instance, *, distinct: bool = False) -> Packing:
     limit = _limits(instance, classes, available, fixed)
     merged: dict[Any, list[int]] = defaultdict(list)
     for n in range(instance.nodes):
-        key = (room[n, binding].tobytes(), limit[:, n].tobytes(), n if distinct else -1)
+        cells = instance.cell_capacity[n].tobytes() if keep_all else b""
+        key = (room[n, binding].tobytes(), limit[:, n].tobytes(), cells, n if distinct else -1)
         merged[key].append(n)
     groups = tuple(
         NodeGroup(
@@ -113,6 +116,7 @@ def _limits(instance: Instance, classes: Ints, available: Ints, fixed: Bools) ->
         k = position.get(int(instance.class_of[p]))
         if k is not None:
             here[k, instance.at[p]] += 1
+    here[:, list(instance.drained)] = 0
     return np.maximum(limit, here)
 
 
@@ -171,6 +175,18 @@ def price(
             kept.append(found[0].copy())
         fillings.append(kept)
     return Priced(bounds, fillings)
+
+
+def fixed_weights(instance: Instance) -> list[int]:
+    """Per tier the weight of the pods of that tier and above that stay whatever happens.
+
+    A packing leaves them out, so that its values are without them.
+    """
+    per = [0] * len(instance.tiers)
+    for group in instance.classes:
+        if group.fixed:
+            per[instance.tier_of[group.index]] += group.weight * len(group.members)
+    return [sum(per[: t + 1]) for t in range(len(per))]
 
 
 class Master:

@@ -38,42 +38,47 @@ def search(instance: Instance, run: Run) -> None:
     flow = flows.build(instance, run.clock)
     if not flow.free:
         return
-    plain = flows.solve(flow, run.clock, workers=run.workers, seed=run.seed, plain=True)
-    if plain.value is None:
-        return
-    _offer(flow, run, plain, "class-flow")
-    if flow.exact:
-        full = flows.solve(flow, run.clock, workers=run.workers, seed=run.seed)
-        run.raise_bound(rate_bound(flow, full.bound))
-    if run.done() or len(run.objectives) < 2 or run.objectives[1].name != "disruption":
-        return
-    if run.incumbent is None or run.objectives[1:2] == ():
+    solved = _solve(flow, run, "class-flow")
+    if flow.exact and solved is not None:
+        run.raise_bound(rate_bound(flow, solved))
+    second = run.objectives[1].name if len(run.objectives) > 1 else ""
+    if run.done() or second != "disruption" or run.incumbent is None:
         return
     reached = fragments_of(flow, run)
-    fewest = flows.solve(
-        flow,
-        run.clock,
-        workers=run.workers,
-        seed=run.seed,
-        goal="moves",
-        fragment=reached,
-        plain=True,
-    )
-    if fewest.value is not None:
-        _offer(flow, run, fewest, "class-flow:fewest")
-    if flow.exact and run.proved(0):
-        full = flows.solve(
-            flow, run.clock, workers=run.workers, seed=run.seed, goal="moves", fragment=reached
+    moves = _solve(flow, run, "class-flow:fewest", goal="moves", fragment=reached)
+    if flow.exact and moves is not None:
+        least = -((-moves) // flows.HALVES) * instance.problem.move_weight
+        given = run.incumbent.values[:1]
+        run.raise_bound(Bound(least, "class-flow", "disruption", given=given))
+
+
+def _solve(
+    flow: flows.Flow, run: Run, source: str, goal: str = "fragment", fragment: int | None = None
+) -> int | None:
+    """Offer the best plan of small VMs on one cell; a bound for all VMs."""
+    bound: int | None = None
+    same = bool((flow.options.plain == flow.options.price).all())
+    for plain in (True,) if same or not flow.exact else (True, False):
+        solved = flows.solve(
+            flow,
+            run.clock,
+            workers=run.workers,
+            seed=run.seed,
+            goal=goal,
+            fragment=fragment,
+            plain=plain,
         )
-        moves = -((-full.bound) // flows.HALVES)
-        run.raise_bound(
-            Bound(
-                moves * instance.problem.move_weight,
-                "class-flow",
-                "disruption",
-                given=run.incumbent.values[:1],
-            )
-        )
+        if not plain or same:
+            bound = solved.bound
+        if solved.value is not None and (plain or _is_plain(flow, solved)):
+            _offer(flow, run, solved, source)
+    return bound
+
+
+def _is_plain(flow: flows.Flow, solved: flows.Solved) -> bool:
+    """Whether small VMs on one cell alone carry the solution out, at its price."""
+    options = flow.options
+    return all(options.plain[k] == options.price[k] for k in solved.copies)
 
 
 def rate_bound(flow: flows.Flow, fragment: int) -> Bound:
@@ -99,19 +104,18 @@ def recompute(instance: Instance, problem: PodsProblem, bound: Bound) -> float:
 
 
 def _offer(flow: flows.Flow, run: Run, solved: flows.Solved, source: str) -> None:
-    moves = lay_out(flow, solved)
-    actions = in_order(flow.instance, moves)
+    actions = in_order(flow.instance, *lay_out(flow, solved))
     run.offer(lambda: schedule_of(flow.instance, actions), source)
 
 
-def lay_out(flow: flows.Flow, solved: flows.Solved) -> list[tuple[int, Place]]:
-    """Which VM goes where: (pod, target) for a solution of the flow.
+def lay_out(
+    flow: flows.Flow, solved: flows.Solved
+) -> tuple[dict[int, list[int]], dict[int, list[Place]]]:
+    """Per type the VMs that leave and the places that take one, for a solution of the flow.
 
-    Of the VMs of a type in a cell those without anti-affinity go first. A VM whose move would
-    break a rule between hosts is left where it is.
+    Of the VMs of a type in a cell those without anti-affinity go first.
     """
     instance = flow.instance
-    options = [o for o in flow.options if any(o.delta) and not o.large]
     types = {t: k for k, t in enumerate(flow.types)}
     cpu = instance.cell_resources.index("cpu")
     memory = instance.cell_resources.index("memory") if "memory" in instance.cell_resources else -1
@@ -128,10 +132,10 @@ def lay_out(flow: flows.Flow, solved: flows.Solved) -> list[tuple[int, Place]]:
     leaving: dict[int, list[int]] = defaultdict(list)
     arriving: dict[int, list[Place]] = defaultdict(list)
     for k, copies in sorted(solved.copies.items()):
-        option = options[k]
+        changes = flow.options.delta[k].tolist()
         for _ in range(copies):
-            cell = free_cells[option.group].pop()
-            for t, change in enumerate(option.delta):
+            cell = free_cells[int(flow.options.group[k])].pop()
+            for t, change in enumerate(changes):
                 if change < 0:
                     pods = sorted(
                         inside[cell, t], key=lambda p: (int(instance.class_of[p]) in tied, p)
@@ -139,49 +143,74 @@ def lay_out(flow: flows.Flow, solved: flows.Solved) -> list[tuple[int, Place]]:
                     leaving[t] += pods[:-change]
                 else:
                     arriving[t] += [cell] * change
-    out = []
-    for t, pods in leaving.items():
-        targets = list(arriving[t])
-        for p in sorted(pods, key=lambda p: (int(instance.class_of[p]) not in tied, p)):
-            # Another host where possible: a VM may change its cell within a host as well.
-            other = next((x for x in targets if x[0] != instance.at[p]), targets[0])
-            targets.remove(other)
-            out.append((p, other))
-    return out
+    return leaving, arriving
 
 
-def in_order(instance: Instance, moves: list[tuple[int, Place]]) -> list[Action]:
+def in_order(
+    instance: Instance, leaving: dict[int, list[int]], arriving: dict[int, list[Place]]
+) -> list[Action]:
     """Live migrations in an order in which each target has room when it is its turn.
 
-    A cycle is broken through a third cell with room when the migration limit allows; moves that
-    stay impossible are left out.
+    Any VM of a type may take any place of the type. A cycle is broken through a third cell with
+    room when the migration limit allows; moves that stay impossible are left out.
     """
     board = Board(instance)
-    waiting = list(moves)
-    limit = instance.problem.migration_limit
-    spare = (len(instance.at) if limit is None else limit) - len(waiting)
     actions: list[Action] = []
+    limit = instance.problem.migration_limit
+    total = sum(len(pods) for pods in leaving.values())
+    spare = (len(instance.at) if limit is None else limit) - total
+    types = sorted(leaving, key=lambda t: -len(leaving[t]))
     parked: set[int] = set()
-    while waiting:
-        done = [move for move in waiting if _move(board, move[0], move[1], actions)]
-        waiting = [m for m in waiting if m not in done]
-        if done or not waiting:
+    while any(leaving[t] for t in types):
+        if any(_one_move(board, leaving[t], arriving[t], actions) for t in types):
             continue
-        if spare <= 0:
+        if spare <= 0 or not _park(board, leaving, arriving, parked, actions):
+            waiting = sum(len(pods) for pods in leaving.values())
+            logger.debug("%d migrations of the flow were not possible in any order", waiting)
             break
-        for p, target in waiting:
-            place = (
-                None if p in parked else _spare_place(board, p, {m[1] for m in waiting} | {target})
-            )
+        spare -= 1
+    return actions
+
+
+def _one_move(board: Board, pods: list[int], places: list[Place], actions: list[Action]) -> bool:
+    """Carry out one possible migration of a type; VMs from the fullest cells first."""
+    if not pods:
+        return False
+    instance = board.instance
+    need = instance.cell_requests[instance.class_of[pods[0]]]
+
+    def fullness(p: int) -> tuple[int, ...]:
+        node, cell = int(board.at[p]), board.cells[p][0]
+        return (int(board.cell_free[node, cell].sum()), p)
+
+    for place in places:
+        if np.any(board.cell_free[place] < need):
+            continue
+        # A VM may change its cell within a host, but that frees nothing for others there.
+        for p in sorted(pods, key=lambda p: (int(board.at[p]) == place[0], fullness(p))):
+            if _move(board, p, place, actions):
+                pods.remove(p)
+                places.remove(place)
+                return True
+    return False
+
+
+def _park(
+    board: Board,
+    leaving: dict[int, list[int]],
+    arriving: dict[int, list[Place]],
+    parked: set[int],
+    actions: list[Action],
+) -> bool:
+    """Move a waiting VM to a third cell for the time being."""
+    avoid = {place for places in arriving.values() for place in places}
+    for pods in leaving.values():
+        for p in pods:
+            place = None if p in parked else _spare_place(board, p, avoid)
             if place is not None and _move(board, p, place, actions):
                 parked.add(p)
-                spare -= 1
-                break
-        else:
-            break
-    if waiting:
-        logger.debug("%d migrations of the flow were not possible in any order", len(waiting))
-    return actions
+                return True
+    return False
 
 
 def _move(board: Board, p: int, place: Place, actions: list[Action]) -> bool:

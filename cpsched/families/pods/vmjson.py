@@ -1,4 +1,4 @@
-"""Reader of VM placements (the VMR2L clusters): hosts with NUMA nodes, VMs on one or two of them."""
+"""Reader of VM placements (the VMR2L clusters): hosts with NUMA nodes, VMs on one or two."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from cpsched.problem import parse_json
 OPTIONS = {
     "cluster": "name or zero-based index of the cluster (default 0); 'merged': all as one",
     "migration_limit": "at most this many migrations (default: the file's maximum_migration)",
+    "moves": "all (default), or small: only VMs of fewer than X cores on one NUMA node migrate",
     "fragment_cores": "X of the fragment rate (default 16)",
 }
 
@@ -56,9 +57,19 @@ def read(text: str, file: str, options: Mapping[str, str]) -> PodsProblem:
         "pods": pods,
         "live_migration": True,
         "migration_limit": limit,
-        "objectives": ["fragment_rate", "disruption"],
+        "objectives": ["fragment_rate"],
         "notes": notes,
     }
+    moves = options.get("moves", "all")
+    if moves not in ("all", "small"):
+        raise ProblemError(
+            "moves must be all or small", place="moves", value=moves, remedy="Correct the option."
+        )
+    if moves == "small":
+        size = whole_option(options, "fragment_cores") if "fragment_cores" in options else 16
+        for pod in pods:
+            if pod["cells"] > 1 or pod["per_cell"]["cpu"] >= size:
+                pod["movable"], pod["reason"] = False, "it is outside the move set"
     if "fragment_cores" in options:
         problem["fragment_cores"] = whole_option(options, "fragment_cores")
     return PodsProblem.parse(problem)

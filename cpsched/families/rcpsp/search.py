@@ -87,7 +87,7 @@ def _side_by_side(instance: Instance, kit: Kit, run: Run) -> None:
             _exact(instance, run, others)
         elif instance.n <= PROVABLE:
             prover = Prover(instance, run)
-            while not run.done():
+            while engine.ready(run.clock) and not run.done():
                 prover.advance(others)
         elif threads:
             more = [Evolver(instance, kit.copy(), run, threads + k) for k in range(others)]
@@ -96,7 +96,7 @@ def _side_by_side(instance: Instance, kit: Kit, run: Run) -> None:
                 one.start()
             for one in evolvers:
                 one.join()
-        if not run.done():
+        if engine.ready(run.clock) and not run.done():
             lns.search(run, neighbourhoods(instance, kit), workers=others, call_seconds=0.5)
     finally:
         for one in evolvers:

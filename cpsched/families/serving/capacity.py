@@ -138,7 +138,7 @@ def serve(q: Prepared, machines: list[int]) -> tuple[Ints, Ints] | None:
 
 def greedy(q: Prepared, run: Run) -> None:
     """The cheapest prefixes of the machines, by price and number, that serve the trace."""
-    if run.clock.remaining() > 1.0:
+    if run.clock.remaining() > 1.5:
         jit.ready()
     prices = np.array([m.price for m in q.problem.machines], np.float64)
     power = np.minimum(q.capacity, 1e18) * 1.0
@@ -178,8 +178,9 @@ def search(q: Prepared, run: Run) -> None:
         _drop(q, run)
     if run.done():
         return
-    options = model.options_until(q, model.full_horizon(q))
-    if model.size_of(q, options) <= model.LARGEST_MODEL:
+    horizon = model.full_horizon(q)
+    if model.size_until(q, horizon) <= model.LARGEST_MODEL:
+        options = model.options_until(q, horizon)
         exact.solve_levels(run, lambda level: model.build(q, run, level, options))
 
 

@@ -35,7 +35,8 @@ COMMON = {
     "gpus": "GPUs per instance (1)",
     "max_batch": "most requests active at once on an instance",
     "token_budget": "tokens per round of an instance; 'auto' from the step times of model and gpu",
-    "prefill_chunk": "tokens of prompt per round and request; default: prefill takes no time",
+    "prefill_chunk": "tokens of prompt per round and request (a quarter of the token budget; "
+    "without a budget prefill takes no time)",
     "ttft": "seconds from arrival to the first token (SLO)",
     "tpot": "seconds per output token (SLO): sets seconds_per_round",
     "slo_percent": "share of the requests that must meet the SLO, in percent",
@@ -123,7 +124,8 @@ class _Setting:
             budget = o.whole("token_budget", None, 1)
         chunk = o.whole("prefill_chunk", None, 1)
         if budget is not None and chunk is None:
-            chunk = budget * self.block
+            # A quarter: prefills of several requests and the decodes fit into one round.
+            chunk = max(1, budget // 4) * self.block
         default_count = 16 if self.question == "capacity" else 1
         self.instance = Instance(
             capacity=capacity // self.block,

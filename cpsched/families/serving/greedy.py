@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Ints = NDArray[np.int64]
 
-#: Long queues: how many requests may fail to fit in one round before the scan ends.
+#: How many requests may fail a full check in one round before the scan ends.
 SCAN = 200
 
 
@@ -120,7 +120,7 @@ def run_policy(
         order, q.release, q.kind, q.length, q.offset, q.memory, q.tokens, limits,
         q.node_offset, q.nodes, q.node_size, q.pred_offset, q.preds, q.gap,
         q.tool, q.tool_rounds, q.tool_capacity, allowed, q.fixed_start, q.fixed_machine,
-        int(skip), age, (SCAN if q.n > 2000 else q.n + 1) if scan is None else scan,
+        int(skip), age, SCAN if scan is None else scan, 100 * q.n + 100_000,
     )  # fmt: skip
     return start, machine
 
@@ -138,7 +138,7 @@ def greedy(q: Prepared, run: Run) -> None:
     for name in chosen:
         if run.incumbent is not None and (run.done() or run.clock.remaining() < 0.01):
             return
-        if run.incumbent is not None and run.clock.remaining() > 1.0:
+        if run.incumbent is not None and run.clock.remaining() > 1.5:
             jit.ready()
         order, skip = POLICIES[name]
         offer_order(q, run, order(q), skip, f"greedy:{name}")

@@ -38,6 +38,7 @@ def list_schedule(
     skip: int,
     age: int,
     scan: int,
+    work: int,
 ) -> tuple[Any, Any]:
     """Chronological list scheduling: in every round, admit in the given order what fits.
 
@@ -56,7 +57,9 @@ def list_schedule(
     age
         Requests that waited longer are no longer overtaken.
     scan
-        Most requests that may fail to fit in one round before the scan ends.
+        Most requests that may fail a full check in one round before the scan ends.
+    work
+        Full checks after which nothing is looked past any more: what keeps the time bounded.
 
     Returns
     -------
@@ -147,6 +150,8 @@ def list_schedule(
         kept = 0
         failed = 0
         tried = False
+        if work <= 0:
+            skip = 0
         stopped = False
         for position in range(waiting):
             i = order[queue[position]]
@@ -154,6 +159,7 @@ def list_schedule(
             if not stopped:
                 best = -1
                 best_left = np.int64(-1)
+                checks = 0
                 fixed = fixed_machine[i]
                 for g in range(m):
                     if fixed >= 0 and g != fixed:
@@ -168,8 +174,13 @@ def list_schedule(
                             continue
                         tried = True
                         last = memory[a + rounds - 1] + use[0, g, now + rounds - 1]
-                        if fixed < 0 and last > limits[0, g]:
+                        if fixed < 0 and (
+                            last > limits[0, g]
+                            or tokens[a] + use[2, g, now] > limits[2, g]
+                            or use[1, g, now] >= limits[1, g]
+                        ):
                             continue
+                        checks += 1
                         profile = use[0, g, now : now + rounds] + memory[a : a + rounds]
                         for q in range(node_offset[i], node_offset[i + 1]):
                             until = max(np.int64(0), hold[g, nodes[q]] - t)
@@ -223,9 +234,10 @@ def list_schedule(
                         if waiting_for[j] == 0:
                             heapq.heappush(future, (ready[j], rank[j]))
                 else:
-                    failed += 1
+                    failed += int(checks > 0)
                     if skip == 0 or t - ready[i] > age or failed >= scan:
                         stopped = True
+                work -= checks
             if not done:
                 queue[kept] = queue[position]
                 kept += 1
@@ -484,7 +496,7 @@ def warm_up() -> None:
     allowed = np.ones((1, 1), np.bool_)
     list_schedule(
         zero, zero, zero, table, offset, one, one, limits, np.zeros(2, np.int64), none, none,
-        np.zeros(2, np.int64), none, zero, -one, zero, zero, allowed, zero, -one, 1, 2**60, 10,
+        np.zeros(2, np.int64), none, zero, -one, zero, zero, allowed, zero, -one, 1, 2**60, 10, 100,
     )  # fmt: skip
     ruin_recreate(
         zero.copy(), zero.copy(), zero, zero, one, zero, table, offset, one, one, limits, allowed,

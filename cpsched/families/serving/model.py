@@ -56,6 +56,15 @@ def options_until(q: Prepared, horizon: int) -> Options:
     return out
 
 
+def size_until(q: Prepared, horizon: int) -> int:
+    """Terms of the model over `options_until` that horizon, without making them."""
+    rounds = q.length[q.kind]
+    starts = np.maximum(0, horizon - rounds - q.release + 1)
+    if q.allowed is not None:
+        starts = starts * q.allowed.T
+    return int((starts.astype(np.float64) * (3 + rounds)).sum())
+
+
 def size_of(q: Prepared, options: Options) -> int:
     """Terms of the model over these options."""
     return sum(

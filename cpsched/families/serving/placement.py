@@ -123,7 +123,7 @@ class _State:
         return True
 
 
-def _eplb(p: ServingProblem) -> _State | None:
+def eplb(p: ServingProblem) -> _State | None:
     """EPLB's three steps: groups to nodes, replicas within a node, replicas to GPUs."""
     state = _State(p)
     total = total_replicas(p)
@@ -170,12 +170,17 @@ def _eplb(p: ServingProblem) -> _State | None:
     return state
 
 
+def standing(p: ServingProblem) -> _State:
+    """The placement as it is now."""
+    state = _State(p)
+    state.held[:] = state.current
+    return state
+
+
 def greedy(p: ServingProblem, run: Run) -> None:
     """The current placement, then EPLB's packing with swaps."""
     _refuse(p)
-    now = _State(p)
-    now.held[:] = now.current
-    for state, source in ((now, "greedy:stay"), (_eplb(p), "greedy:eplb")):
+    for state, source in ((standing(p), "greedy:stay"), (eplb(p), "greedy:eplb")):
         if state is not None:
             schedule = state.schedule()
             if not check_placement(p, schedule):

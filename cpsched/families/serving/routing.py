@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cpsched.core.run import Run
 
 
-class _Loads:
+class Loads:
     """Units on every instance while requests come and go: private ones, and shared blocks once."""
 
     def __init__(self, p: ServingProblem) -> None:
@@ -56,12 +56,13 @@ class _Loads:
         return self.units[g] / self.speed[g]
 
 
-def _choices(p: ServingProblem, i: int) -> list[int]:
+def choices(p: ServingProblem, i: int) -> list[int]:
+    """Instances that a request may go to."""
     candidates = p.requests[i].candidates
     return list(candidates) if candidates else list(range(len(p.machines)))
 
 
-def _schedule(p: ServingProblem, where: list[int]) -> ServingSchedule:
+def schedule_of(p: ServingProblem, where: list[int]) -> ServingSchedule:
     """The assignment with an order of migrations in which every step fits."""
     now = {r.id: r.instance for r in p.requests if r.instance is not None}
     target = {r.id: g for r, g in zip(p.requests, where, strict=True)}
@@ -96,7 +97,7 @@ def _schedule(p: ServingProblem, where: list[int]) -> ServingSchedule:
 
 
 def _offer(p: ServingProblem, run: Run, where: list[int], source: str) -> bool:
-    schedule = _schedule(p, where)
+    schedule = schedule_of(p, where)
     return not check_routing(p, schedule) and run.offer(schedule, source)
 
 
@@ -105,7 +106,7 @@ def greedy(p: ServingProblem, run: Run) -> None:
     if all(r.instance is not None for r in p.requests):
         _offer(p, run, [r.instance or 0 for r in p.requests], "greedy:stay")
     for affinity in (True, False):
-        loads = _Loads(p)
+        loads = Loads(p)
         where = [-1] * len(p.requests)
         left = math.inf if p.move_limit is None else p.move_limit
         order = sorted(
@@ -117,7 +118,7 @@ def greedy(p: ServingProblem, run: Run) -> None:
         for i in order:
             home = p.requests[i].instance
             best = None
-            for g in _choices(p, i):
+            for g in choices(p, i):
                 extra = loads.extra(i, g)
                 moved = held_units(p.requests[i]) if home is not None and g != home else 0
                 if moved > left:
@@ -146,7 +147,7 @@ def bounds(p: ServingProblem, run: Run) -> None:
 
 
 def _value(p: ServingProblem, argument: str, objective: str) -> Any:
-    loads = _Loads(p)
+    loads = Loads(p)
     speeds = [Fraction(s) for s in loads.speed]
     if objective == "moves":
         return 0
@@ -157,7 +158,7 @@ def _value(p: ServingProblem, argument: str, objective: str) -> Any:
             return -(-bound.numerator // bound.denominator)
         return float(bound)
     longest = max(
-        min(Fraction(r.prompt + r.output) / speeds[g] for g in _choices(p, i))
+        min(Fraction(r.prompt + r.output) / speeds[g] for g in choices(p, i))
         for i, r in enumerate(p.requests)
     )
     return int(longest) if longest.denominator == 1 else float(longest)
@@ -178,7 +179,7 @@ def _local(p: ServingProblem, run: Run, share: float) -> None:
         return
     rng = random.Random(run.seed + 1)
     end = run.clock.remaining() * (1.0 - share)
-    loads = _Loads(p)
+    loads = Loads(p)
     index = {r.id: i for i, r in enumerate(p.requests)}
     where = [0] * len(p.requests)
     for one in run.incumbent.schedule.requests:
@@ -202,10 +203,10 @@ def _local(p: ServingProblem, run: Run, share: float) -> None:
         if not mine or len(loads.speed) < 2:
             return
         i = rng.choice(mine)
-        steps = [(i, rng.choice(_choices(p, i)))]
+        steps = [(i, rng.choice(choices(p, i)))]
         if rng.random() < 0.5:
             j = rng.randrange(len(where))
-            if where[j] == steps[0][1] and top in _choices(p, j):
+            if where[j] == steps[0][1] and top in choices(p, j):
                 steps.append((j, top))
         before = [(k, where[k]) for k, _ in steps]
 
@@ -242,7 +243,7 @@ def _exact(p: ServingProblem, run: Run) -> None:
         from ortools.sat.python import cp_model
 
         model = cp_model.CpModel()
-        loads = _Loads(p)
+        loads = Loads(p)
         machines = range(len(p.machines))
         x: list[dict[int, Any]] = []
         terms: list[list[Any]] = [[] for _ in machines]
@@ -253,7 +254,7 @@ def _exact(p: ServingProblem, run: Run) -> None:
         for i, r in enumerate(p.requests):
             if not i % 64:
                 run.clock.check()
-            mine = {g: model.new_bool_var("") for g in _choices(p, i)}
+            mine = {g: model.new_bool_var("") for g in choices(p, i)}
             model.add_exactly_one(mine.values())
             x.append(mine)
             for g, literal in mine.items():
@@ -292,7 +293,9 @@ def _exact(p: ServingProblem, run: Run) -> None:
                     model.add_hint(literal, spot[r.id] == g)
 
         def extract(found: list[int]) -> ServingSchedule:
-            return _schedule(p, [next(g for g, b in mine.items() if found[b.index]) for mine in x])
+            return schedule_of(
+                p, [next(g for g, b in mine.items() if found[b.index]) for mine in x]
+            )
 
         return exact.Built(model, extract)
 

@@ -41,7 +41,8 @@ def search(q: Prepared, run: Run) -> None:
     prices: list[lagrange.Prices | None] = [None]
 
     def proving() -> None:
-        prices[0] = bound.raise_time_indexed(q, run, name)
+        share = 0.6 * run.clock.remaining() if q.n > 20 else 0.3 * run.clock.remaining()
+        bound.raise_time_indexed(q, run, name, share, lambda best: prices.__setitem__(0, best))
 
     shaking = q.plain and name in (*LATENCY, "makespan") and not q.problem.reject
     with _Beside(proving, alone=run.deterministic or run.workers < 2) as other:
@@ -92,8 +93,9 @@ class _Beside:
 
 def _feasible(q: Prepared, run: Run) -> None:
     """Any schedule, by CP-SAT over the full horizon."""
-    options = model.options_until(q, model.full_horizon(q))
-    if model.size_of(q, options) <= model.LARGEST_MODEL:
+    horizon = model.full_horizon(q)
+    if model.size_until(q, horizon) <= model.LARGEST_MODEL:
+        options = model.options_until(q, horizon)
         exact.solve_levels(run, lambda level: model.build(q, run, level, options))
 
 
@@ -101,7 +103,7 @@ def _shake(
     q: Prepared, run: Run, name: str, until: Any = None, least: float = 0.0, stop: Any = None
 ) -> None:
     """Ruin and recreate in rounds until the clock, or ``until`` after ``least`` seconds."""
-    if run.clock.remaining() > 0.7:
+    if run.clock.remaining() > 1.5:
         jit.ready()
     assert run.incumbent is not None
     start, machine = arrays_of(run.incumbent.schedule, q)
@@ -172,13 +174,16 @@ def _exact(q: Prepared, run: Run, name: str, prices: lagrange.Prices | None, sha
         if level == 0 and single and prices is not None:
             options = worthwhile(q, run, name, prices)
         else:
-            options = model.options_until(q, _horizon(q, run, level))
+            horizon = _horizon(q, run, level)
+            if model.size_until(q, horizon) > model.LARGEST_MODEL:
+                raise OutOfTime("the model is too large")
+            options = model.options_until(q, horizon)
         if model.size_of(q, options) > model.LARGEST_MODEL:
             raise OutOfTime("the model is too large")
         # The horizon holds every schedule that is better than the incumbent, not every schedule.
         return model.build(q, run, level, options, better=single)
 
-    if model.size_of(q, model.options_until(q, _horizon(q, run, 0))) > 8 * model.LARGEST_MODEL:
+    if model.size_until(q, _horizon(q, run, 0)) > 8 * model.LARGEST_MODEL:
         return
     seconds = 0.5 * run.clock.remaining() if q.n > 15 else run.clock.remaining()
 

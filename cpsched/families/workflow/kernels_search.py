@@ -276,10 +276,21 @@ def anneal(
             t = state % n
         old_row, old_mach, old_position = row[t], mach[t], position[t]
         state = state * 48271 % 2147483647
-        kind = state % 10
+        kind = state % 12
+        other = -1
         new_position = old_position
         moved = False
-        if kind < 6:
+        if kind >= 9:
+            # Exchange the machines of two tasks: balances loads to the last tick.
+            state = state * 48271 % 2147483647
+            u = state % n
+            p, q = mach[t], mach[u]
+            if p != q and dur[row[t], q] >= 0 and dur[row[u], p] >= 0:
+                other = u
+                mach[t] = q
+                mach[u] = p
+                moved = True
+        elif kind < 6:
             rows = row_ptr[t + 1] - row_ptr[t]
             if rows * m > 1:
                 state = state * 48271 % 2147483647
@@ -290,7 +301,7 @@ def anneal(
                     row[t] = r
                     mach[t] = p
                     moved = True
-        if kind >= 4:
+        if 4 <= kind < 9:
             low = 0
             for e in range(pred_ptr[t], pred_ptr[t + 1]):
                 if position[pred_src[e]] + 1 > low:
@@ -319,6 +330,8 @@ def anneal(
         if not moved:
             continue
         first = min(old_position, new_position)
+        if other >= 0:
+            first = min(first, position[other])
         end2[:] = end
         start2[:] = start
         cause2[:] = cause
@@ -375,6 +388,8 @@ def anneal(
                 best_row[:] = row
                 best_mach[:] = mach
         else:
+            if other >= 0:
+                mach[other] = mach[t]
             row[t] = old_row
             mach[t] = old_mach
             if new_position != old_position:

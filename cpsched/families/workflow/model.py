@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cpsched.families.workflow import terms
-from cpsched.families.workflow.bound import heads_and_tails
 from cpsched.families.workflow.extract import Plan, needed_data
+from cpsched.families.workflow.heads import heads_and_tails
 from cpsched.families.workflow.prepare import NEVER, Instance, integers
 
 if TYPE_CHECKING:

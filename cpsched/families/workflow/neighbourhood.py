@@ -84,7 +84,7 @@ def submodel(
     value = run.incumbent.values[level]
     margin = 1e-7 * max(1.0, abs(value))
     if name in MAXIMISED:
-        v.model.add(e.expression >= e.at_least(value + margin))
+        objectives.at_most(v, -e.expression, -e.at_least(value + margin))
     else:
-        v.model.add(e.expression <= e.at_most(value - margin))
+        objectives.at_most(v, e.expression, e.at_most(value - margin))
     return lns.SubModel(v.model, built.extract)

@@ -12,7 +12,7 @@ from typing import Any
 from cpsched.families.workflow import terms
 from cpsched.families.workflow.model import Variables, storage, storage_scale
 from cpsched.families.workflow.prepare import integers
-from cpsched.families.workflow.problem import MAXIMISED
+from cpsched.families.workflow.problem import MAXIMISED, Machine, Option
 from cpsched.families.workflow.terms import exact
 
 
@@ -46,6 +46,11 @@ def expression(v: Variables, name: str) -> Expression:
     return known[name]
 
 
+def at_most(v: Variables, expression: Any, most: int) -> None:
+    """Demand an upper bound of an expression that may be a plain number."""
+    v.model.add(expression + v.model.new_constant(0) <= most)
+
+
 def limits(v: Variables) -> None:
     """``limits`` on objective values, ``min_success`` and ``budgets``."""
     problem = v.inst.problem
@@ -54,26 +59,26 @@ def limits(v: Variables) -> None:
             continue  # a deadline of every task
         e = expression(v, name)
         if name in MAXIMISED:
-            v.model.add(e.expression >= e.at_least(limit))
+            at_most(v, -e.expression, -e.at_least(limit))
         else:
-            v.model.add(e.expression <= e.at_most(limit))
+            at_most(v, e.expression, e.at_most(limit))
     if problem.min_success is not None and problem.min_success < 1:
         e = expression(v, "log_success")
-        v.model.add(e.expression >= e.at_least(math.log(problem.min_success) - 1e-12))
+        at_most(v, -e.expression, -e.at_least(math.log(problem.min_success) - 1e-12))
     for resource in ("cost", "energy", "carbon", "tokens"):
         budget = getattr(problem.budgets, resource)
         if budget is not None:
             e = _worst_case(v, resource)
-            v.model.add(e.expression <= e.at_most(budget))
+            at_most(v, e.expression, e.at_most(budget))
 
 
 def freeze(v: Variables, name: str, value: float) -> None:
     """Keep an objective at least as good as a value reached before."""
     e = expression(v, name)
     if name in MAXIMISED:
-        v.model.add(e.expression >= e.at_least(value))
+        at_most(v, -e.expression, -e.at_least(value))
     else:
-        v.model.add(e.expression <= e.at_most(value))
+        at_most(v, e.expression, e.at_most(value))
 
 
 # ---------------------------------------------------------------------- time
@@ -218,23 +223,27 @@ def _spend(
                 amount = own * option.samples * (option.retries + 1)
             steps = terms.rate_steps(machine, resource)
             if len(steps) == 1 and steps[0][1] > 0:
-                rate = _exact_rate(machine, resource)
-                portion = Fraction(1)
-                if machine.cores is not None:
-                    cores = exact(machine.cores)
-                    portion = exact(option.cores) / cores if cores > 0 else Fraction(0)
-                amount += rate * portion * terms.exact_duration(option, machine)
+                rate = _exact_rates(machine, resource)[0]
+                amount += rate * _portion(option, machine) * terms.exact_duration(option, machine)
             out[t, r, group[0]] = amount * factor(t, r)
     return out
 
 
-def _exact_rate(machine: Any, resource: str) -> Fraction:
+def _exact_rates(machine: Machine, resource: str) -> list[Fraction]:
+    """`terms.rate_steps` without its times, exactly."""
     if resource == "cost":
-        price = machine.prices[0].value if machine.prices else machine.price
-        return exact(price) / 3600
+        prices = [s.value for s in machine.prices] or [machine.price]
+        return [exact(price) / 3600 for price in prices]
     if resource == "energy":
-        return exact(machine.power)
-    return exact(machine.carbon[0].value) * exact(machine.power) / 3_600_000
+        return [exact(machine.power)]
+    return [exact(s.value) * exact(machine.power) / 3_600_000 for s in machine.carbon]
+
+
+def _portion(option: Option, machine: Machine) -> Fraction:
+    """`terms.share`, exactly."""
+    if machine.cores is None:
+        return Fraction(1)
+    return exact(option.cores) / exact(machine.cores) if machine.cores > 0 else Fraction(0)
 
 
 def _varying(
@@ -257,8 +266,8 @@ def _varying(
                 if group != (p,) or v.length(r, p) == 0:
                     continue
                 option = task.choices[int(inst.row_option[r])]
-                weight = Fraction(terms.share(option, machine)) * factor(t, r) * scale * per_tick
-                slopes = [math.floor(weight * Fraction(rate)) for _, rate in steps]
+                weight = _portion(option, machine) * factor(t, r) * scale * per_tick
+                slopes = [math.floor(weight * rate) for rate in _exact_rates(machine, resource)]
                 base = [0]
                 for k in range(1, len(steps)):
                     base.append(base[-1] + slopes[k - 1] * (begins[k] - begins[k - 1]))
@@ -323,19 +332,27 @@ def _money(
         for mc in machines
         if leased and mc.billing_quantum and mc.price
     ]
+    slopes: list[Fraction] = []
+    if varying:
+        # What one unit of time adds must be whole too.
+        per_tick = v.factor / v.inst.scale
+        slopes = [
+            _portion(task.choices[int(v.inst.row_option[r])], machines[group[0]])
+            * factor(t, r)
+            * per_tick
+            * rate
+            for t, task in enumerate(v.inst.problem.tasks)
+            for r, group, _ in v.use[t]
+            for rate in _exact_rates(machines[group[0]], resource)
+        ]
     top = max([abs(a) for a in values + quanta_prices], default=Fraction(0))
+    top = max([top, *(s * max(1, v.horizon) for s in slopes)])
     scale = Fraction(1)
-    for a in values + quanta_prices:
+    for a in values + quanta_prices + slopes:
         scale = Fraction(math.lcm(scale.numerator, a.denominator))
         if top * scale > 2**40:
             break
-    if varying:
-        per_tick = v.factor / v.inst.scale
-        rates = [
-            rate * float(per_tick) for mc in machines for _, rate in terms.rate_steps(mc, resource)
-        ]
-        scale = Fraction(2**50) / max(1, v.horizon) / Fraction(max(max(rates), 1e-12))
-    elif top * scale > 2**40:
+    if top * scale > 2**40:
         scale = Fraction(2**40) / top
     parts: dict[int, list[Any]] = defaultdict(list)
     slack = Fraction(0)
@@ -352,7 +369,8 @@ def _money(
         for t, spent in _varying(v, resource, factor, scale).items():
             parts[t] += spent
             # Slopes are rounded down, and a step's beginning by less than one unit of time.
-            slack += 4 * v.horizon
+            whole_slopes = all((s * scale).denominator == 1 for s in slopes)
+            slack += 0 if whole_slopes and v.factor == 1 and v.inst.exact else 4 * v.horizon
     common: Any = 0
     if leased:
         for quanta, price in _leases(v, scale):
@@ -400,7 +418,8 @@ def _peak_storage(v: Variables) -> Expression:
     sizes = [e.size for e in problem.edges if e.size > 0] + [f.size for f in problem.files]
     sizes += [mc.storage for mc in problem.machines if mc.storage is not None]
     scale = storage_scale([s for s in sizes if s > 0])
-    peak = v.model.new_int_var(0, 2**55, "peak")
+    least = max((exact(size) for size in terms.held_at_once(problem)), default=Fraction(0))
+    peak = v.model.new_int_var(math.floor(least * scale), 2**55, "peak")
     storage(v, peak)
     v.notes["stored"] = True
     return Expression(peak, v.notes.get("storage_scale", scale), Fraction(0))

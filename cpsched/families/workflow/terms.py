@@ -244,3 +244,19 @@ def link_rates(problem: WorkflowProblem) -> dict[tuple[str, str], tuple[float | 
             latency = problem.latency if link.latency is None else link.latency
             out[pair] = (bandwidth, latency)
     return out
+
+
+def held_at_once(problem: WorkflowProblem) -> list[float]:
+    """Per task that takes time: the bytes that it reads and writes, which exist while it runs."""
+    held = {task.id: 0.0 for task in problem.tasks if fastest(problem, task) > 0}
+    for edge in problem.edges:
+        for name in (edge.source, edge.target):
+            if name in held:
+                held[name] += edge.size
+    for file in problem.files:
+        if file.producer is None and file.location is None:
+            continue
+        for user in {file.producer, *file.consumers}:
+            if user in held:
+                held[user] += file.size
+    return list(held.values())

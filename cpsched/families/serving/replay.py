@@ -1,0 +1,467 @@
+"""Replaying policies on a problem with true lengths, and what they lose against the optimum.
+
+A policy that knows the true lengths gives a schedule, checked like any other. When it sees only
+estimates, `simulate` runs round by round: an admission that trusted a short estimate can overflow
+the memory, and then the request admitted last is evicted and recomputed.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cpsched.core import jit
+from cpsched.errors import ProblemError
+from cpsched.families.serving import cache, greedy, placement, routing
+from cpsched.families.serving.check import check, evaluate
+from cpsched.families.serving.check_static import (
+    cache_blocks,
+    held_units,
+    is_program_cache,
+    recompute_cost,
+)
+from cpsched.families.serving.prepare import Prepared, prepare
+from cpsched.families.serving.problem import (
+    Eviction,
+    Placed,
+    Request,
+    ServingProblem,
+    ServingSchedule,
+)
+
+if TYPE_CHECKING:
+    from cpsched.result import Number
+
+#: Policies by question.
+ADMISSION = (*greedy.POLICIES, "past-future", "aggressive")
+CACHE = ("lru", "fifo", "belady", "ttl")
+PREEMPTION = ("least-computed", "last-admitted", "random", "cheapest")
+ROUTING = ("round-robin", "least-loaded", "affinity", "two-choices")
+PLACEMENT = ("stay", "eplb")
+POLICIES = {
+    "admission": ADMISSION,
+    "capacity": ADMISSION,
+    "cache": CACHE,
+    "preemption": PREEMPTION,
+    "routing": ROUTING,
+    "placement": PLACEMENT,
+}
+
+
+@dataclass(frozen=True)
+class Replay:
+    """How a policy did.
+
+    Attributes
+    ----------
+    policy, objective_name, objective
+        What was replayed, and its value of the problem's first objective.
+    schedule
+        Its schedule; None when requests were evicted (they run in several pieces then).
+    best, bound
+        Value and bound of a solve, where one was asked for.
+    regret, regret_at_most
+        Relative loss against the best known schedule, and against the bound.
+    evictions, recomputed
+        Evictions of running requests, and units computed again because of them.
+    """
+
+    policy: str
+    objective_name: str
+    objective: Number
+    schedule: ServingSchedule | None = None
+    best: Number | None = None
+    bound: Number | None = None
+    evictions: int = 0
+    recomputed: int = 0
+    violations: tuple[Any, ...] = field(default=())
+
+    def _loss(self, against: Number | None) -> float | None:
+        if against is None or self.violations:
+            return None
+        return abs(self.objective - against) / max(1.0, abs(against))
+
+    @property
+    def regret(self) -> float | None:
+        """Loss against the best known schedule."""
+        return self._loss(self.best)
+
+    @property
+    def regret_at_most(self) -> float | None:
+        """Loss against the bound: no schedule is better than that."""
+        return self._loss(self.bound)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "policy": self.policy,
+            "objective_name": self.objective_name,
+            "objective": self.objective,
+            "best": self.best,
+            "bound": self.bound,
+            "regret": self.regret,
+            "regret_at_most": self.regret_at_most,
+            "evictions": self.evictions,
+            "recomputed": self.recomputed,
+            "valid": not self.violations,
+            "schedule": None if self.schedule is None else self.schedule.to_dict(),
+        }
+
+    def __str__(self) -> str:
+        text = f"{self.policy}: {self.objective_name} {self.objective}"
+        if self.violations:
+            return f"{text}, NOT VALID: {self.violations[0]}"
+        if self.evictions:
+            text += f", {self.evictions} evictions, {self.recomputed} units recomputed"
+        if self.regret is not None:
+            text += f", {100 * self.regret:.1f} % worse than the best known ({self.best})"
+        if self.regret_at_most is not None:
+            text += f", at most {100 * self.regret_at_most:.1f} % from optimal ({self.bound})"
+        return text
+
+
+def replay(
+    problem: ServingProblem,
+    policy: str | ServingSchedule | dict[str, Any],
+    *,
+    estimates: str | None = None,
+    time_limit: float | None = None,
+    seed: int = 0,
+) -> Replay:
+    """Replay a policy or a plan on a problem.
+
+    Parameters
+    ----------
+    policy
+        A name of `POLICIES` (``ttl`` may be ``ttl=ROUNDS``), or a schedule.
+    estimates
+        Hide the output lengths from admission policies: ``low``, ``mean`` or ``high`` of each
+        request's ``output_range`` or ``output_quantiles``, or ``qXX``, the quantile XX of all
+        outputs. None shows the true lengths.
+    time_limit
+        Seconds for a solve to compare with; None for no comparison.
+
+    Raises
+    ------
+    ProblemError
+        For an unknown policy or estimate, or a plan of the wrong form.
+    """
+    from cpsched.families.serving import default_objectives
+
+    name = default_objectives(problem)[0].name
+    evictions = recomputed = 0
+    value: Number | None = None
+    schedule: ServingSchedule | None
+    if isinstance(policy, str):
+        known = POLICIES[problem.question]
+        if policy.partition("=")[0] not in known:
+            raise ProblemError(
+                f"policies of the question {problem.question!r} are {', '.join(known)}",
+                value=policy,
+                remedy="Choose one, or pass a plan.",
+            )
+        label = policy
+        simulated = estimates is not None or policy in ("past-future", "aggressive")
+        if problem.question in ("admission", "capacity") and simulated:
+            run = simulate(problem, policy, estimates or "true")
+            schedule, evictions, recomputed = run.schedule, run.evictions, run.recomputed
+            value = run.value(name)
+        else:
+            schedule = _decide(problem, policy, seed)
+    else:
+        label = "plan"
+        schedule = policy if isinstance(policy, ServingSchedule) else ServingSchedule.parse(policy)
+    violations = tuple(check(problem, schedule)) if schedule is not None else ()
+    if schedule is not None and not violations:
+        value = evaluate(problem, schedule, (name,))[0]
+    best = bound = None
+    if time_limit is not None:
+        from cpsched.solve import solve
+
+        result = solve(problem, time_limit, objective=name, seed=seed)
+        best, bound = result.objective, result.bound
+    if value is None:
+        value = float("nan") if violations else 0
+    return Replay(label, name, value, schedule, best, bound, evictions, recomputed, violations)
+
+
+def _decide(p: ServingProblem, policy: str, seed: int) -> ServingSchedule:
+    if p.question in ("admission", "capacity"):
+        q = prepare(p)
+        assert isinstance(q, Prepared)
+        jit.ready()
+        order, skip = greedy.POLICIES[policy]
+        return q.schedule(*greedy.run_policy(q, order(q), skip=skip))
+    if p.question == "cache":
+        return _cache(p, policy)
+    if p.question == "preemption":
+        return _preempt(p, policy, seed)
+    if p.question == "routing":
+        return _route(p, policy, seed)
+    state = placement.eplb(p) if policy == "eplb" else placement.standing(p)
+    if state is None:
+        raise ProblemError(
+            "the policy finds no placement", value=policy, remedy="Solve the problem instead."
+        )
+    return state.schedule()
+
+
+# ---------------------------------------------------------------- cache
+
+
+def _cache(p: ServingProblem, policy: str) -> ServingSchedule:
+    name, _, parameter = policy.partition("=")
+    if is_program_cache(p):
+        gaps = cache.gaps_of(p)
+        if name == "ttl":
+            if parameter and not parameter.isdecimal():
+                raise ProblemError(
+                    "ttl=ROUNDS takes a whole number", value=policy, remedy="Correct it."
+                )
+            place = (
+                cache.live_for(p, gaps, int(parameter)) if parameter else cache.best_ttl(p, gaps)[1]
+            )
+        elif name in ("lru", "fifo"):
+            # Pinned until something else needs the room: the oldest pin goes first.
+            place = cache.live_for(p, gaps, 2**60)
+        else:
+            place, _ = cache.pack(gaps, np.argsort(gaps.end, kind="stable"))
+        return cache.gap_pins(gaps, place)
+    blocks = cache_blocks(p)
+    if name == "belady" or blocks is None:
+        most = sum(len(r.prefix) for r in p.requests) if blocks is None else blocks
+        return cache.block_pins(cache.belady(p, most)[0])
+    return cache.block_pins(_recency(p, blocks, touch=name == "lru"))
+
+
+def _recency(p: ServingProblem, blocks: int, touch: bool) -> list[tuple[int, int, int]]:
+    """Reuses under LRU (or FIFO without ``touch``), a path's deepest blocks evicted first."""
+    held: OrderedDict[int, int] = OrderedDict()
+    reuses: list[tuple[int, int, int]] = []
+    for index, r in enumerate(p.requests):
+        for block in reversed(r.prefix):
+            if block in held:
+                reuses.append((block, held[block], index))
+                held[block] = index
+                if touch:
+                    held.move_to_end(block)
+            else:
+                held[block] = index
+        while len(held) > blocks:
+            held.popitem(last=False)
+    return reuses
+
+
+# ---------------------------------------------------------------- preemption and routing
+
+
+def _preempt(p: ServingProblem, policy: str, seed: int) -> ServingSchedule:
+    order = list(range(len(p.requests)))
+    if policy == "random":
+        random.Random(seed).shuffle(order)
+    elif policy == "last-admitted":
+        order.reverse()
+    elif policy == "least-computed":
+        order.sort(key=lambda i: held_units(p.requests[i]))
+    else:
+        order.sort(
+            key=lambda i: recompute_cost(p, p.requests[i]) / max(1, held_units(p.requests[i]))
+        )
+    victims, freed = [], 0
+    for i in order:
+        if freed >= p.need:
+            break
+        victims.append(Eviction(request=p.requests[i].id))
+        freed += held_units(p.requests[i])
+    return ServingSchedule(evictions=tuple(victims))
+
+
+def _route(p: ServingProblem, policy: str, seed: int) -> ServingSchedule:
+    rng = random.Random(seed)
+    loads = routing.Loads(p)
+    where: list[int] = []
+    for i, r in enumerate(p.requests):
+        options = routing.choices(p, i)
+        if r.instance is not None:
+            g = r.instance
+        elif policy == "round-robin":
+            g = options[i % len(options)]
+        elif policy == "two-choices":
+            g = min(rng.sample(options, min(2, len(options))), key=loads.load)
+        elif policy == "affinity":
+            g = min(options, key=lambda g: (loads.extra(i, g), loads.load(g)))
+        else:
+            g = min(options, key=loads.load)
+        where.append(g)
+        loads.add(i, g)
+    return routing.schedule_of(p, where)
+
+
+# ---------------------------------------------------------------- round simulator
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """The outcome of `simulate`; ``end`` by request in the order of the problem."""
+
+    problem: ServingProblem
+    schedule: ServingSchedule | None
+    end: dict[str, int]
+    evictions: int
+    recomputed: int
+    peak: int
+
+    def value(self, name: str) -> Number:
+        """Latency or makespan of what was simulated (other objectives need a schedule)."""
+        requests = self.problem.requests
+        if name == "makespan":
+            return max(self.end.values())
+        weight = name == "weighted_latency"
+        return sum((r.weight if weight else 1) * (self.end[r.id] - r.arrival) for r in requests)
+
+
+def estimate_of(request: Request, estimates: str, all_outputs: list[int]) -> int:
+    """The output length a policy is told."""
+    if estimates == "true":
+        return request.output
+    if estimates.startswith("q") and estimates[1:].isdecimal() and int(estimates[1:]) <= 100:
+        return int(np.quantile(all_outputs, int(estimates[1:]) / 100))
+    known = request.output_range or (
+        (request.output_quantiles[0], request.output_quantiles[-1])
+        if request.output_quantiles
+        else None
+    )
+    picks: dict[str, Callable[[int, int], int]] = {
+        "low": lambda a, b: a,
+        "mean": lambda a, b: (a + b) // 2,
+        "high": lambda a, b: b,
+    }
+    if estimates not in picks or known is None:
+        raise ProblemError(
+            "estimates are low, mean or high of a request's output_range or output_quantiles, "
+            "or q0 to q100 of all outputs",
+            place=f"requests.{request.id}",
+            value=estimates,
+            remedy="Add the range, or use a quantile like q90.",
+        )
+    return picks[estimates](*known)
+
+
+def simulate(p: ServingProblem, policy: str, estimates: str = "true") -> Simulation:
+    """One instance, round by round, with true lengths and a policy that sees estimates.
+
+    In every round: those whose output is complete leave; the queue, in the policy's order, is
+    admitted while the estimated peak of the future (``past-future`` and the classical policies) or
+    only the present memory (``aggressive``) fits; everyone makes one unit. When the units of the
+    round do not fit, the one admitted last is evicted, queues again at its arrival, and recomputes
+    what it had made as part of its prompt.
+    """
+    if len(p.machines) != 1 or any(r.prefix or r.after or r.tool for r in p.requests):
+        raise ProblemError(
+            "hidden lengths are simulated on one instance, without prefixes, precedences and tools",
+            place="instances",
+            remedy="Replay without estimates.",
+        )
+    capacity = p.machines[0].capacity
+    room = 2**60 if capacity is None else capacity
+    outputs = [r.output for r in p.requests]
+    guess = [max(1, estimate_of(r, estimates, outputs)) for r in p.requests]
+    volume = [r.prompt * g + g * (g + 1) // 2 for r, g in zip(p.requests, guess, strict=True)]
+    keys: dict[str, Callable[[int], Any]] = {
+        "mcsf": lambda i: (guess[i], p.requests[i].arrival, i),
+        "svf": lambda i: (volume[i], p.requests[i].arrival, i),
+        "svf-strict": lambda i: (volume[i], p.requests[i].arrival, i),
+        "ldf": lambda i: (-guess[i], i),
+    }
+
+    def by_arrival(i: int) -> Any:
+        return p.requests[i].arrival, i
+
+    key = keys.get(policy, by_arrival)
+    skip = policy in ("svf", "ldf", "edf")
+    made = [0] * len(p.requests)
+    begun: dict[int, int] = {}
+    end: dict[str, int] = {}
+    evictions = recomputed = peak = 0
+    arrivals = sorted(range(len(p.requests)), key=lambda i: (p.requests[i].arrival, i))
+    queue: list[tuple[Any, int]] = []
+    running: list[int] = []
+    at = 0
+    t = 0
+    while at < len(arrivals) or queue or running:
+        if not queue and not running:
+            t = max(t, p.requests[arrivals[at]].arrival)
+        while at < len(arrivals) and p.requests[arrivals[at]].arrival <= t:
+            heapq.heappush(queue, (key(arrivals[at]), arrivals[at]))
+            at += 1
+        blocked: list[tuple[Any, int]] = []
+        while queue:
+            entry = heapq.heappop(queue)
+            i = entry[1]
+            trial = [*running, i]
+            held = np.array([p.requests[j].prompt + made[j] for j in trial])
+            left = np.array([max(1, guess[j] - made[j]) for j in trial])
+            future = held.sum() + len(trial) if policy == "aggressive" else 0
+            need = int(future) or greedy.peak_of_batch(held, left)
+            alone = not running and p.requests[i].prompt + made[i] + 1 <= room
+            if need <= room or alone:
+                running.append(i)
+                if p.requests[i].output == 0:
+                    running.pop()
+                    end[p.requests[i].id] = t
+                begun.setdefault(i, t)
+                continue
+            blocked.append(entry)
+            if not skip:
+                break
+        for entry in blocked:
+            heapq.heappush(queue, entry)
+        if not running:
+            if queue and at >= len(arrivals) and not blocked:
+                continue
+            if blocked and at >= len(arrivals):
+                raise ProblemError(
+                    "a request does not fit even alone",
+                    place=f"requests.{p.requests[blocked[0][1]].id}",
+                    remedy="Raise the capacity.",
+                )
+            t = t + 1 if at >= len(arrivals) else max(t + 1, p.requests[arrivals[at]].arrival)
+            continue
+        while len(running) > 1 and _units(p, running, made) + len(running) > room:
+            victim = running.pop()
+            evictions += 1
+            recomputed += p.requests[victim].prompt + made[victim]
+            heapq.heappush(queue, (key(victim), victim))
+        if _units(p, running, made) + len(running) > room:
+            raise ProblemError(
+                "a request does not fit even alone",
+                place=f"requests.{p.requests[running[0]].id}",
+                remedy="Raise the capacity.",
+            )
+        t += 1
+        for i in running:
+            made[i] += 1
+        peak = max(peak, _units(p, running, made))
+        for i in running:
+            if made[i] >= p.requests[i].output:
+                end[p.requests[i].id] = t
+        running = [i for i in running if made[i] < p.requests[i].output]
+    schedule = None
+    if not evictions:
+        schedule = ServingSchedule(
+            requests=tuple(
+                Placed(request=r.id, start=begun[i], end=end[r.id])
+                for i, r in enumerate(p.requests)
+            )
+        )
+    return Simulation(p, schedule, end, evictions, recomputed, peak)
+
+
+def _units(p: ServingProblem, running: list[int], made: list[int]) -> int:
+    return sum(p.requests[i].prompt + made[i] for i in running)
