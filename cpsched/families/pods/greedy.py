@@ -1,4 +1,4 @@
-"""A first plan within milliseconds: best fit, then room made by moving or preempting one node's pods.
+"""A first plan within milliseconds: best fit, then room made on one node after the other.
 
 Every action is possible when it is taken, so the actions in their order are the plan's steps.
 """

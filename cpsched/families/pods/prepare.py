@@ -102,6 +102,8 @@ class Instance:
         Class x node: whether no static rule forbids it.
     tiers
         Distinct priorities, descending; ``tier_of`` per class.
+    drained
+        Nodes that every pod that may move has to leave.
     """
 
     problem: PodsProblem
@@ -125,6 +127,8 @@ class Instance:
     budget_credit: list[int]
     quota_limits: Ints
     gang_minimum: list[int]
+
+    drained: frozenset[int]
 
     @property
     def nodes(self) -> int:
@@ -182,6 +186,7 @@ def prepare(problem: PodsProblem, run: Run) -> Instance:
         budget_credit=_budget_credits(problem, classes),
         quota_limits=_quota_limits(problem, resources),
         gang_minimum=[g.min_count for g in problem.gangs],
+        drained=_drained(problem),
     )
     if relaxed & {"capacity"}:
         instance.capacity[:] = UNLIMITED
@@ -191,6 +196,13 @@ def prepare(problem: PodsProblem, run: Run) -> Instance:
     if problem.notes and not run.message:
         run.message = "; ".join(problem.notes[:8])
     return instance
+
+
+def _drained(problem: PodsProblem) -> frozenset[int]:
+    if "drain" in problem.relaxed:
+        return frozenset()
+    wanted = set(problem.drain)
+    return frozenset(n for n, node in enumerate(problem.nodes) if node.name in wanted)
 
 
 def _check_totals(problem: PodsProblem) -> None:
@@ -307,7 +319,7 @@ def _classify(problem: PodsProblem, selectors: _Selectors) -> tuple[list[PodClas
     for p, pod in enumerate(problem.pods):
         fixed = stuck and pod.node is not None and not pod.movable
         signature = selectors.signature(pod)
-        terms = ()
+        terms: tuple[Any, ...] = ()
         if pod.pod_affinity or pod.pod_anti_affinity or pod.topology_spread:
             terms = (
                 tuple((t.topology_key, selectors.term(pod, t)) for t in pod.pod_affinity),
@@ -424,7 +436,7 @@ def _allowed(problem: PodsProblem, classes: list[PodClass]) -> Bools:
             node.name if by_name else "",
         )
         kinds.setdefault(key, (node, []))[1].append(n)
-    drained = {n.name for n in problem.nodes} & set(problem.drain)
+    drained = _drained(problem)
     allowed = np.zeros((len(classes), len(problem.nodes)), dtype=bool)
     seen: dict[Any, Bools] = {}
     for c in classes:
@@ -439,9 +451,7 @@ def _allowed(problem: PodsProblem, classes: list[PodClass]) -> Bools:
         allowed[c.index] = row
         if c.pod.hold and "hold" not in relaxed:
             allowed[c.index] = False
-    if drained and "drain" not in relaxed:
-        out = [n for n, node in enumerate(problem.nodes) if node.name in drained]
-        allowed[:, out] = False
+    allowed[:, list(drained)] = False
     return allowed
 
 

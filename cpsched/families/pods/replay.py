@@ -162,7 +162,7 @@ class State:
         holds, but it does not stand in its own way otherwise.
         """
         pod, node = self.pods[name], self.nodes[node_name]
-        found = [r for r in self._all_refusals(pod, node, cells, moving)]
+        found = list(self._all_refusals(pod, node, cells, moving))
         return [r for r in found if r.rule not in self.relaxed] if self.relaxed else found
 
     def _all_refusals(
@@ -435,8 +435,8 @@ class State:
                     entry = found.setdefault(key, (term, pod.namespace, selector, set()))
                     entry[3].add(pod.name)
             self._anti = []
-            for key, (term, own, selector, names) in found.items():
-                tally = self._tally(("held", key), lambda p, names=names: p.name in names)
+            for which, (term, own, selector, names) in found.items():
+                tally = self._tally(("held", which), _named(names))
                 self._anti.append((term, own, selector, tally))
         return self._anti
 
@@ -464,6 +464,10 @@ class State:
         for domains in self._domains.values():
             if node in domains.domain_of and domains.tally.matches(pod):
                 domains.counts[domains.domain_of[node]] += by
+
+
+def _named(names: set[str]) -> Callable[[Pod], bool]:
+    return lambda pod: pod.name in names
 
 
 def static_refusals(pod: Pod, node: Node) -> Iterator[Refusal]:
