@@ -27,12 +27,18 @@ def greedy(instance: Instance, run: Run) -> None:
     """Offer a schedule as soon as there is one, then better ones while they cost little."""
     if instance.n == 0:
         return
-    jit.ready(run.clock.remaining())
+    compiled = jit.ready(run.clock.remaining())
     kit = kit_of(instance)
     if kit is None:
         _general(instance, run)
         return
     mode = first_modes(instance, run)
+    if instance.n > 200 and not compiled:
+        # Interpreted kernels may not come to an end on a large project: something first.
+        step = instance.duration[mode] + int(instance.edges[:, 3].max(initial=0))
+        alone = np.zeros(instance.n, np.int64)
+        alone[kit.net.topo[1:]] = np.cumsum(step[kit.net.topo])[:-1]
+        run.offer(lambda: schedule_of(instance, alone.tolist(), mode.tolist()), "greedy:sequence")
     start = kit.by_rank(priority(instance, "lft"), mode, run.clock.expired)
     if start is None:
         return
