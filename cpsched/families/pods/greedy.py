@@ -54,9 +54,8 @@ def _offer(board: Board, run: Run, source: str) -> None:
     schedule = schedule_of(instance, actions)
     problem = instance.problem
     # These are properties of the end, not of single actions.
-    at_the_end = instance.gang_minimum or problem.drain or problem.required
-    at_the_end = at_the_end or problem.migration_limit is not None
-    if not at_the_end or not check(problem, schedule):
+    at_the_end = bool(instance.gang_minimum or problem.drain or problem.required)
+    if (problem.migration_limit is None and not at_the_end) or not check(problem, schedule):
         run.offer(schedule, source)
 
 
