@@ -52,6 +52,8 @@ class Format:
     detect: Callable[[str, str], bool]
     read: Callable[[str, str, Mapping[str, str]], Any]
     options: Mapping[str, str] = field(default_factory=dict)
+    #: Not text: detected by its name alone, and ``read`` opens ``file`` itself (its text is empty).
+    binary: bool = False
 
 
 @dataclass(frozen=True)

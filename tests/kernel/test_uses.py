@@ -204,11 +204,9 @@ def test_sweep_over_groups_and_registers():
 
 def test_alternatives_at_the_optimal_interval():
     """Alternatives share the optimal interval, differ from each other, and are all valid."""
-    from cpsched.families.kernel.alternatives import alternatives
-
     problem = loop([op(name, 1, "A") for name in "abcd"])
-    best = cpsched.solve(problem, time_limit=10, workers=1)
-    found = alternatives(problem, best.schedule, 3, time_limit=10, workers=1)
+    best = cpsched.solve(problem, time_limit=20, workers=1, k_best=4)
+    found = best.alternatives
     assert len(found) == 3
     relative = [
         tuple((p.slot - s.operations[0].slot) % 4 for p in s.operations)

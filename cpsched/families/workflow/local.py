@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from typing import Any
@@ -163,6 +164,7 @@ class Background:
     def __init__(self, inst: Instance, run: Run, annealer: Annealer) -> None:
         self.inst, self.run, self.annealer = inst, run, annealer
         self.offers = Offers(inst, run)
+        self.patience = 4.0 if inst.rows * inst.m <= 250 else math.inf
         self.found: list[Plan] = []
         self.given: list[Plan] = []
         self.over = threading.Event()
@@ -171,14 +173,21 @@ class Background:
 
     def _work(self) -> None:
         annealer = self.annealer
+        improved = time.perf_counter()
         while not self.over.is_set() and not self.run.clock.expired():
             while self.given:
                 annealer.adopt(self.given.pop())
+                improved = time.perf_counter()
+            if time.perf_counter() - improved > self.patience:
+                # The cores are worth more to the solver now.
+                self.over.wait(0.1)
+                continue
             moves = max(20, int(min(0.2, 0.2 * self.run.clock.remaining()) / annealer.move))
             begun = time.perf_counter()
             plan = annealer.anneal(moves, target(self.inst, self.run))
             annealer.move = 0.5 * annealer.move + 0.5 * (time.perf_counter() - begun) / moves
             if plan is not None:
+                improved = time.perf_counter()
                 self.found.append(plan)
 
     def merge(self) -> None:
