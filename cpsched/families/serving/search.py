@@ -41,7 +41,8 @@ def search(q: Prepared, run: Run) -> None:
     prices: list[lagrange.Prices | None] = [None]
 
     def proving() -> None:
-        prices[0] = bound.raise_time_indexed(q, run, name)
+        share = 0.6 * run.clock.remaining() if q.n > 20 else 0.3 * run.clock.remaining()
+        bound.raise_time_indexed(q, run, name, share, lambda best: prices.__setitem__(0, best))
 
     shaking = q.plain and name in (*LATENCY, "makespan") and not q.problem.reject
     with _Beside(proving, alone=run.deterministic or run.workers < 2) as other:
@@ -102,7 +103,7 @@ def _shake(
     q: Prepared, run: Run, name: str, until: Any = None, least: float = 0.0, stop: Any = None
 ) -> None:
     """Ruin and recreate in rounds until the clock, or ``until`` after ``least`` seconds."""
-    if run.clock.remaining() > 0.7:
+    if run.clock.remaining() > 1.5:
         jit.ready()
     assert run.incumbent is not None
     start, machine = arrays_of(run.incumbent.schedule, q)
