@@ -30,11 +30,12 @@ CODES = {
 }
 #: Profiles longer than this many cells are not laid out per time unit.
 LARGEST_PROFILE = 40_000_000
-#: Above this many tasks a task moves only WINDOW time units in one pass of justification, and a
-#: queue of tasks that do not fit is looked through only up to PATIENCE: no step then grows with
-#: the square of the size.
+#: Above this many tasks a queue of tasks that do not fit is looked through only up to PATIENCE,
+#: and above LARGEST_UNLIMITED a task moves only WINDOW time units in one pass of justification: no
+#: step then grows with the square of the size.
 LARGE = 2000
-WINDOW = 400
+LARGEST_UNLIMITED = 20_000
+WINDOW = 2000
 PATIENCE = 64
 #: Event times per call of the parallel kernel: how often the clock is looked at.
 STEPS = 500
@@ -151,7 +152,8 @@ class Kit:
         expired: Callable[[], bool] = lambda: False,
     ) -> tuple[IntArray, IntArray]:
         """Forward-backward improvement until it no longer helps: starts and modes."""
-        window, rounds = (WINDOW, 5) if self.n > LARGE else (0, 100)
+        window = WINDOW if self.n > LARGEST_UNLIMITED else 0
+        rounds = 5 if self.n > LARGE else 100
         start, mode = start.copy(), mode.copy()
         used = np.zeros(len(self.net.budget), np.int64)
         kernels.excess(self.net, mode, used)

@@ -30,7 +30,7 @@ def improve_lists(instance: Instance, run: Run, seconds: float) -> None:
 
     Ends after ``seconds``, or when many changes in a row did not help.
     """
-    if run.incumbent is None or not run.objectives or not jit.ready():
+    if run.incumbent is None or not run.objectives or not jit.ready(seconds):
         return
     kit = general_kit(instance)
     rng = random.Random(run.seed + 1)
