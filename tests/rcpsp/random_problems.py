@@ -22,6 +22,7 @@ FEATURES = (
     "disjunctive",
     "optional",
     "selection",
+    "blocking",
 )
 TYPES = ("end-start", "start-start", "end-end", "start-end")
 
@@ -64,6 +65,10 @@ def random_problem(seed: int, features: tuple[str, ...] | None = None, n: int = 
                 p["max_lag"] = rng.choice((None, None, rng.randint(0, 4)))
             precedences.append(p)
     data: dict[str, Any] = {"tasks": tasks, "resources": resources, "precedences": precedences}
+    if "blocking" in features:
+        for i, j in ((0, 1), (2, 1), (1, 2)):
+            if rng.random() < 0.5 and not tasks[j].get("optional"):
+                tasks[i]["blocks_until"] = names[j]
     if "disjunctive" in features:
         data["disjunctive"] = [{"tasks": rng.sample(names, rng.randint(2, 3))}]
     if "selection" in features:
@@ -115,7 +120,12 @@ def schedules(problem: RcpspProblem, horizon: int) -> Iterator[RcpspSchedule]:
     for task in problem.tasks:
         own: list[ScheduledTask | None] = [None] if task.optional else []
         alone = problem.model_copy(
-            update={"tasks": (task,), "precedences": (), "disjunctive": (), "selections": ()}
+            update={
+                "tasks": (task.model_copy(update={"blocks_until": None}),),
+                "precedences": (),
+                "disjunctive": (),
+                "selections": (),
+            }
             | {"resources": tuple(r for r in problem.resources if r.type != "reservoir")}
         )
         for m, mode in enumerate(task.modes):

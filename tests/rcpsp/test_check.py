@@ -102,6 +102,31 @@ def test_mutation_is_named(rule, tasks):
     assert rule in {v.rule for v in check(PROBLEM, schedule(*tasks))}
 
 
+def test_blocking_keeps_the_machine():
+    """A task in the way of one that waits overloads the machine; taking over early is named."""
+    problem = RcpspProblem.parse(
+        {
+            "tasks": [
+                {
+                    "id": "a",
+                    "modes": [{"duration": 1, "demands": {"R": 1}}],
+                    "blocks_until": "b",
+                },
+                {"id": "b", "modes": [{"duration": 1}]},
+                {"id": "c", "modes": [{"duration": 1, "demands": {"R": 1}}]},
+            ],
+            "resources": [{"name": "R"}],
+        }
+    )
+    a, b, c = ({"task": t, "start": 0, "end": 1} for t in "abc")
+    late = b | {"start": 3, "end": 4}
+    free = c | {"start": 3, "end": 4}
+    assert check(problem, schedule(a, late, free)) == []
+    found = check(problem, schedule(a, late, c | {"start": 2, "end": 3}))
+    assert [(v.rule, v.where["time"]) for v in found] == [("capacity", 2)]
+    assert "blocking" in {v.rule for v in check(problem, schedule(a, b, free))}
+
+
 def test_makespan_is_checked_when_given():
     """A wrong makespan is a violation, a missing one is not."""
     assert [v.rule for v in check(PROBLEM, schedule(A, B, C, makespan=10))] == ["makespan"]

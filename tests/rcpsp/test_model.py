@@ -35,6 +35,15 @@ def drain(amount: int) -> list[dict[str, Any]]:
     return [task("a", 1, events=[event])]
 
 
+#: Two jobs that need each other's machine; the first waits on R until both swap at time 2.
+SWAP = [
+    task("a1", 1, demands={"R": 1}, blocks_until="a2"),
+    task("a2", 2, demands={"S": 1}),
+    task("b1", 2, demands={"S": 1}, blocks_until="b2"),
+    task("b2", 1, demands={"R": 1}),
+]
+
+
 def lag(kind: str, **lags: int) -> list[dict[str, Any]]:
     """Relations that fix b to start 1 after a's start, and one more."""
     fixed = {"before": "a", "after": "b", "type": "start-start", "min_lag": 1, "max_lag": 1}
@@ -120,6 +129,14 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "tasks": [task("a", 1), task("b", 9, optional=True)],
             "selections": [{"type": "implication", "tasks": ["a", "b"]}],
             "horizon": 5,
+        },
+    ),
+    "blocking": (
+        {"tasks": SWAP, "resources": [R1, {"name": "S"}], "horizon": 4},
+        {
+            "tasks": [*SWAP, task("x", 2, demands={"R": 1})],
+            "resources": [R1, {"name": "S"}],
+            "horizon": 4,
         },
     ),
     "min lag end-start": (

@@ -340,9 +340,8 @@ def recompute(problem: RcpspProblem, bound: Bound) -> int:
         return int(instance.head[i] + instance.tail[i])
     if bound.argument == "energy-window":
         r = instance.renewable.index(data["resource"])
-        how: dict[str, int] = {
-            k: int(data[k]) for k in ("round", "multiples", "subset_sum") if k in data
-        }
+        kinds = ("round", "multiples", "subset_sum")
+        how: dict[str, int] = {k: data[k] for k in kinds if k in data}
         if "subset_sum" in how:
             how["subset_sum"] = reachable(demand_choices(instance, r), int(instance.capacity[r]))
         line = resource_line(instance, r, data["resource"], how)

@@ -38,6 +38,7 @@ def check(problem: RcpspProblem, schedule: RcpspSchedule) -> list[Violation]:
     checker.nonrenewable()
     checker.reservoir()
     checker.precedence()
+    checker.blocking()
     checker.disjunctive()
     checker.selection()
     checker.makespan()
@@ -158,12 +159,22 @@ class _Checker:
             pausable = self.task[name].pausable
             for resource, units in self.mode(done).demands.items():
                 if units and resource in self.renewable and done.end > done.start:
+                    profile = self.profiles.get(resource, [])
                     stretches = [(done.start, done.end)]
                     if pausable:
-                        stretches = _without(stretches[0], self.profiles.get(resource, []))
+                        stretches = _without(stretches[0], profile)
+                    stretches += _without((done.end, self.released(done)), profile)
                     kept[resource] += [(left, right, units) for left, right in stretches]
         for resource, used in uses.items():
             self._capacity_of(self.renewable[resource], used, facts[resource])
+
+    def released(self, done: ScheduledTask) -> int:
+        """When a task gives its resources back: its end, or the start of the task it waits for."""
+        task = self.task[done.task]
+        taker = self.done.get(task.blocks_until) if task.blocks_until is not None else None
+        if taker is None or task.fixed is not None:
+            return done.end
+        return max(done.end, taker.start)
 
     def _capacity_of(self, resource: Resource, used: list[Piece], facts: list[Piece]) -> None:
         """Sweep over time; one violation per stretch in which the demand is too large."""
@@ -264,6 +275,16 @@ class _Checker:
             if p.max_lag is not None and lag > p.max_lag:
                 message = f"the time from {between} is {lag}, at most {p.max_lag} is allowed"
                 self.report("precedence", message, lag - p.max_lag, **where)
+
+    def blocking(self) -> None:
+        for name, done in self.free():
+            taker = self.done.get(self.task[name].blocks_until or "")
+            if taker is not None and taker.start < done.end:
+                message = (
+                    f"task {taker.task!r} takes over from {name!r} at {taker.start}, before its "
+                    f"end {done.end}"
+                )
+                self.report("blocking", message, done.end - taker.start, task=name, time=done.end)
 
     def disjunctive(self) -> None:
         for i, group in enumerate(self.problem.disjunctive):

@@ -36,6 +36,11 @@ def _sentences(problem: RcpspProblem) -> Iterator[tuple[str, str]]:
                 f"deadline:{task.id}",
                 f"Task {task.id!r} ends at {task.deadline}{unit} or earlier, its deadline.",
             )
+        if task.blocks_until is not None:
+            yield (
+                f"blocking:{task.id}",
+                f"Task {task.id!r} keeps its resources until task {task.blocks_until!r} starts.",
+            )
     for i, p in enumerate(problem.precedences):
         first, second = p.type.split("-")
         ends = f"the {first} of task {p.before!r}", f"the {second} of task {p.after!r}"
@@ -136,6 +141,8 @@ def _task(task: Task, names: frozenset[str], dropped: set[str]) -> Task:
         update["release"] = 0
     if task.deadline is not None and f"deadline:{task.id}" not in names:
         update["deadline"] = None
+    if task.blocks_until is not None and f"blocking:{task.id}" not in names:
+        update["blocks_until"] = None
     if dropped and any(name in dropped for mode in task.modes for name in mode.demands):
         update["modes"] = tuple(
             mode.model_copy(

@@ -12,6 +12,7 @@ from cpsched.core import jit
 from cpsched.families.rcpsp import kernels
 from cpsched.families.rcpsp.arrays import LARGE, Kit, kit_of
 from cpsched.families.rcpsp.general import choose_present, general_kit
+from cpsched.families.rcpsp.graph import topological_order
 from cpsched.families.rcpsp.modes import first_modes
 from cpsched.families.rcpsp.schedule import schedule_of
 
@@ -58,6 +59,9 @@ def _general(instance: Instance, run: Run) -> None:
     """Schedules under all rules: priority rules first, then random lists until one works."""
     if any(not tank.holds(tank.initial) for tank in instance.reservoirs):
         return  # events at time 0 must come first: left to CP-SAT
+    if (instance.blocks_until >= 0).any():
+        _one_by_one(instance, run)
+        return
     kit = general_kit(instance)
     rng = random.Random(run.seed)
     rules = ["lst", "lft", "stock"]
@@ -93,6 +97,45 @@ def _general(instance: Instance, run: Run) -> None:
         enough = tries >= len(rules) and (run.incumbent is not None or tries >= instance.n)
         if enough or elapsed > limit:
             return
+
+
+def _one_by_one(instance: Instance, run: Run) -> None:
+    """Blocking tasks that wait for each other in a chain, one chain after the other."""
+    mode = first_modes(instance, run)
+    length = instance.duration[mode].tolist()
+    order = np.argsort(instance.head, kind="stable").tolist()
+    chain = list(range(instance.n))
+
+    def root(i: int) -> int:
+        while chain[i] != i:
+            chain[i] = chain[chain[i]]
+            i = chain[i]
+        return i
+
+    for i, j in enumerate(instance.blocks_until.tolist()):
+        if j >= 0:
+            chain[root(i)] = root(j)
+    members: dict[int, list[int]] = {}
+    for i in order:
+        members.setdefault(root(i), []).append(i)
+    before: list[list[tuple[int, int]]] = [[] for _ in range(instance.n)]
+    for i, j, kind, least, _ in instance.edges.tolist():
+        if kind == 0 and least > -(2**59):
+            before[j].append((i, least))
+    arcs = [(root(i), root(j), 0) for j in order for i, _ in before[j] if root(i) != root(j)]
+    ranks = topological_order(instance.n, arcs)
+    if ranks is None:
+        return
+    start = [0] * instance.n
+    base = 0
+    for group in (members[k] for k in ranks if k in members):
+        for i in group:
+            earliest = [start[p] + length[p] + lag for p, lag in before[i]]
+            start[i] = max([base, int(instance.release[i]), *earliest])
+        base = max(base, *(start[i] + length[i] for i in group))
+    made = schedule_of(instance, start, mode.tolist())
+    if not run.family.check(run.problem, made):
+        run.offer(made, "greedy:one-by-one")
 
 
 def priority(instance: Instance, rule: str) -> IntArray:

@@ -54,6 +54,7 @@ def data_of(problem: RcpspProblem) -> dict[str, Any]:
         "earliness_weight": [t.earliness_weight for t in tasks],
         "optional": [t.optional for t in tasks],
         "pausable": [t.pausable for t in tasks],
+        "blocks_until": [number.get(t.blocks_until or "", 0) for t in tasks],
         "resources": len(renewable),
         "capacity": [r.capacity for r in renewable],
         "demand": [[mode.demands.get(r.name, 0) for r in renewable] for _, mode in modes],

@@ -53,6 +53,7 @@ class Model:
         self._hints: list[tuple[Var, Callable[[State], int]]] = []
         self.makespan: Var | None = None
         self.afterwards: Any = None
+        self._kept: dict[tuple[int, int], Any] = {}
         self.overlaps: dict[tuple[int, int], Any] = {}
 
     def add_makespan(self, lower: int) -> None:
@@ -305,7 +306,7 @@ class Model:
             if not fixed and divisor > 1:
                 uses = [(i, m, u // divisor) for i, m, u in uses]
                 capacity //= divisor
-            intervals = [self.interval[i][m] for i, m, _ in uses]
+            intervals = [self.held(i, m) for i, m, _ in uses]
             demands = [u for *_, u in uses]
             intervals += [self.cp.new_fixed_size_interval_var(s, e - s, "") for s, e, _ in fixed]
             demands += [u for *_, u in fixed]
@@ -317,6 +318,24 @@ class Model:
                 intervals.append(self.afterwards)
                 demands.append(capacity)
             self.cp.add_cumulative(intervals, demands, capacity)
+
+    def held(self, i: int, mode: int) -> Any:
+        """The time in which a task holds its resources in a mode: `blocking` prolongs it."""
+        taker = int(self.instance.blocks_until[i])
+        if taker < 0:
+            return self.interval[i][mode]
+        if (i, mode) not in self._kept:
+            start, free = self.start[i], self.start[taker]
+            least = int(self.instance.duration[mode])
+            size = self.integer(
+                least,
+                max(least, self.limit),
+                f"held_{i}_{mode}",
+                lambda s: max(least, s.start[taker] - s.start[i]),
+            )
+            literal = self.chosen[i][mode]
+            self._kept[i, mode] = self._interval(start, size, free, literal, f"held_{i}_{mode}")
+        return self._kept[i, mode]
 
     def _lowered(self, r: int) -> list[tuple[int, int, int]]:
         """Stretches (start, end, units) in which less than the largest capacity is there.

@@ -93,8 +93,8 @@ class Instance:
     horizon
         No schedule worth considering ends later.
     plain
-        Only end-start minimum lags, no calendars, reservoirs, optional or disjunctive tasks,
-        deadlines or releases that bind: what the array kernels handle directly.
+        Only end-start minimum lags, no calendars, reservoirs, optional, disjunctive or blocking
+        tasks, deadlines or releases that bind: what the array kernels handle directly.
     renewable, nonrenewable
         Names of the resources in the order of the columns.
     profiles
@@ -102,6 +102,8 @@ class Instance:
         the capacity is not ``base[r]``.
     base : (R,)
         Ordinary capacity of each renewable resource, outside its pieces.
+    blocks_until : (n,)
+        The task until whose start a task keeps its resources, or -1.
     """
 
     problem: RcpspProblem
@@ -134,6 +136,7 @@ class Instance:
     reservoirs: tuple[Reservoir, ...]
     disjunctive: tuple[tuple[int, ...], ...]
     selections: tuple[Chosen, ...]
+    blocks_until: IntArray
 
     @property
     def n(self) -> int:
@@ -299,8 +302,13 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
         )
     reservoirs, disjunctive, selections = _groups(problem, index)
     _refuse_levels(reservoirs, heads + shortest, heads)
+    blocks_until = np.array(
+        [-1 if t.blocks_until is None or t.fixed else index[t.blocks_until] for t in tasks],
+        np.int64,
+    )
     plain = (
-        not optional.any()
+        bool((blocks_until < 0).all())
+        and not optional.any()
         and not pausable.any()
         and not any(pieces)
         and not reservoirs
@@ -343,6 +351,7 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
         reservoirs=reservoirs,
         disjunctive=disjunctive,
         selections=selections,
+        blocks_until=blocks_until,
     )
 
 
@@ -489,6 +498,12 @@ def _edges(problem: RcpspProblem, index: dict[str, int]) -> IntArray:
         for p in problem.precedences
         if problem.tasks[index[p.before]].fixed is None
         or problem.tasks[index[p.after]].fixed is None
+    ]
+    # Who takes over from a blocking task does not start before its end.
+    rows += [
+        (i, index[t.blocks_until], 0, 0, FAR)
+        for i, t in enumerate(problem.tasks)
+        if t.blocks_until is not None and t.fixed is None
     ]
     return np.array(rows, np.int64).reshape(-1, 5)
 

@@ -133,6 +133,10 @@ class Task(Record):
     break (capacity 0): it keeps its resources, its end moves back by the breaks inside, and it
     neither starts nor ends inside one. ``fixed`` is set for a task that has started already,
     ``planned`` is the start that an earlier plan gave it (objective ``replan_cost``).
+
+    A *blocking* task keeps its renewable resources until the task ``blocks_until`` starts, which is
+    at its own end or later: a job that stays on its machine until the next one takes it. Tasks may
+    swap: two that wait for each other's place move at the same time.
     """
 
     id: Name
@@ -147,6 +151,7 @@ class Task(Record):
     events: tuple[ReservoirEvent, ...] = ()
     fixed: Fixed | None = None
     planned: Count | None = None
+    blocks_until: Name | None = None
 
 
 class Precedence(Record):
@@ -290,6 +295,16 @@ class RcpspProblem(ProblemBase):
                     value=task.fixed.mode,
                     remedy=f"The task has {len(task.modes)} modes, counted from 0.",
                 )
+            if task.blocks_until is not None:
+                place = f"tasks.{i}.blocks_until"
+                _known(task.blocks_until, ids, place, "task")
+                if task.blocks_until == task.id or self.tasks[ids[task.blocks_until]].optional:
+                    raise ProblemError(
+                        "a task can block until another task that is not optional",
+                        place=place,
+                        value=task.blocks_until,
+                        remedy="Name the task that takes over, and make it mandatory.",
+                    )
             for e, event in enumerate(task.events):
                 place = f"tasks.{i}.events.{e}.resource"
                 _known(event.resource, types, place, "resource")
