@@ -21,6 +21,8 @@ from cpsched.families.rcpsp.improve import improve_lists
 from cpsched.families.rcpsp.neighbourhoods import neighbourhoods
 from cpsched.families.rcpsp.population import Restarts, restarts_of
 from cpsched.families.rcpsp.schedule import schedule_of
+from cpsched.families.rcpsp.search_shop import search_shop
+from cpsched.families.rcpsp.shop import jobs_of
 from cpsched.result import Bound
 
 if TYPE_CHECKING:
@@ -46,6 +48,10 @@ REFUTE: dict[str, Any] = {
 def search(instance: Instance, run: Run) -> None:
     """Improve and prove until the run is done."""
     if not engine.ready(run.clock):
+        return
+    jobs = jobs_of(instance)
+    if jobs is not None and run.incumbent is not None and _only_makespan(run):
+        search_shop(instance, jobs, run)
         return
     kit = kit_of(instance)
     names = [o.name for o in run.objectives]
