@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpsched.core import jit
-from cpsched.families.rcpsp import kernels
+from cpsched.families.rcpsp import kernels, tardiness
 from cpsched.families.rcpsp.arrays import LARGE, Kit, kit_of
 from cpsched.families.rcpsp.general import choose_present, general_kit
 from cpsched.families.rcpsp.graph import topological_order
@@ -35,6 +35,10 @@ def greedy(instance: Instance, run: Run) -> None:
         dispatch(instance, jobs, run)
         if [o.name for o in run.objectives] == ["makespan"] or run.done():
             return
+    single = tardiness.single_of(instance)
+    if single is not None and tardiness.only_tardiness(run):
+        tardiness.dispatch(instance, single, run)
+        return
     kit = kit_of(instance)
     if kit is None:
         _general(instance, run)

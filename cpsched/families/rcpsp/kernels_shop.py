@@ -210,7 +210,8 @@ def later(shop: Any, order: Any, work: Any, u: int, v: int) -> int:
         if reach[w] + rest > longest:
             longest = reach[w] + rest
         w = order.prev[w]
-    return 2 * longest + forbidden
+    value: int = 2 * longest + forbidden
+    return value
 
 
 @kernel
@@ -246,7 +247,8 @@ def sooner(shop: Any, order: Any, work: Any, v: int, u: int) -> int:
         if reach[w] + rest > longest:
             longest = reach[w] + rest
     rest = max(rest, rest_of(shop, tail, v)) + shop.dur[order.mode[v]]
-    return 2 * max(longest, own + rest) + forbidden
+    value: int = 2 * max(longest, own + rest) + forbidden
+    return value
 
 
 @kernel
@@ -484,16 +486,23 @@ def warm_up() -> None:
 
 def order_of(n: int, machines: int) -> Order:
     """An empty schedule."""
-    return Order(*(np.zeros(n, np.int64) for _ in range(3)), np.zeros(machines, np.int64))
+    mode, previous, following = (np.zeros(n, np.int64) for _ in range(3))
+    return Order(mode, previous, following, np.zeros(machines, np.int64))
 
 
 def work_of(n: int, modes: int, seed: int) -> Work:
     """Fresh scratch."""
+    degree, topo, head, tail, path, reach = (np.zeros(n, np.int64) for _ in range(6))
     return Work(
-        *(np.zeros(n, np.int64) for _ in range(6)),
-        np.zeros(CELLS, np.int64),
-        np.zeros(modes, np.int64),
-        np.array([0, 2**62, 0, 2**62]),
-        np.array([(seed * 2654435761 + 977) & 0xFFFFFFFF]),
-        np.zeros((2, n), np.int64),
+        degree,
+        topo,
+        head,
+        tail,
+        path,
+        reach,
+        order_until=np.zeros(CELLS, np.int64),
+        mode_until=np.zeros(modes, np.int64),
+        state=np.array([0, 2**62, 0, 2**62]),
+        rng=np.array([(seed * 2654435761 + 977) & 0xFFFFFFFF]),
+        best=np.zeros((2, n), np.int64),
     )

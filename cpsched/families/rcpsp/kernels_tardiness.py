@@ -128,9 +128,7 @@ def iterate(
 
 
 @kernel
-def relaxed(
-    dur: Any, due: Any, weight: Any, price: Any, block: int, scale: int, busy: Any
-) -> int:
+def relaxed(dur: Any, due: Any, weight: Any, price: Any, block: int, scale: int, busy: Any) -> int:
     """The Lagrangian bound, times ``scale``, for prices of machine time.
 
     Every job starts where its cost and the price of the time it takes are least; every time unit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -65,11 +65,18 @@ def search_shop(instance: Instance, jobs: Jobs, run: Run) -> None:
             raise one.error
 
 
-class Searcher(threading.Thread):
-    """A thread of tabu search; the kernels release the GIL, so that it runs beside CP-SAT."""
+class Steps(Protocol):
+    """A search in short steps."""
 
-    def __init__(self, search: TabuSearch, run: Run) -> None:
-        super().__init__(name="cpsched-tabu", daemon=True)
+    def step(self, run: Run, seconds: float) -> None:
+        """Search for about that time."""
+
+
+class Searcher(threading.Thread):
+    """A thread of a heuristic search; the kernels release the GIL, and CP-SAT runs beside it."""
+
+    def __init__(self, search: Steps, run: Run) -> None:
+        super().__init__(name="cpsched-heuristic", daemon=True)
         self._search, self._run = search, run
         self._over = threading.Event()
         self.error: Exception | None = None

@@ -31,7 +31,7 @@ COMPILED, INTERPRETED = 400_000, 2_000
 
 @dataclass(frozen=True)
 class Jobs:
-    """A shop by indices: the kernels' arrays, the number of machines, the rank in each job."""
+    """A shop by indices: the kernels' arrays and the number of machines."""
 
     shop: kernels_shop.Shop
     machines: int
@@ -94,7 +94,8 @@ def starts_of(jobs: Jobs, sequence: IntArray, mode: IntArray) -> IntArray:
     order, work = _fresh(jobs, 0)
     kernels_shop.load(jobs.shop, sequence, mode, order, np.zeros(jobs.machines, np.int64))
     kernels_shop.evaluate(jobs.shop, order, work)
-    return work.head
+    head: IntArray = work.head
+    return head
 
 
 def _fresh(jobs: Jobs, seed: int) -> tuple[kernels_shop.Order, kernels_shop.Work]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from cpsched.core import jit
 from cpsched.errors import ProblemError
 from cpsched.families.rcpsp import kernels_tardiness as kernels
 from cpsched.families.rcpsp.schedule import schedule_of
+from cpsched.families.rcpsp.search_shop import SLICE, Searcher
 from cpsched.result import Bound
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ IntArray = NDArray[np.int64]
 SCALE = 1024
 #: Prices of machine time, at most; longer horizons share one price per block of time.
 BLOCKS = 2500
+#: Costs stay below this, so that their multiples by SCALE fit into 64 bits.
+LARGEST = 2**50
 #: Virtual seconds of local search per pair of jobs.
 COST = 4e-8
 
@@ -53,7 +56,7 @@ def single_of(instance: Instance) -> Single | None:
     held = instance.demand.any(axis=0)
     if held.sum() != 1 or (instance.demand[:, held] != instance.capacity[held]).any():
         return None
-    if int(instance.duration.sum()) > 2**31 or int(instance.weight.max()) > 2**20:
+    if int(instance.duration.sum()) * int(instance.weight.max()) * instance.n > LARGEST:
         return None
     due = np.minimum(instance.due, int(instance.duration.sum()))
     return Single(instance.duration.copy(), due, instance.weight.copy())
@@ -182,6 +185,7 @@ class Prices:
         blocks = -(-self.horizon // self.block)
         self.price = np.zeros(blocks)
         self.best = -1
+        self.stalled = False
         self._pace, self._idle = 1.0, 0
         self._kept = self.price.copy()
         self._busy = np.zeros(blocks, np.int64)
@@ -198,9 +202,7 @@ class Prices:
         while not run.done():
             prices = np.maximum(0, np.rint(self.price)).astype(np.int64)
             value = int(
-                kernels.relaxed(
-                    one.dur, one.due, one.weight, prices, self.block, SCALE, self._busy
-                )
+                kernels.relaxed(one.dur, one.due, one.weight, prices, self.block, SCALE, self._busy)
             )
             work = 3e-9 * one.n * self.horizon
             spent += work
@@ -226,20 +228,15 @@ class Prices:
             self._before = slope
             target = SCALE * int(run.value() or 0)
             norm = float((slope * slope * self._sizes).sum())
-            if norm <= 0 or self._pace < 1e-4:
-                self._pace, self._idle = 1.0, 0
-                if norm <= 0:
-                    return
+            if norm <= 0 or self._pace < 1e-3:
+                self.stalled = True
+                return
             gap = max(target - value, SCALE)
-            self.price = np.maximum(0.0, self.price + self._pace * gap / norm * slope)
+            price = self.price + self._pace * gap / norm * slope
+            self.price = np.clip(price, 0.0, 2.0**40)
             late = spent >= seconds if run.deterministic else time.perf_counter() >= end
             if late:
                 return
-
-
-def prove(instance: Instance, run: Run) -> None:
-    """Without any proof work: no tardiness is below 0."""
-    run.raise_bound(Bound(0, "trivial", "weighted_tardiness"))
 
 
 def recompute(instance: Instance, bound: Bound) -> int:
@@ -269,14 +266,27 @@ def recompute(instance: Instance, bound: Bound) -> int:
     return -(-value // SCALE)
 
 
-def search(instance: Instance, single: Single, run: Run) -> None:
-    """Local search and steps of the bound in turns, until the run is done.
+def search(instance: Instance, single: Single, run: Run, exact: Callable[[int], object]) -> None:
+    """Local search beside the Lagrangian bound, then beside CP-SAT, until the run is done.
 
-    One worker does both: with 50 jobs the best schedule is found within a second as a rule.
+    ``exact(workers)`` runs CP-SAT on the whole problem.
     """
     local, prices = LocalSearch(instance, single, run.seed), Prices(single)
     jit.ready(run.clock.remaining())
-    while not run.done():
-        local.step(run, 0.05)
+    half = 0.5 * run.clock.remaining()
+    alone = run.deterministic or run.workers == 1
+    beside = Searcher(local, run)
+    if not alone:
+        beside.start()
+    try:
+        while not run.done() and not prices.stalled and run.clock.remaining() > half:
+            if alone:
+                local.step(run, SLICE)
+            prices.step(run, SLICE)
         if not run.done():
-            prices.step(run, 0.05)
+            exact(run.workers if alone else run.workers - 1)
+    finally:
+        if not alone:
+            beside.stop()
+    if beside.error is not None:
+        raise beside.error
