@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpsched.core import jit
+from cpsched.families.rcpsp import tardiness
 from cpsched.families.rcpsp.arrays import LARGE, Kit, kit_of
 from cpsched.families.rcpsp.bound import critical_path
 from cpsched.families.rcpsp.general import choose_present, general_kit
 from cpsched.families.rcpsp.graph import topological_order
 from cpsched.families.rcpsp.modes import first_modes
 from cpsched.families.rcpsp.schedule import schedule_of
+from cpsched.families.rcpsp.shop import dispatch, jobs_of
 
 if TYPE_CHECKING:
     from cpsched.core.run import Run
@@ -29,6 +31,15 @@ def greedy(instance: Instance, run: Run) -> None:
     if instance.n == 0:
         return
     compiled = jit.ready(run.clock.remaining())
+    jobs = jobs_of(instance)
+    if jobs is not None:
+        dispatch(instance, jobs, run)
+        if [o.name for o in run.objectives] == ["makespan"] or run.done():
+            return
+    single = tardiness.single_of(instance)
+    if single is not None and tardiness.only_tardiness(run):
+        tardiness.dispatch(instance, single, run)
+        return
     kit = kit_of(instance)
     if kit is None:
         _general(instance, run)
