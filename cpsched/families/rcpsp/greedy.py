@@ -63,7 +63,7 @@ def greedy(instance: Instance, run: Run) -> None:
     for rule in ("lst", "resources") if instance.n <= LARGE else ():
         rank = priority(instance, rule)
         for scheme in ("parallel", "serial"):
-            if run.done() or run.clock.elapsed() > 0.2 * run.clock.limit:
+            if run.done() or run.clock.used() > 0.2 * run.clock.limit:
                 return
             if scheme == "parallel":
                 found = kit.by_rank(rank, mode, run.clock.expired)
@@ -85,7 +85,7 @@ def _general(instance: Instance, run: Run) -> None:
     rng = random.Random(run.seed)
     rules = ["lst", "lft", "stock"]
     compiled = jit.ready(run.clock.remaining())
-    limit = run.clock.elapsed() + min(0.7, 0.25 * run.clock.limit)
+    limit = run.clock.used() + min(0.7, 0.25 * run.clock.limit)
     tries = 0
     while not run.clock.expired():
         tries += 1
@@ -111,7 +111,7 @@ def _general(instance: Instance, run: Run) -> None:
                 lambda: schedule_of(instance, start, chosen),  # noqa: B023
                 f"greedy:{rule}",
             )
-        elapsed = run.clock.spent if run.deterministic else run.clock.elapsed()
+        elapsed = run.clock.used()
         # A small problem that resists is decided faster by CP-SAT.
         enough = tries >= len(rules) and (run.incumbent is not None or tries >= instance.n)
         if enough or elapsed > limit:

@@ -120,7 +120,7 @@ def dispatch(instance: Instance, jobs: Jobs, run: Run) -> None:
             f"greedy:{name}",
             (made,) if _only_makespan(run) else None,
         )
-        if run.done() or run.clock.elapsed() > 0.1 * run.clock.limit:
+        if run.done() or run.clock.used() > 0.1 * run.clock.limit:
             return
 
 

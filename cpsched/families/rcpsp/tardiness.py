@@ -132,7 +132,7 @@ def dispatch(instance: Instance, single: Single, run: Run) -> None:
     for name, order in orders(single):
         run.clock.spend(1e-7 * single.n * single.n)
         offer(instance, single, run, order, f"greedy:{name}")
-        if run.done() or run.clock.elapsed() > 0.3 * run.clock.limit:
+        if run.done() or run.clock.used() > 0.3 * run.clock.limit:
             return
 
 
