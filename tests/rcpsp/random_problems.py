@@ -22,6 +22,8 @@ FEATURES = (
     "disjunctive",
     "optional",
     "selection",
+    "blocking",
+    "setup",
 )
 TYPES = ("end-start", "start-start", "end-end", "start-end")
 
@@ -64,6 +66,23 @@ def random_problem(seed: int, features: tuple[str, ...] | None = None, n: int = 
                 p["max_lag"] = rng.choice((None, None, rng.randint(0, 4)))
             precedences.append(p)
     data: dict[str, Any] = {"tasks": tasks, "resources": resources, "precedences": precedences}
+    if "blocking" in features:
+        for i, j in ((0, 1), (2, 1), (1, 2)):
+            if rng.random() < 0.5 and not tasks[j].get("optional"):
+                tasks[i]["blocks_until"] = names[j]
+    if "setup" in features:
+        size = rng.randint(1, 3)
+        resources[1] |= {"capacity": 1}
+        for change in resources[1].get("capacity_changes", ()):
+            change["capacity"] = 0
+        data["setups"] = [
+            {
+                "resource": "S",
+                "states": {name: rng.randrange(size) for name in names},
+                "times": [[rng.randint(0, 2) for _ in range(size)] for _ in range(size)],
+                "costs": [[rng.randint(0, 5) for _ in range(size)] for _ in range(size)],
+            }
+        ]
     if "disjunctive" in features:
         data["disjunctive"] = [{"tasks": rng.sample(names, rng.randint(2, 3))}]
     if "selection" in features:
@@ -115,7 +134,12 @@ def schedules(problem: RcpspProblem, horizon: int) -> Iterator[RcpspSchedule]:
     for task in problem.tasks:
         own: list[ScheduledTask | None] = [None] if task.optional else []
         alone = problem.model_copy(
-            update={"tasks": (task,), "precedences": (), "disjunctive": (), "selections": ()}
+            update={
+                "tasks": (task.model_copy(update={"blocks_until": None}),),
+                "precedences": (),
+                "disjunctive": (),
+                "selections": (),
+            }
             | {"resources": tuple(r for r in problem.resources if r.type != "reservoir")}
         )
         for m, mode in enumerate(task.modes):

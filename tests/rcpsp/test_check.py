@@ -102,6 +102,31 @@ def test_mutation_is_named(rule, tasks):
     assert rule in {v.rule for v in check(PROBLEM, schedule(*tasks))}
 
 
+def test_blocking_keeps_the_machine():
+    """A task in the way of one that waits overloads the machine; taking over early is named."""
+    problem = RcpspProblem.parse(
+        {
+            "tasks": [
+                {
+                    "id": "a",
+                    "modes": [{"duration": 1, "demands": {"R": 1}}],
+                    "blocks_until": "b",
+                },
+                {"id": "b", "modes": [{"duration": 1}]},
+                {"id": "c", "modes": [{"duration": 1, "demands": {"R": 1}}]},
+            ],
+            "resources": [{"name": "R"}],
+        }
+    )
+    a, b, c = ({"task": t, "start": 0, "end": 1} for t in "abc")
+    late = b | {"start": 3, "end": 4}
+    free = c | {"start": 3, "end": 4}
+    assert check(problem, schedule(a, late, free)) == []
+    found = check(problem, schedule(a, late, c | {"start": 2, "end": 3}))
+    assert [(v.rule, v.where["time"]) for v in found] == [("capacity", 2)]
+    assert "blocking" in {v.rule for v in check(problem, schedule(a, b, free))}
+
+
 def test_makespan_is_checked_when_given():
     """A wrong makespan is a violation, a missing one is not."""
     assert [v.rule for v in check(PROBLEM, schedule(A, B, C, makespan=10))] == ["makespan"]
@@ -207,3 +232,46 @@ def test_calendar_refuses_what_is_no_date(wrong):
     data = {"tasks": [], "calendar": {"start": "2026-03-02"} | wrong}
     with pytest.raises(ProblemError, match=f"calendar.{next(iter(wrong))}"):
         capacity_profiles(RcpspProblem.parse(data))
+
+
+SETUPS = {
+    "tasks": [{"id": t, "modes": [{"duration": 1, "demands": {"R": 1}}]} for t in ("a", "b", "c")],
+    "resources": [{"name": "R"}],
+    "setups": [
+        {
+            "resource": "R",
+            "states": {"a": 0, "b": 1, "c": 0},
+            "times": [[0, 2], [3, 0]],
+            "costs": [[1, 10], [100, 0]],
+        }
+    ],
+}
+
+
+def test_setup_between_neighbours_only():
+    """The setup from b to c is missed by one; from a to c nothing is asked, b is between them."""
+    problem = RcpspProblem.parse(SETUPS)
+    a, b = {"task": "a", "start": 0, "end": 1}, {"task": "b", "start": 3, "end": 4}
+    late, early = ({"task": "c", "start": t, "end": t + 1} for t in (7, 6))
+    assert check(problem, schedule(a, b, late)) == []
+    assert evaluate(problem, schedule(a, b, late), ["setup_cost"]) == (110,)
+    found = check(problem, schedule(a, b, early))
+    assert [(v.rule, v.amount, v.where["task"]) for v in found] == [("setup", 1, "c")]
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"times": [[0, 2]]}, "times"),
+        ({"costs": [[0]]}, "costs"),
+        ({"states": {"a": 0, "b": 2, "c": 0}}, "states.b"),
+        ({"states": {"a": 0, "b": 1}}, "states"),
+        ({"resource": "S"}, "resource"),
+    ],
+)
+def test_wrong_setups_are_refused(change, place):
+    """A matrix of the wrong size, or a missing state, is an error that names the field."""
+    data = SETUPS | {"setups": [SETUPS["setups"][0] | change]}
+    with pytest.raises(ProblemError) as caught:
+        RcpspProblem.parse(data)
+    assert place in caught.value.place

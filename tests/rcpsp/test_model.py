@@ -35,6 +35,20 @@ def drain(amount: int) -> list[dict[str, Any]]:
     return [task("a", 1, events=[event])]
 
 
+#: Two jobs that need each other's machine; the first waits on R until both swap at time 2.
+SWAP = [
+    task("a1", 1, demands={"R": 1}, blocks_until="a2"),
+    task("a2", 2, demands={"S": 1}),
+    task("b1", 2, demands={"S": 1}, blocks_until="b2"),
+    task("b2", 1, demands={"R": 1}),
+]
+
+
+def setups(time: int) -> dict[str, Any]:
+    """A setup of that time from a to b, and of 9 from b to a."""
+    return {"resource": "R", "states": {"a": 0, "b": 1}, "times": [[0, time], [9, 0]]}
+
+
 def lag(kind: str, **lags: int) -> list[dict[str, Any]]:
     """Relations that fix b to start 1 after a's start, and one more."""
     fixed = {"before": "a", "after": "b", "type": "start-start", "min_lag": 1, "max_lag": 1}
@@ -121,6 +135,18 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "selections": [{"type": "implication", "tasks": ["a", "b"]}],
             "horizon": 5,
         },
+    ),
+    "blocking": (
+        {"tasks": SWAP, "resources": [R1, {"name": "S"}], "horizon": 4},
+        {
+            "tasks": [*SWAP, task("x", 2, demands={"R": 1})],
+            "resources": [R1, {"name": "S"}],
+            "horizon": 4,
+        },
+    ),
+    "setup": (
+        {"tasks": AB, "resources": [R1], "setups": [setups(1)], "horizon": 5},
+        {"tasks": AB, "resources": [R1], "setups": [setups(2)], "horizon": 5},
     ),
     "min lag end-start": (
         {"tasks": FREE, "precedences": lag("end-start", min_lag=-1)},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -30,13 +31,14 @@ CODES = {
 }
 #: Profiles longer than this many cells are not laid out per time unit.
 LARGEST_PROFILE = 40_000_000
-#: Above this many tasks a task moves only WINDOW time units in one pass of justification, and a
-#: queue of tasks that do not fit is looked through only up to PATIENCE: no step then grows with
-#: the square of the size.
+#: Above this many tasks a queue of tasks that do not fit is looked through only up to PATIENCE,
+#: and above LARGEST_UNLIMITED a task moves only WINDOW time units in one pass of justification: no
+#: step then grows with the square of the size.
 LARGE = 2000
-WINDOW = 400
+LARGEST_UNLIMITED = 20_000
+WINDOW = 2000
 PATIENCE = 64
-#: Event times per call of the parallel kernel: how often the clock is looked at.
+#: Most event times per call of the parallel kernel: how often the clock is looked at.
 STEPS = 500
 
 
@@ -121,10 +123,15 @@ class Kit:
             start,
         )
         patience = n if n <= LARGE else PATIENCE
-        while kernels.parallel(net, rank, by, mode, patience, STEPS, *rest) < 0:
+        steps = 4  # interpreted, a call must not take long either
+        while True:
+            begun = time.perf_counter()
+            if kernels.parallel(net, rank, by, mode, patience, steps, *rest) >= 0:
+                return start
             if expired():
                 return None
-        return start
+            if time.perf_counter() - begun < 0.01:
+                steps = min(STEPS, 2 * steps)
 
     def list_by(self, rank: IntArray) -> IntArray:
         """Tasks by rank, as far as the precedences allow."""
@@ -151,7 +158,8 @@ class Kit:
         expired: Callable[[], bool] = lambda: False,
     ) -> tuple[IntArray, IntArray]:
         """Forward-backward improvement until it no longer helps: starts and modes."""
-        window, rounds = (WINDOW, 5) if self.n > LARGE else (0, 100)
+        window = WINDOW if self.n > LARGEST_UNLIMITED else 0
+        rounds = 5 if self.n > LARGE else 100
         start, mode = start.copy(), mode.copy()
         used = np.zeros(len(self.net.budget), np.int64)
         kernels.excess(self.net, mode, used)

@@ -36,6 +36,11 @@ def _sentences(problem: RcpspProblem) -> Iterator[tuple[str, str]]:
                 f"deadline:{task.id}",
                 f"Task {task.id!r} ends at {task.deadline}{unit} or earlier, its deadline.",
             )
+        if task.blocks_until is not None:
+            yield (
+                f"blocking:{task.id}",
+                f"Task {task.id!r} keeps its resources until task {task.blocks_until!r} starts.",
+            )
     for i, p in enumerate(problem.precedences):
         first, second = p.type.split("-")
         ends = f"the {first} of task {p.before!r}", f"the {second} of task {p.after!r}"
@@ -43,6 +48,11 @@ def _sentences(problem: RcpspProblem) -> Iterator[tuple[str, str]]:
             yield f"precedence:{i}:min", f"From {ends[0]} to {ends[1]} at least {p.min_lag}{unit}."
         if p.max_lag is not None:
             yield f"precedence:{i}:max", f"From {ends[0]} to {ends[1]} at most {p.max_lag}{unit}."
+    for setups in problem.setups:
+        yield (
+            f"setup:{setups.resource}",
+            f"Resource {setups.resource!r} is set up between tasks that follow each other.",
+        )
     for i, group in enumerate(problem.disjunctive):
         label = f" (group {group.name!r})" if group.name else ""
         listed = _listed(group.tasks)
@@ -120,6 +130,11 @@ def restrict(problem: RcpspProblem, names: frozenset[str]) -> RcpspProblem:
             ),
             "disjunctive": _numbered(problem.disjunctive, "disjunctive", names),
             "selections": _numbered(problem.selections, "selection", names),
+            "setups": tuple(
+                s
+                for s in problem.setups
+                if f"setup:{s.resource}" in names and s.resource not in dropped
+            ),
             "horizon": problem.horizon if "horizon:" in names else None,
             "calendar": problem.calendar if "calendar:" in names else None,
         }
@@ -136,6 +151,8 @@ def _task(task: Task, names: frozenset[str], dropped: set[str]) -> Task:
         update["release"] = 0
     if task.deadline is not None and f"deadline:{task.id}" not in names:
         update["deadline"] = None
+    if task.blocks_until is not None and f"blocking:{task.id}" not in names:
+        update["blocks_until"] = None
     if dropped and any(name in dropped for mode in task.modes for name in mode.demands):
         update["modes"] = tuple(
             mode.model_copy(

@@ -67,6 +67,7 @@ FORMATS: tuple[Format, ...] = (
         detect=formats_shop.detect_jsplib,
         read=formats_shop.read_jsplib,
         options={
+            "blocking": "true: a job stays on its machine until the next takes it (swaps allowed)",
             "ragged": "true: jobs may differ in their number of operations",
             "operators": "number of operators, of whom every operation needs one (default: none)",
         },

@@ -53,7 +53,9 @@ def _machine(k: int | str) -> dict[str, Any]:
     return {"name": f"M{k}"}
 
 
-def _chains(jobs: Sequence[Sequence[Sequence[dict[str, Any]]]]) -> dict[str, Any]:
+def _chains(
+    jobs: Sequence[Sequence[Sequence[dict[str, Any]]]], blocking: bool = False
+) -> dict[str, Any]:
     """Tasks and precedences of jobs, each a list of operations, each a list of modes.
 
     Only the last operation of a job counts in completion and tardiness objectives.
@@ -65,6 +67,8 @@ def _chains(jobs: Sequence[Sequence[Sequence[dict[str, Any]]]]) -> dict[str, Any
             task: dict[str, Any] = {"id": f"{j}-{k}", "modes": modes}
             if k + 1 < len(operations):
                 task["weight"] = 0
+                if blocking:
+                    task["blocks_until"] = f"{j}-{k + 1}"
                 precedences.append({"before": f"{j}-{k}", "after": f"{j}-{k + 1}"})
             tasks.append(task)
     return {"tasks": tasks, "precedences": precedences}
@@ -74,7 +78,8 @@ def read_jsplib(text: str, file: str, options: Mapping[str, str]) -> RcpspProble
     """Read a job shop: per job one line of pairs ``machine duration``, machines from 0.
 
     Task ids are ``"<job>-<operation>"``, from 0. With option ``operators``, every operation also
-    needs one of that many operators.
+    needs one of that many operators; with ``blocking`` a job stays on its machine until the next
+    one takes it (jobs may swap places).
     """
     ragged, operators = flag(options, "ragged"), number(options, "operators", 0)
     scan = Scanner(text, comment="#")
@@ -117,7 +122,7 @@ def read_jsplib(text: str, file: str, options: Mapping[str, str]) -> RcpspProble
     resources = [_machine(k) for k in range(m)]
     if operators:
         resources.append({"name": "operators", "capacity": operators})
-    return RcpspProblem.parse(_chains(jobs) | {"resources": resources})
+    return RcpspProblem.parse(_chains(jobs, flag(options, "blocking")) | {"resources": resources})
 
 
 def read_fjsplib(text: str, file: str, options: Mapping[str, str]) -> RcpspProblem:

@@ -52,10 +52,10 @@ def densest(order: Any, start: Any, work: Any, sums: Any, tries: int, rng: Any) 
         sums[p + 1] = sums[p] + work[order[p]]
     best, best_low, best_high = -1, 0, n
     for _ in range(tries):
-        length = n // 6 + draw(rng, n // 3 + 1)
+        length = max(1, n // 6 + draw(rng, n // 3 + 1))
         low = draw(rng, n - length + 1)
         high = low + length
-        time = start[order[min(high, n - 1)]] - start[order[low]] + 1
+        time = max(1, start[order[min(high, n - 1)]] - start[order[low]] + 1)
         density = (sums[high] - sums[low]) * 64 // time
         if density > best:
             best, best_low, best_high = density, low, high

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cpsched.core import jit
 from cpsched.families.rcpsp import kernels, kernels_population
+from cpsched.families.rcpsp.arrays import LARGE
 from cpsched.families.rcpsp.greedy import priority
 from cpsched.families.rcpsp.schedule import schedule_of, state_of
 
@@ -22,8 +23,10 @@ IntArray = NDArray[np.int64]
 
 #: Members of a population times tasks: larger projects get by with fewer members.
 CELLS = 12_000
-#: Members of a population, at least and at most.
-FEWEST, MOST = 30, 150
+#: Members of a population, at least and at most; of a project of more than LARGE tasks.
+FEWEST, MOST, OF_LARGE = 30, 150, 12
+#: An offer that cost a second is followed by this many seconds of search before the next.
+BETWEEN_OFFERS = 8.0
 #: Children per member without a better best schedule after which a population is given up.
 PATIENCE = 150
 #: Populations whose best members meet in a common one before all begins anew.
@@ -153,13 +156,16 @@ class Restarts:
         self.seed, self.round = seed, 0
         self.rank = priority(instance, "lft")
         self.size = max(FEWEST, min(MOST, CELLS // max(1, kit.n)))
+        if kit.n > LARGE:
+            self.size = OF_LARGE
         self.population = Population(instance, kit, seed, self.size)
         self._kept: list[tuple[int, IntArray, IntArray]] = []
         self._offered = 2**62
         self._best = 2**62
         self._idle = 0
-        self._rate = 200.0
+        self._rate = 200.0 if jit.ready() else 1.0
         self._seen: object = None
+        self._next_offer = 0.0
 
     def step(self, run: Run, seconds: float) -> None:
         """Work for about that time, or for that much counted work in a deterministic run."""
@@ -194,15 +200,30 @@ class Restarts:
         if self._idle > PATIENCE * population.size:
             self._restart()
 
+    def worth(self) -> int:
+        """The best objective as one number, see `kernels_population.fitness`."""
+        return int(self.population.worth.min())
+
+    def finish(self, run: Run) -> None:
+        """Offer what is held back, at the end of the search."""
+        self._next_offer = 0.0
+        self._share(run, int(self.population.worth.argmin()))
+
     def _share(self, run: Run, best: int) -> None:
+        """Offer a member that is better than what was offered; rarely, where checks are slow."""
         worth = int(self.population.worth[best])
-        if worth < self._offered:
+        began = time.perf_counter()
+        if worth < self._offered and (run.deterministic or began >= self._next_offer):
             self._offered = worth
             start, mode = (
                 self.population.starts[best].tolist(),
                 self.population.modes[best].tolist(),
             )
-            run.offer(lambda: schedule_of(self.instance, start, mode), "population")
+            alone = [o.name for o in run.objectives] == ["makespan"]
+            values = (worth,) if alone else None
+            run.offer(lambda: schedule_of(self.instance, start, mode), "population", values)
+            done = time.perf_counter()
+            self._next_offer = done + BETWEEN_OFFERS * (done - began)
 
     def _take_in(self, run: Run) -> None:
         """Put a better schedule that others found in the place of the worst member."""
@@ -218,7 +239,7 @@ class Restarts:
 
     def _restart(self) -> None:
         population = self.population
-        keep = population.size // ROUNDS
+        keep = -(-population.size // ROUNDS)
         order = np.argsort(population.worth, kind="stable")[:keep].tolist()
         self._kept += [
             (int(population.worth[k]), population.starts[k].copy(), population.modes[k].copy())

@@ -9,18 +9,22 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cpsched.core import engine, lns
+from cpsched.core import engine, jit, lns
 from cpsched.core.exact import solve_levels
+from cpsched.families.rcpsp import tardiness
 from cpsched.families.rcpsp.arrays import CODES, Kit, kit_of
 from cpsched.families.rcpsp.decision import decision
 from cpsched.families.rcpsp.improve import improve_lists
 from cpsched.families.rcpsp.neighbourhoods import neighbourhoods
 from cpsched.families.rcpsp.population import Restarts, restarts_of
 from cpsched.families.rcpsp.schedule import schedule_of
+from cpsched.families.rcpsp.search_shop import search_shop
+from cpsched.families.rcpsp.shop import jobs_of
 from cpsched.result import Bound
 
 if TYPE_CHECKING:
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
 
 #: Above this many tasks CP-SAT on the whole project proves nothing in useful time.
 PROVABLE = 200
-#: Above this many tasks neighbourhoods replace the second population.
+#: Above this many tasks a lone worker spends half of its time on neighbourhoods.
 HUGE = 2000
 #: Seconds of one slice of population search.
 SLICE = 0.02
@@ -45,6 +49,16 @@ REFUTE: dict[str, Any] = {
 
 def search(instance: Instance, run: Run) -> None:
     """Improve and prove until the run is done."""
+    if not engine.ready(run.clock):
+        return
+    jobs = jobs_of(instance)
+    if jobs is not None and run.incumbent is not None and _only_makespan(run):
+        search_shop(instance, jobs, run)
+        return
+    single = tardiness.single_of(instance)
+    if single is not None and run.incumbent is not None and tardiness.only_tardiness(run):
+        tardiness.search(instance, single, run, partial(_exact, instance, run))
+        return
     kit = kit_of(instance)
     names = [o.name for o in run.objectives]
     if kit is None or run.incumbent is None or not names or any(n not in CODES for n in names):
@@ -65,8 +79,6 @@ def _under_all_rules(instance: Instance, run: Run) -> None:
 
 
 def _exact(instance: Instance, run: Run, workers: int, seconds: float = math.inf) -> None:
-    if not engine.ready(run.clock):
-        return
     from cpsched.families.rcpsp.model import build
 
     solve_levels(run, lambda level: build(instance, run, level), workers=workers, seconds=seconds)
@@ -77,7 +89,7 @@ def _exact(instance: Instance, run: Run, workers: int, seconds: float = math.inf
 
 def _side_by_side(instance: Instance, kit: Kit, run: Run) -> None:
     """Populations in threads of their own, the solver with the other workers."""
-    threads = max(1, run.workers // 4)
+    threads = max(1, run.workers // 4) if _evolves(instance, run) else 0
     evolvers = [Evolver(instance, kit.copy(), run, k) for k in range(threads)]
     for one in evolvers:
         one.start()
@@ -89,7 +101,7 @@ def _side_by_side(instance: Instance, kit: Kit, run: Run) -> None:
             prover = Prover(instance, run)
             while engine.ready(run.clock) and not run.done():
                 prover.advance(others)
-        elif instance.n <= HUGE:
+        elif threads:
             more = [Evolver(instance, kit.copy(), run, threads + k) for k in range(others)]
             evolvers += more
             for one in more:
@@ -101,6 +113,8 @@ def _side_by_side(instance: Instance, kit: Kit, run: Run) -> None:
     finally:
         for one in evolvers:
             one.stop()
+    if evolvers:
+        min(evolvers, key=lambda one: one.worth()).finish()
     for one in evolvers:
         if one.error is not None:
             raise one.error
@@ -124,6 +138,15 @@ class Evolver(threading.Thread):
         self._over.set()
         self.join(1.0)
 
+    def worth(self) -> int:
+        """Of its best schedule, see `Restarts.worth`."""
+        return self._search.worth()
+
+    def finish(self) -> None:
+        """Offer its best schedule, which it may have held back; only when it has ended."""
+        if self.error is None and not self.is_alive():
+            self._search.finish(self._run)
+
     def run(self) -> None:
         """The thread's work."""
         try:
@@ -131,6 +154,11 @@ class Evolver(threading.Thread):
                 self._search.step(self._run, SLICE)
         except Exception as error:
             self.error = error
+
+
+def _evolves(instance: Instance, run: Run) -> bool:
+    """Whether populations pay: interpreted kernels handle only small projects in useful time."""
+    return jit.ready(run.clock.remaining()) or instance.n <= PROVABLE
 
 
 def _only_makespan(run: Run) -> bool:
@@ -142,13 +170,15 @@ def _only_makespan(run: Run) -> bool:
 
 def _in_turns(instance: Instance, kit: Kit, run: Run) -> None:
     """One worker: population search and proofs in turns, by the clock or by counted work."""
+    evolves = _evolves(instance, run)
     populations = restarts_of(instance, kit, run, run.seed)
     prover = Prover(instance, run)
     proves = _only_makespan(run) and instance.n <= PROVABLE and instance.single_mode
     while not run.done():
         left = run.clock.remaining()
         share = min(0.1 * left, 2.0) if math.isfinite(left) else 2.0
-        _for(run, 0.1 + share, populations)
+        if evolves:
+            _for(run, 0.1 + share, populations)
         if run.done():
             return
         if proves:
