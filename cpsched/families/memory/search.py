@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+import time
 from collections.abc import Callable
 from functools import cached_property
 
@@ -24,7 +25,7 @@ from cpsched.families.memory.problem import MemoryProblem, MemorySchedule
 from cpsched.result import Bound
 
 #: Pairs of neighbours up to which first fit and branch-and-bound are used.
-MOST_NEIGHBOURS = 4_000_000
+MOST_NEIGHBOURS = 400_000
 
 #: Orders of the branch-and-bound that are searched deeply: word of `order_by`, and whether parts
 #: are ranked anew by their open load.
@@ -174,7 +175,7 @@ class Allocator:
 
     def search(self, seconds: float = math.inf) -> None:
         """Branch-and-bound with restarts over the workers, then perturbation, until done."""
-        if self.parts is None or self.done() or self._pins_meet():
+        if self.done() or self._pins_meet():
             return
         stop_at = self.clock.remaining() - seconds
         jit.ready(self.clock.remaining())
@@ -182,6 +183,9 @@ class Allocator:
         def over() -> bool:
             return self.done() or self.clock.remaining() <= stop_at
 
+        if self.parts is None:
+            self._skylines(over)
+            return
         if self.parts.n > bnb.MOST_BLOCKS:
             self._perturb(over)
             return
@@ -267,6 +271,19 @@ class Allocator:
                 self.exhausted(search.capacity)
                 return True
         return False
+
+    def _skylines(self, over: Callable[[], bool]) -> None:
+        """Skylines with shaken scores, as long as there is surely time for one more."""
+        if (self.instance.pin >= 0).any():
+            return
+        line = Skyline(self.instance)
+        cost = 0.0
+        while not over() and (cost == 0.0 or self.clock.wall_remaining() > 3.0 * cost):
+            started = time.perf_counter()
+            off, height = line.place(str(self.rng.choice(["duration", "periods"])), self.rng)
+            cost = max(cost, time.perf_counter() - started)
+            self.take(off, height, "greedy:skyline-shaken")
+            self.clock.spend(1e-5 * self.instance.n)
 
     def _perturb(self, over: Callable[[], bool]) -> None:
         assert self.parts is not None
