@@ -257,19 +257,28 @@ class MappingSolver:
         self._try(order, "repair")
 
     def search(self) -> None:
-        """The whole model when it is small enough, then neighbourhoods of the incumbent."""
+        """Neighbourhoods of the incumbent, then the whole model when it is small enough."""
         run = self.run
-        if len(self.used) <= MOST_WHOLE:
-            share = 1.0 if len(self.used) <= 80 else 0.3
+        if len(self.used) > 20:
+            whole = len(self.used) <= MOST_WHOLE
+            self._improve((0.25 if whole else 1.0) * run.clock.remaining())
+        if len(self.used) <= MOST_WHOLE and not run.done():
+            share = 1.0 if len(self.used) <= 80 else 0.5
             solve_levels(run, self._build, seconds=share * run.clock.remaining())
-        if not run.done() and run.incumbent is not None:
-            lns.search(
-                run,
-                [
-                    lns.Neighbourhood("window", self._window, 0.2),
-                    lns.Neighbourhood("tensors", self._tensors, 0.15),
-                ],
-            )
+        if not run.done():
+            self._improve(run.clock.remaining())
+
+    def _improve(self, seconds: float) -> None:
+        if self.run.incumbent is None or not self.used or not self.run.objectives:
+            return
+        lns.search(
+            self.run,
+            [
+                lns.Neighbourhood("window", self._window, 0.2),
+                lns.Neighbourhood("tensors", self._tensors, 0.15),
+            ],
+            seconds=seconds,
+        )
 
     def _build(self, level: int) -> Built:
         model = MappingModel(self.problem)
