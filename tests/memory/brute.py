@@ -81,15 +81,18 @@ def least_height(problem: MemoryProblem, limit: int) -> int | None:
 
 
 def stacked_height(problem: MemoryProblem) -> int:
-    """The least height of plain buffers: each rests on the ground or on another one."""
+    """The least height of `plain` buffers: each rests on the ground or on another one."""
     buffers = [b for b in problem.buffers if b.size]
     best = [sum(b.size for b in buffers)]
+    load = max(
+        (sum(b.size for b in buffers if b.lower <= t < b.upper) for t in range(20)), default=0
+    )
 
     def meet(a: Buffer, b: Buffer) -> bool:
         return a.lower < b.upper and b.lower < a.upper
 
     def extend(placed: list[tuple[Buffer, int]], left: list[Buffer], reached: int) -> None:
-        if reached >= best[0]:
+        if reached >= best[0] or best[0] == load:
             return
         if not left:
             best[0] = reached
