@@ -59,6 +59,7 @@ class Allocator:
         self._stop = stop or (lambda: False)
         self.bound = int(loads(instance).max(initial=0))
         self.goal = self.bound
+        self._minimise = True
         self.best = UNLIMITED
         self.offsets: Ints | None = None
         self._lock = threading.Lock()
@@ -104,6 +105,11 @@ class Allocator:
             if height < self.best:
                 self.best, self.offsets = height, offsets.copy()
                 self._take(self.offsets, height, source)
+
+    def aim(self, height: int) -> None:
+        """Be content with that height, and look for nothing between it and a higher one."""
+        self.goal = max(self.goal, height)
+        self._minimise = False
 
     def exhausted(self, limit: int) -> None:
         """No allocation of full rectangles within ``limit`` exists: aim higher.
@@ -227,14 +233,19 @@ class Allocator:
                 if over():
                     return
                 restarts += 1
-                target = self.goal
-                if restarts % 2 and self.best < UNLIMITED:
-                    target = max(target, self.best - 1)
+                target = self._target(int(rng.integers(4)))
                 rank = bnb.learned(parts, blame, rng, 0.1 if k % 2 else 0.25)
                 search = bnb.Search(parts, target, rank)
                 if not self._run(search, step * _luby(restarts), step, over):
                     blame = 0.7 * blame + search.blame / max(1, int(search.blame.sum()))
                 spent += search.nodes + step // 10
+
+    def _target(self, quarter: int) -> int:
+        """A height to aim at: some quarters of the way from the goal to below the best."""
+        goal = self.goal
+        if self.best >= UNLIMITED or not self._minimise:
+            return goal
+        return goal + max(0, self.best - 1 - goal) * quarter // 4
 
     def _deepen(
         self,
@@ -247,14 +258,15 @@ class Allocator:
         """Continue the search by the next of the fixed orders."""
         assert self.parts is not None
         word, dynamic = FIXED[turn % len(FIXED)]
+        nth = turn % len(FIXED)
         if turn < len(FIXED):
             rank = bnb.order_by(self.parts, word)
-            deep.append(bnb.Search(self.parts, self.goal, rank, dynamic=dynamic))
-        search = deep[turn % len(FIXED)]
-        if search.capacity < self.goal:
-            # Proved impossible by another search: start this one afresh.
-            search = bnb.Search(self.parts, self.goal, search.rank, dynamic=dynamic)
-            deep[turn % len(FIXED)] = search
+            deep.append(bnb.Search(self.parts, self._target(nth), rank, dynamic=dynamic))
+        search = deep[nth]
+        if not self.goal <= search.capacity < self.best:
+            # Proved impossible or reached by another search: start this one afresh.
+            target = self._target(nth)
+            search = deep[nth] = bnb.Search(self.parts, target, search.rank, dynamic=dynamic)
         self._run(search, search.nodes + share, step, over)
 
     def _run(self, search: bnb.Search, budget: int, step: int, over: Callable[[], bool]) -> bool:
@@ -338,7 +350,7 @@ class AllocationSolver:
             stop=run.done,
         )
         if not self.minimise:
-            self.allocator.goal = max(self.allocator.goal, self.instance.capacity)
+            self.allocator.aim(self.instance.capacity)
 
     def _take(self, offsets: Ints, height: int, source: str) -> None:
         if height <= self.instance.capacity:
