@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cpsched.core import jit
 from cpsched.families.rcpsp.arrays import LARGE, Kit, kit_of
+from cpsched.families.rcpsp.bound import critical_path
 from cpsched.families.rcpsp.general import choose_present, general_kit
 from cpsched.families.rcpsp.graph import topological_order
 from cpsched.families.rcpsp.modes import first_modes
@@ -43,6 +44,8 @@ def greedy(instance: Instance, run: Run) -> None:
     if start is None:
         return
     run.offer(lambda: schedule_of(instance, start.tolist(), mode.tolist()), "greedy:parallel-sgs")
+    if any(o.name == "makespan" for o in run.objectives):
+        run.raise_bound(critical_path(instance))
     if run.done():
         return
     improve(instance, kit, run, start, mode, "greedy:justification")
