@@ -107,9 +107,7 @@ def best_by_brute_force(cluster: PodsProblem, names: Sequence[str]) -> tuple[flo
         following = []
         for at, steps in frontier:
             schedule = PodsSchedule(
-                placements=tuple(
-                    Placement(pod=p, node=n) for p, n in zip(pods, at, strict=True)
-                ),
+                placements=tuple(Placement(pod=p, node=n) for p, n in zip(pods, at, strict=True)),
                 steps=steps,
             )
             if not check(cluster, schedule):

@@ -266,8 +266,7 @@ VMS = {
                     "status": "ACTIVE",
                     "rack_id": i,
                     "numa": [
-                        {"node": k, "total_cpu": 44, "memory_huge_total_mb": 1000.0}
-                        for k in (0, 1)
+                        {"node": k, "total_cpu": 44, "memory_huge_total_mb": 1000.0} for k in (0, 1)
                     ],
                 }
                 for i in range(2)

@@ -63,7 +63,9 @@ def test_agrees_with_minizinc(seed: int, minizinc: str, tmp_path: Path) -> None:
     """The end states of models/pods.mzn are as good as the plans where no order forbids them."""
     cluster = random_cluster(seed)
     plain = [
-        p.model_copy(update={"pod_affinity": (), "gang": "", "preemption_policy": "PreemptLowerPriority"})
+        p.model_copy(
+            update={"pod_affinity": (), "gang": "", "preemption_policy": "PreemptLowerPriority"}
+        )
         for p in cluster.pods
     ]
     cluster = cluster.model_copy(
@@ -157,7 +159,11 @@ def test_consolidate() -> None:
 def test_scale_up_takes_the_cheapest_node() -> None:
     """Candidates of a scale-up are used where they are needed, at least cost."""
     cluster = problem(
-        [node("a", 1), node("big", 4, cost=5, optional=True), node("mid", 2, cost=3, optional=True)],
+        [
+            node("a", 1),
+            node("big", 4, cost=5, optional=True),
+            node("mid", 2, cost=3, optional=True),
+        ],
         [pod("p", node="a"), pod("q", 2)],
         objectives=["placed@0", "node_cost", "disruption"],
     )

@@ -43,8 +43,10 @@ def items(schedule: PodsSchedule) -> dict[str, dict[str, Any]]:
 def _prepare(problem: PodsProblem, run: Run) -> Any:
     if problem.reassignment is not None:
         return problem
+    from cpsched.families.pods import warm
     from cpsched.families.pods.prepare import prepare
 
+    warm.start()
     return prepare(problem, run)
 
 

@@ -52,15 +52,16 @@ def schedule_of(instance: Instance, actions: Sequence[Action]) -> PodsSchedule:
             )
         )
         at[p] = (n, cells) if kind == "bind" else (-1, ())
-    placements = []
-    placed = set()
-    for p, pod in enumerate(problem.pods):
-        n, cells = at.get(p, (int(instance.at[p]), instance.cells_at[p]))
-        if n >= 0:
-            placed.add(pod.name)
-        placements.append(
-            Placement.model_construct(pod=pod.name, node=node[n] if n >= 0 else None, numa=cells)
-        )
+    if not instance.present:
+        instance.present = [
+            Placement.model_construct(pod=pod.name, node=pod.node, numa=pod.cell_indices)
+            for pod in problem.pods
+        ]
+    placements = list(instance.present)
+    for p, (n, cells) in at.items():
+        end = node[n] if n >= 0 else None
+        placements[p] = Placement.model_construct(pod=problem.pods[p].name, node=end, numa=cells)
+    placed = {p.pod for p in placements if p.node is not None}
     return PodsSchedule.model_construct(
         placements=tuple(placements), steps=tuple(steps), counts=tier_counts(problem, placed)
     )

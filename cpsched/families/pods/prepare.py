@@ -16,7 +16,15 @@ import numpy.typing as npt
 from cpsched.core.run import Run
 from cpsched.errors import Infeasible, ProblemError
 from cpsched.families.pods import labels as rules
-from cpsched.families.pods.problem import Node, Pod, PodsProblem, PodTerm, Selector, Spread
+from cpsched.families.pods.problem import (
+    Node,
+    Placement,
+    Pod,
+    PodsProblem,
+    PodTerm,
+    Selector,
+    Spread,
+)
 from cpsched.families.pods.replay import budget_credit, static_refusals
 
 Ints = npt.NDArray[np.int64]
@@ -129,6 +137,8 @@ class Instance:
     gang_minimum: list[int]
 
     drained: frozenset[int]
+    #: Placements of the present state, shared by all schedules; filled when first asked for.
+    present: list[Placement] = field(default_factory=list)
 
     @property
     def nodes(self) -> int:
@@ -292,7 +302,7 @@ class _Selectors:
         """Which of the selectors match the pod."""
         if not self._tests:
             return ()
-        key = (pod.namespace, tuple(sorted(pod.labels.items())))
+        key = (pod.namespace, tuple(pod.labels.items()))
         found = self._signatures.get(key)
         if found is None:
             found = tuple(bool(t(pod.namespace, pod.labels)) for t in self._tests)
@@ -316,6 +326,7 @@ def _classify(problem: PodsProblem, selectors: _Selectors) -> tuple[list[PodClas
     gangs = {g.name: i for i, g in enumerate(problem.gangs)}
     required = set(problem.required)
     stuck = "movable" not in problem.relaxed
+    spaces = bool(quota_spaces)
     for p, pod in enumerate(problem.pods):
         fixed = stuck and pod.node is not None and not pod.movable
         signature = selectors.signature(pod)
@@ -327,22 +338,22 @@ def _classify(problem: PodsProblem, selectors: _Selectors) -> tuple[list[PodClas
                 tuple((_json(s), selectors.spread(pod, s)) for s in pod.topology_spread),
             )
         key = (
-            tuple(sorted(pod.requests.items())),
+            tuple(pod.requests.items()),
             pod.priority,
             pod.weight,
             fixed,
             pod.preemption_policy,
             pod.hold,
-            pod.name in required,
+            bool(required) and pod.name in required,
             static_key(pod),
             _jsons(pod.host_ports),
             pod.exclusive_claims,
             terms,
             signature,
-            pod.namespace if pod.namespace in quota_spaces else "",
+            pod.namespace if spaces and pod.namespace in quota_spaces else "",
             pod.gang,
             pod.cells,
-            tuple(sorted(pod.per_cell.items())),
+            tuple(pod.per_cell.items()),
             _jsons(pod.preferred_nodes),
         )
         index = keys.get(key)
@@ -369,6 +380,8 @@ def _classify(problem: PodsProblem, selectors: _Selectors) -> tuple[list[PodClas
 
 def static_key(pod: Pod) -> Any:
     """What decides which nodes suit a pod whatever runs on them."""
+    if not (pod.node_selector or pod.tolerations or pod.volume_affinity):
+        return None if pod.node_affinity is None else _jsons(pod.node_affinity)
     return (
         tuple(sorted(pod.node_selector.items())),
         None if pod.node_affinity is None else _jsons(pod.node_affinity),
@@ -477,8 +490,11 @@ def _conflicts(
         for c in classes:
             for term in c.pod.pod_anti_affinity:
                 groups[term.topology_key, selectors.term(c.pod, term)].append(c.index)
+        known: dict[str, tuple[Ints, int]] = {}
         for (key, selector), indices in groups.items():
-            domain, count = _domains(problem, key)
+            if key not in known:
+                known[key] = _domains(problem, key)
+            domain, count = known[key]
             holders = np.zeros(len(classes), dtype=bool)
             holders[indices] = True
             matches = _matching(classes, selectors, selector)
@@ -528,28 +544,38 @@ def _spreads(
     problem: PodsProblem, classes: list[PodClass], selectors: _Selectors
 ) -> dict[int, list[Spreading]]:
     out: dict[int, list[Spreading]] = {}
+    nodes: dict[Any, tuple[Ints, int]] = {}
     for c in classes:
         for spread in c.pod.topology_spread:
-            domain, _ = _domains(problem, spread.topology_key)
-            fit = np.array(
-                [rules.spread_eligible(c.pod, spread, n) for n in problem.nodes], dtype=bool
-            )
-            # Domains without an eligible node do not count: number the others densely.
-            used, dense = np.unique(domain[fit], return_inverse=True)
-            eligible = np.full(len(domain), -1, dtype=np.int64)
-            eligible[fit] = dense
+            keys = tuple(s.topology_key for s in c.pod.topology_spread)
+            policies = (spread.node_affinity_policy, spread.node_taints_policy)
+            who = (spread.topology_key, keys, policies, static_key(c.pod))
+            if who not in nodes:
+                nodes[who] = _eligible(problem, c.pod, spread)
+            eligible, count = nodes[who]
             matches = _matching(classes, selectors, selectors.spread(c.pod, spread))
             out.setdefault(c.index, []).append(
                 Spreading(
                     matches,
                     eligible,
-                    len(used),
+                    count,
                     spread.max_skew,
                     spread.min_domains or 0,
                     bool(matches[c.index]),
                 )
             )
     return out
+
+
+def _eligible(problem: PodsProblem, pod: Pod, spread: Spread) -> tuple[Ints, int]:
+    """Domain of every eligible node, -1 for the others, and the number of domains."""
+    domain, _ = _domains(problem, spread.topology_key)
+    fit = np.array([rules.spread_eligible(pod, spread, n) for n in problem.nodes], dtype=bool)
+    # Domains without an eligible node do not count: number the others densely.
+    used, dense = np.unique(domain[fit], return_inverse=True)
+    eligible = np.full(len(domain), -1, dtype=np.int64)
+    eligible[fit] = dense
+    return eligible, len(used)
 
 
 # ---------------------------------------------------------------------- budgets, quotas

@@ -10,7 +10,7 @@ import numpy as np
 
 from cpsched.core import jit
 from cpsched.core.run import Run
-from cpsched.families.pods import cellpacking, disrupt, dive, patterns, vm
+from cpsched.families.pods import cellpacking, disrupt, dive, patterns, vm, warm
 from cpsched.families.pods.improve import (
     WHOLE,
     end_of,
@@ -29,6 +29,8 @@ logger = logging.getLogger("cpsched")
 
 def search(instance: Instance, run: Run) -> None:
     """Improve and prove until the run is done."""
+    if not warm.ready(run.clock):
+        return
     jit.ready(run.clock.remaining())
     if cellpacking.applies(instance, run):
         cellpacking.search(instance, run)

@@ -121,7 +121,10 @@ def decision(
         for left, right, units in taken[r]:
             intervals.append(cp.new_fixed_size_interval_var(left, right - left, ""))
             demands.append(units)
-        cp.add_cumulative(intervals, demands, capacity)
+        if capacity == 1:
+            cp.add_no_overlap([x for x, u in zip(intervals, demands, strict=True) if u])
+        else:
+            cp.add_cumulative(intervals, demands, capacity)
     for group in exclusive:
         intervals = [alone[i] for i in group if i in alone]
         if len(intervals) > 2:
