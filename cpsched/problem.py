@@ -181,8 +181,11 @@ def load(
     file = str(path)
     options = dict(options or {})
     try:
-        text = _read_text(file)
-        chosen = _choose_format(file, text, format)
+        chosen = _binary_format(file, format)
+        text = ""
+        if chosen is None:
+            text = _read_text(file)
+            chosen = _choose_format(file, text, format)
         for option in options:
             if option not in chosen.options:
                 known = ", ".join(chosen.options) or "none"
@@ -233,6 +236,18 @@ def _read_text(file: str) -> str:
     if not text.strip():
         raise ProblemError("the file is empty", remedy="Write the problem into it.")
     return text
+
+
+def _binary_format(file: str, name: str | None) -> Format | None:
+    """The format when it is not text, by its name or the file's."""
+    from cpsched.families import all_formats
+
+    for candidate in all_formats():
+        if candidate.binary and (
+            candidate.name == name or (name is None and candidate.detect(Path(file).name, ""))
+        ):
+            return candidate
+    return None
 
 
 def _choose_format(file: str, text: str, name: str | None) -> Format:

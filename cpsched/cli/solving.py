@@ -20,6 +20,7 @@ from cpsched.cli.common import (
     TimeLimit,
     Workers,
 )
+from cpsched.errors import ProblemError
 
 if TYPE_CHECKING:
     from cpsched.problem import ProblemBase
@@ -145,6 +146,9 @@ def bound(
 
 def explain(
     file: File,
+    ii: Annotated[
+        int | None, typer.Option("--ii", min=1, help="Kernels: why not at this interval.")
+    ] = None,
     format: FormatName = None,
     option: Options = None,
     time_limit: TimeLimit = 30.0,
@@ -157,6 +161,8 @@ def explain(
     import cpsched
 
     problem = common.read_problem(file, format, option)
+    if ii is not None:
+        problem = limited(problem, "initiation_interval", ii)
     with common.Interrupt() as stop:
         found = cpsched.explain(
             problem, time_limit=time_limit, workers=workers, seed=seed, stop=stop
@@ -164,6 +170,27 @@ def explain(
     common.emit(found.to_dict(), str(found), output, as_json)
     code = {"INFEASIBLE": 3, "UNKNOWN": 4}.get(found.status.value, 0)
     raise typer.Exit(code)
+
+
+def limited(problem: ProblemBase, objective: str, value: int) -> ProblemBase:
+    """The problem in which an objective is at most a value.
+
+    Raises
+    ------
+    ProblemError
+        When the problem has no such objective, or it cannot be limited.
+    """
+    from cpsched.families import family
+
+    chosen = family(problem.kind)
+    if chosen.limit is None or chosen.objective(problem, objective) is None:
+        raise ProblemError(
+            f"problems of kind {problem.kind} have no {objective}",
+            value=value,
+            remedy="Leave the option out.",
+        )
+    bounded: ProblemBase = chosen.limit(problem, objective, value)
+    return bounded
 
 
 def split(names: str | None) -> list[str] | None:

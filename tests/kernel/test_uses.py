@@ -186,6 +186,13 @@ def test_sweep_over_buffers():
     assert "buffers" in found.table()
 
 
+def test_sweep_limits_declared_rings(instances):
+    """Rings that are decisions already are limited by the sweep too."""
+    problem = cpsched.load(instances / "kernel" / "window.json")
+    found = sweep(problem, "buffers", values=[1, 2, 3], time_limit=20, workers=1)
+    assert [p.interval for p in found.points] == [7, 4, 3]
+
+
 def test_sweep_over_groups_and_registers():
     """Fewer groups or registers never shorten the interval; none at all is said so."""
     problem = loop(
@@ -204,11 +211,9 @@ def test_sweep_over_groups_and_registers():
 
 def test_alternatives_at_the_optimal_interval():
     """Alternatives share the optimal interval, differ from each other, and are all valid."""
-    from cpsched.families.kernel.alternatives import alternatives
-
     problem = loop([op(name, 1, "A") for name in "abcd"])
-    best = cpsched.solve(problem, time_limit=10, workers=1)
-    found = alternatives(problem, best.schedule, 3, time_limit=10, workers=1)
+    best = cpsched.solve(problem, time_limit=20, workers=1, k_best=4)
+    found = best.alternatives
     assert len(found) == 3
     relative = [
         tuple((p.slot - s.operations[0].slot) % 4 for p in s.operations)

@@ -23,6 +23,7 @@ FEATURES = (
     "optional",
     "selection",
     "blocking",
+    "setup",
 )
 TYPES = ("end-start", "start-start", "end-end", "start-end")
 
@@ -69,6 +70,19 @@ def random_problem(seed: int, features: tuple[str, ...] | None = None, n: int = 
         for i, j in ((0, 1), (2, 1), (1, 2)):
             if rng.random() < 0.5 and not tasks[j].get("optional"):
                 tasks[i]["blocks_until"] = names[j]
+    if "setup" in features:
+        size = rng.randint(1, 3)
+        resources[1] |= {"capacity": 1}
+        for change in resources[1].get("capacity_changes", ()):
+            change["capacity"] = 0
+        data["setups"] = [
+            {
+                "resource": "S",
+                "states": {name: rng.randrange(size) for name in names},
+                "times": [[rng.randint(0, 2) for _ in range(size)] for _ in range(size)],
+                "costs": [[rng.randint(0, 5) for _ in range(size)] for _ in range(size)],
+            }
+        ]
     if "disjunctive" in features:
         data["disjunctive"] = [{"tasks": rng.sample(names, rng.randint(2, 3))}]
     if "selection" in features:

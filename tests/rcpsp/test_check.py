@@ -232,3 +232,46 @@ def test_calendar_refuses_what_is_no_date(wrong):
     data = {"tasks": [], "calendar": {"start": "2026-03-02"} | wrong}
     with pytest.raises(ProblemError, match=f"calendar.{next(iter(wrong))}"):
         capacity_profiles(RcpspProblem.parse(data))
+
+
+SETUPS = {
+    "tasks": [{"id": t, "modes": [{"duration": 1, "demands": {"R": 1}}]} for t in ("a", "b", "c")],
+    "resources": [{"name": "R"}],
+    "setups": [
+        {
+            "resource": "R",
+            "states": {"a": 0, "b": 1, "c": 0},
+            "times": [[0, 2], [3, 0]],
+            "costs": [[1, 10], [100, 0]],
+        }
+    ],
+}
+
+
+def test_setup_between_neighbours_only():
+    """The setup from b to c is missed by one; from a to c nothing is asked, b is between them."""
+    problem = RcpspProblem.parse(SETUPS)
+    a, b = {"task": "a", "start": 0, "end": 1}, {"task": "b", "start": 3, "end": 4}
+    late, early = ({"task": "c", "start": t, "end": t + 1} for t in (7, 6))
+    assert check(problem, schedule(a, b, late)) == []
+    assert evaluate(problem, schedule(a, b, late), ["setup_cost"]) == (110,)
+    found = check(problem, schedule(a, b, early))
+    assert [(v.rule, v.amount, v.where["task"]) for v in found] == [("setup", 1, "c")]
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"times": [[0, 2]]}, "times"),
+        ({"costs": [[0]]}, "costs"),
+        ({"states": {"a": 0, "b": 2, "c": 0}}, "states.b"),
+        ({"states": {"a": 0, "b": 1}}, "states"),
+        ({"resource": "S"}, "resource"),
+    ],
+)
+def test_wrong_setups_are_refused(change, place):
+    """A matrix of the wrong size, or a missing state, is an error that names the field."""
+    data = SETUPS | {"setups": [SETUPS["setups"][0] | change]}
+    with pytest.raises(ProblemError) as caught:
+        RcpspProblem.parse(data)
+    assert place in caught.value.place

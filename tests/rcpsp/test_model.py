@@ -44,6 +44,11 @@ SWAP = [
 ]
 
 
+def setups(time: int) -> dict[str, Any]:
+    """A setup of that time from a to b, and of 9 from b to a."""
+    return {"resource": "R", "states": {"a": 0, "b": 1}, "times": [[0, time], [9, 0]]}
+
+
 def lag(kind: str, **lags: int) -> list[dict[str, Any]]:
     """Relations that fix b to start 1 after a's start, and one more."""
     fixed = {"before": "a", "after": "b", "type": "start-start", "min_lag": 1, "max_lag": 1}
@@ -138,6 +143,10 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "resources": [R1, {"name": "S"}],
             "horizon": 4,
         },
+    ),
+    "setup": (
+        {"tasks": AB, "resources": [R1], "setups": [setups(1)], "horizon": 5},
+        {"tasks": AB, "resources": [R1], "setups": [setups(2)], "horizon": 5},
     ),
     "min lag end-start": (
         {"tasks": FREE, "precedences": lag("end-start", min_lag=-1)},

@@ -20,6 +20,7 @@ OBJECTIVES = (
     "weighted_flow_time",
     "max_lateness",
     "earliness_tardiness",
+    "setup_cost",
     "resource_cost",
     "resource_levelling",
 )

@@ -14,11 +14,13 @@ import pytest
 import cpsched
 from cpsched.bound import recompute
 from cpsched.core.clock import Clock
+from cpsched.errors import OutOfTime
 from cpsched.families.serving import lagrange
 from cpsched.families.serving.generate import GENERATORS
 from cpsched.families.serving.greedy import POLICIES, peak_of_batch, run_policy
 from cpsched.families.serving.prepare import prepare
 from cpsched.families.serving.problem import Instance, Request, ServingProblem, Tool
+from cpsched.families.serving.program import TimeIndexed
 from cpsched.families.serving.writers import minizinc as write_minizinc
 from tests.serving.helpers import brute_force, problem, random_problem, requests
 
@@ -98,8 +100,34 @@ def test_program_bound_beats_the_simple_ones():
     """On a tight generated trace the time-indexed program gives the best quick bound."""
     p = generated("serving-trace", requests=25, ratio=3)
     bounds = cpsched.bound(p, time_limit=10)
-    assert bounds[0].argument == "time-indexed-lp"
+    assert bounds[0].argument.startswith("time-indexed")
     assert recompute(p, bounds[0]) == bounds[0].value
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_cliques_hold(seed):
+    """On tight problems the cliques never prove more than the optimum."""
+    p = generated("serving-synthetic", requests=3, seed=seed)
+    small = p.model_copy(
+        update={
+            "requests": tuple(
+                r.model_copy(update={"output": max(1, r.output // 5)}) for r in p.requests
+            ),
+        }
+    )
+    peak = max(r.prompt + r.output for r in small.requests)
+    small = small.model_copy(update={"instances": (Instance(capacity=peak + seed % 3),)})
+    best = brute_force(small)
+    for one in cpsched.bound(small, time_limit=10):
+        assert one.value <= best
+        assert recompute(small, one) == one.value
+
+
+def test_cliques_improve_tight_problems():
+    """Looking ahead to the ends proves clearly more than rounds alone."""
+    p = generated("serving-synthetic", requests=8, seed=1)
+    values = {b.argument: b.value for b in cpsched.bound(p, time_limit=10)}
+    assert values["time-indexed-cliques"] > 1.02 * values["time-indexed-lp"]
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
@@ -389,8 +417,6 @@ def test_engine_settings_hold_the_plan():
 def test_program_stops_at_the_clock():
     """A linear program with no time left gives nothing instead of waiting."""
     q = prepare(generated("serving-trace", requests=20))
-    assert lagrange.solve_program(q, 60, False, Clock(10.0)) is not None
-    from cpsched.errors import OutOfTime
-
+    assert TimeIndexed(q, 60, False, Clock(10.0)).solve() is not None
     with pytest.raises(OutOfTime):
-        lagrange.solve_program(q, 60, False, Clock(0.0))
+        TimeIndexed(q, 60, False, Clock(0.0))

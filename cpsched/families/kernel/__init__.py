@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from cpsched.errors import ProblemError
 from cpsched.families import Family
 from cpsched.families.kernel.build import Loop
 from cpsched.families.kernel.check import check, evaluate
-from cpsched.families.kernel.explain import constraints, restrict
+from cpsched.families.kernel.explain import at_interval, constraints, restrict
 from cpsched.families.kernel.formats import FORMATS
 from cpsched.families.kernel.generate import GENERATORS
 from cpsched.families.kernel.problem import (
@@ -17,10 +18,12 @@ from cpsched.families.kernel.problem import (
     KernelProblem,
     KernelSchedule,
 )
+from cpsched.families.kernel.sweep import sweep
 from cpsched.families.kernel.writers import WRITERS
-from cpsched.result import Bound, Objective, Values
+from cpsched.result import Bound, Number, Objective, Values
 
 if TYPE_CHECKING:
+    from cpsched.core.clock import Clock
     from cpsched.core.run import Run
     from cpsched.families.kernel.prepare import Instance
     from cpsched.plot.figure import Figure
@@ -90,6 +93,35 @@ def _draw(problem: KernelProblem, schedule: KernelSchedule) -> Figure:
     return draw(problem, schedule)
 
 
+def _alternatives(
+    problem: KernelProblem, schedule: KernelSchedule, count: int, clock: Clock
+) -> list[KernelSchedule]:
+    from cpsched.families.kernel.alternatives import alternatives
+
+    return alternatives(problem, schedule, count, clock)
+
+
+def limit(problem: KernelProblem, name: str, value: Number) -> KernelProblem:
+    """The problem in which the interval or the length is at most a value.
+
+    Raises
+    ------
+    ProblemError
+        For any other objective.
+    """
+    fields = {"initiation_interval": "max_initiation_interval", "length": "max_length"}
+    if name not in fields:
+        raise ProblemError(
+            f"a limit can be set on {' and '.join(fields)}",
+            place="objective",
+            value=name,
+            remedy="Pass one of these.",
+        )
+    if name == "initiation_interval":
+        return at_interval(problem, int(value))
+    return problem.model_copy(update={"max_length": int(value)})
+
+
 def _evaluate(problem: KernelProblem, schedule: KernelSchedule, names: Sequence[str]) -> Values:
     return evaluate(problem, schedule, names)
 
@@ -112,6 +144,9 @@ FAMILY: Family[KernelProblem, KernelSchedule, Instance] = Family(
     restrict=restrict,
     items=items,
     draw=_draw,
+    limit=limit,
+    alternatives=_alternatives,
+    tools={"sweep": sweep},
     formats=FORMATS,
     writers=WRITERS,
     generators=GENERATORS,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from cpsched.core import engine
-from cpsched.core.clock import Clock, Stop
+from cpsched.core.clock import Clock
 from cpsched.families.kernel.check import check
 from cpsched.families.kernel.model import KernelModel
 from cpsched.families.kernel.prepare import Instance, index
@@ -25,11 +25,7 @@ def alternatives(
     problem: KernelProblem,
     schedule: KernelSchedule,
     count: int,
-    time_limit: float | None = 10.0,
-    *,
-    workers: int | None = None,
-    seed: int = 0,
-    stop: Stop = None,
+    clock: Clock,
 ) -> list[KernelSchedule]:
     """Up to ``count`` further valid schedules at the interval of the given one.
 
@@ -39,10 +35,8 @@ def alternatives(
         A valid schedule, usually the best one; it is not among the alternatives.
     count
         How many to look for; fewer are returned when there are no more or time runs out.
-    time_limit
-        Seconds for all of them.
-    workers
-        Accepted for uniformity; the search runs with one worker so that it repeats.
+    clock
+        The time for all of them.
 
     Returns
     -------
@@ -50,12 +44,11 @@ def alternatives(
         Shortest lengths first as far as they are found: the length of the given schedule, then up
         to one interval more.
     """
-    clock = Clock(time_limit, stop=stop)
     instance = index(problem)
     found = [schedule]
     for horizon in (schedule.length, schedule.length + schedule.initiation_interval):
         while len(found) <= count and not clock.expired():
-            another = _another(instance, found, horizon, clock, seed)
+            another = _another(instance, found, horizon, clock)
             if another is None:
                 break
             found.append(another)
@@ -63,7 +56,7 @@ def alternatives(
 
 
 def _another(
-    instance: Instance, known: list[KernelSchedule], horizon: int, clock: Clock, seed: int
+    instance: Instance, known: list[KernelSchedule], horizon: int, clock: Clock
 ) -> KernelSchedule | None:
     limit = instance.problem.max_length
     if limit is not None:
@@ -100,7 +93,6 @@ def _another(
     outcome = engine.solve(
         model.model,
         clock,
-        seed=seed,
         seconds=clock.remaining(),
         parameters=PARAMETERS,
     )

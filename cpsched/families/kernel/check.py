@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cpsched.families.kernel.live import lifetimes
+from cpsched.families.kernel.live import last_uses, lifetimes
 from cpsched.families.kernel.problem import (
     WORD_BYTES,
     Edge,
@@ -41,7 +41,8 @@ class Layout:
         grouped = problem.grouped
         self.group = {p.operation: p.group if grouped else None for p in schedule.operations}
         self.depth = {b.buffer: b.depth for b in schedule.buffers}
-        self.lifetime = lifetimes(problem, self.start, self.period, self.depth)
+        self.uses = last_uses(problem)
+        self.lifetime = lifetimes(problem, self.start, self.period, self.depth, self.uses)
 
     def distance(self, edge: Edge) -> int:
         """Iteration distance of an edge, with the depth of its buffer."""
@@ -444,7 +445,7 @@ def _registers(layout: Layout) -> list[Violation]:
 
 
 def _deadlock(layout: Layout) -> list[Violation]:
-    outcome = simulate(layout.problem, layout.schedule)
+    outcome = simulate(layout.problem, layout.schedule, uses=layout.uses)
     if not outcome.stuck:
         return []
     return [

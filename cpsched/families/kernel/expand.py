@@ -29,12 +29,12 @@ def expand(problem: KernelProblem, schedule: KernelSchedule) -> dict[str, Any]:
     them statically.
     """
     layout = Layout(problem, schedule)
-    rank, _ = program_order(problem, schedule)
+    rank, _ = program_order(problem, schedule, layout.uses)
     placed = sorted(
         schedule.operations, key=lambda p: (p.slot, -p.stage, rank[p.operation], p.operation)
     )
     last = max(p.stage for p in schedule.operations)
-    rings = ring_depths(problem, schedule)
+    rings = ring_depths(problem, schedule, layout.uses)
     copies = {
         o.id: layout.copies(o.id)
         for o in problem.operations

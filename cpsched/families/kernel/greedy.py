@@ -35,7 +35,7 @@ LARGEST_TABLE = 4096
 PLACEMENT_COST = 8e-5
 #: Placements per operation before an interval is given up, and in all.
 PLACEMENT_RATIO = 4
-PLACEMENTS = 2500
+PLACEMENTS = 600
 
 
 @dataclass
@@ -448,6 +448,8 @@ def sequence(instance: Instance, reach: Ints) -> list[int]:
     done = [False] * instance.n
     order: list[int] = []
     ready = {o for o in range(instance.n) if waiting[o] == 0}
+    if not any(o.registers for o in operations):
+        return _by_height(instance, waiting, after, height)
     while len(order) < instance.n:
         # A cycle of simultaneous operations has no first one: take any that is left.
         pool = ready or {o for o in range(instance.n) if not done[o]}
@@ -466,6 +468,29 @@ def sequence(instance: Instance, reach: Ints) -> list[int]:
             waiting[w] -= 1
             if waiting[w] == 0 and not done[w]:
                 ready.add(w)
+    return order
+
+
+def _by_height(
+    instance: Instance, waiting: list[int], after: list[list[int]], height: Ints
+) -> list[int]:
+    """The sequence by longest remaining path alone."""
+    order: list[int] = []
+    done = [False] * instance.n
+    queue = [(-int(height[o]), o) for o in range(instance.n) if waiting[o] == 0]
+    heapq.heapify(queue)
+    rest = iter(range(instance.n))
+    while len(order) < instance.n:
+        # A cycle of simultaneous operations has no first one: take any that is left.
+        o = heapq.heappop(queue)[1] if queue else next(o for o in rest if not done[o])
+        if done[o]:
+            continue
+        done[o] = True
+        order.append(o)
+        for w in after[o]:
+            waiting[w] -= 1
+            if waiting[w] == 0 and not done[w]:
+                heapq.heappush(queue, (-int(height[w]), w))
     return order
 
 
@@ -509,6 +534,7 @@ def pipelined(
     limit = instance.problem.max_initiation_interval
     top = min(best, longest + 1, limit + 1 if limit is not None else math.inf)
     low = instance.mii - 1  # the largest interval that failed
+    stride = max(1, instance.mii // 16)
     step = 1
     while low + 1 < top and budget.left > 0 and not run.clock.expired():
         interval = min(low + step, int(top) - 1)
@@ -530,7 +556,7 @@ def pipelined(
                 break
         if found is None:
             low = interval
-            step *= 2
+            step = max(stride, 2 * step)
         else:
             top = best = found.initiation_interval
             step = max(1, (int(top) - low) // 2)

@@ -77,7 +77,8 @@ def schedule_from(
 ) -> KernelSchedule:
     """The schedule with these starts, moved so that the earliest is cycle 0."""
     problem = instance.problem
-    starts = [int(s) - min(starts) for s in starts]
+    first = min(starts)
+    starts = [int(s) - first for s in starts]
     operations = tuple(
         Placement(
             operation=instance.ids[o],

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import networkx as nx
 
 from cpsched.families.kernel.live import last_uses, lifetimes
-from cpsched.families.kernel.problem import KernelProblem, KernelSchedule
+from cpsched.families.kernel.problem import Edge, KernelProblem, KernelSchedule
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,12 @@ class Execution:
     times: dict[tuple[str, int], int]
 
 
+#: The uses of every operation's result, as `last_uses` gives them.
+Uses = dict[str, list[tuple[str, Edge, int]]]
+
+
 def program_order(
-    problem: KernelProblem, schedule: KernelSchedule
+    problem: KernelProblem, schedule: KernelSchedule, uses: Uses | None = None
 ) -> tuple[dict[str, int], dict[str, int]]:
     """A rank of every operation that breaks ties of starts: who is waited for comes first.
 
@@ -46,7 +50,7 @@ def program_order(
     graph.add_nodes_from(names)
     period = schedule.initiation_interval
     start = {p.operation: p.start for p in schedule.operations}
-    for source, target, distance, _ in _waits(problem, schedule):
+    for source, target, distance, _ in _waits(problem, schedule, uses):
         if start[target] + distance * period == start[source]:
             graph.add_edge(source, target)
     rank: dict[str, int] = {}
@@ -62,7 +66,9 @@ def program_order(
     return rank, knot
 
 
-def _waits(problem: KernelProblem, schedule: KernelSchedule) -> Iterator[tuple[str, str, int, int]]:
+def _waits(
+    problem: KernelProblem, schedule: KernelSchedule, uses: Uses | None = None
+) -> Iterator[tuple[str, str, int, int]]:
     """Who waits for whom: (source, target, iterations back, delay)."""
     depth = {b.buffer: b.depth for b in schedule.buffers}
     group = {p.operation: p.group for p in schedule.operations}
@@ -77,8 +83,8 @@ def _waits(problem: KernelProblem, schedule: KernelSchedule) -> Iterator[tuple[s
                 delay += problem.spill_cost(operations[e.source])
         distance = e.distance + (depth[e.buffer] if e.buffer is not None else 0)
         yield e.source, e.target, distance, delay
-    uses = last_uses(problem)
-    for name, ring in ring_depths(problem, schedule).items():
+    uses = uses or last_uses(problem)
+    for name, ring in ring_depths(problem, schedule, uses).items():
         for reader, edge, extra in uses[name]:
             distance = extra + edge.distance + (depth[edge.buffer] if edge.buffer else 0)
             # An operation that updates its own result reads the old one before it writes.
@@ -87,15 +93,19 @@ def _waits(problem: KernelProblem, schedule: KernelSchedule) -> Iterator[tuple[s
 
 
 def simulate(
-    problem: KernelProblem, schedule: KernelSchedule, iterations: int | None = None
+    problem: KernelProblem,
+    schedule: KernelSchedule,
+    iterations: int | None = None,
+    uses: Uses | None = None,
 ) -> Execution:
     """Execute a schedule in order; the number of iterations covers every overlap by default."""
     period = schedule.initiation_interval
-    rank, knot = program_order(problem, schedule)
+    uses = uses or last_uses(problem)
+    rank, knot = program_order(problem, schedule, uses)
     start = {p.operation: p.start for p in schedule.operations}
     waits: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
     farthest = 0
-    for source, target, distance, delay in _waits(problem, schedule):
+    for source, target, distance, delay in _waits(problem, schedule, uses):
         together = start[target] + distance * period == start[source]
         if knot[source] == knot[target] and together:
             continue
@@ -141,7 +151,9 @@ def simulate(
     return Execution(len(times), tuple(stuck), times)
 
 
-def ring_depths(problem: KernelProblem, schedule: KernelSchedule) -> dict[str, int]:
+def ring_depths(
+    problem: KernelProblem, schedule: KernelSchedule, uses: Uses | None = None
+) -> dict[str, int]:
     """Slots of the ring behind every result that another group reads or that memory holds.
 
     The depth stated in the schedule, else the number of iterations whose result is live.
@@ -149,7 +161,7 @@ def ring_depths(problem: KernelProblem, schedule: KernelSchedule) -> dict[str, i
     stated = {b.buffer: b.depth for b in schedule.buffers}
     start = {p.operation: p.start for p in schedule.operations}
     group = {p.operation: p.group for p in schedule.operations}
-    alive = lifetimes(problem, start, schedule.initiation_interval, stated)
+    alive = lifetimes(problem, start, schedule.initiation_interval, stated, uses)
     crossing = {
         e.source for e in problem.edges if e.kind == "true" and group[e.source] != group[e.target]
     }

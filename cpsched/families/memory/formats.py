@@ -91,7 +91,17 @@ def read_csv(text: str, file: str, options: Mapping[str, str]) -> MemoryProblem:
             )
         lines[buffer.id] = line
         buffers.append(buffer)
-    return MemoryProblem(buffers=tuple(buffers), capacity=capacity)
+    try:
+        return MemoryProblem(buffers=tuple(buffers), capacity=capacity)
+    except ProblemError as error:
+        parts = error.place.split(".", 2)
+        if parts[0] != "buffers" or len(parts) < 2:
+            raise
+        line = lines[buffers[int(parts[1])].id]
+        place = f"line {line}" + (f", {parts[2]}" if len(parts) > 2 else "")
+        raise ProblemError(
+            error.rule, place=place, value=error.value, remedy=error.remedy
+        ) from None
 
 
 def _capacity(file: str, options: Mapping[str, str]) -> int | None:
@@ -317,7 +327,29 @@ def write_minizinc(problem: MemoryProblem, schedule: MemorySchedule | None = Non
     return json.dumps(data)
 
 
+def _read_onnx(text: str, file: str, options: Mapping[str, str]) -> MemoryProblem:
+    from cpsched.families.memory.onnx_graph import read_onnx
+
+    return read_onnx(file, options)
+
+
 FORMATS = (
+    Format(
+        name="onnx",
+        kind="memory",
+        description="operations and tensors of an ONNX model (extra `onnx`)",
+        detection="the file name ends in .onnx",
+        detect=lambda name, head: name.lower().endswith(".onnx"),
+        read=_read_onnx,
+        options={
+            "as": "ordering (default: operations to order) or allocation (lifetimes of the "
+            "model's own order)",
+            "weights": "true to count the model's constants too; default false",
+            "dimension": "value of symbolic dimensions; default 1",
+            "capacity": "bytes; default: minimise",
+        },
+        binary=True,
+    ),
     Format(
         name="minimalloc",
         kind="memory",

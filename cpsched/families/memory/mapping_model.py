@@ -233,25 +233,25 @@ class MappingModel:
         for space in self.problem.spaces:
             in_first: IntVar | None = None
             for j in range(len(buffer.uses)):
-                piece = tensor.pieces.get((j, space.name))
-                if piece is None:
+                served_here = tensor.pieces.get((j, space.name))
+                if served_here is None:
                     break
                 if j == 0:
-                    in_first = piece.born
+                    in_first = served_here.born
                 else:
                     both = model.new_bool_var("")
-                    assert piece.kept is not None
+                    assert served_here.kept is not None
                     assert in_first is not None
-                    model.add_bool_and(in_first, piece.kept).only_enforce_if(both)
-                    model.add_bool_or(in_first.negated(), piece.kept.negated(), both)
+                    model.add_bool_and(in_first, served_here.kept).only_enforce_if(both)
+                    model.add_bool_or(in_first.negated(), served_here.kept.negated(), both)
                     in_first = both
                 assert in_first is not None
                 after = tensor.pieces.get((j + 1, space.name))
-                enforced = [in_first, out]
+                enforced: list[Any] = [in_first, out]
                 if after is not None:
                     assert after.kept is not None
                     enforced.append(after.kept.negated())
-                model.add(finish <= piece.end).only_enforce_if(*enforced)
+                model.add(finish <= served_here.end).only_enforce_if(*enforced)
 
     # ------------------------------------------------------------------ constraints
 

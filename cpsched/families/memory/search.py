@@ -131,7 +131,7 @@ class Allocator:
 
     def greedy(self) -> None:
         """First allocations: skylines, then first fit in several orders."""
-        jit.ready()
+        jit.ready(self.clock.remaining())
         i = self.instance
         if i.n == 0 or len(self.active) == 0:
             self.take(self.globally(np.zeros(0, dtype=np.int64)), 0, "greedy:empty")
@@ -184,7 +184,7 @@ class Allocator:
         if self.parts is None or self.done() or self._pins_meet():
             return
         stop_at = self.clock.remaining() - seconds
-        jit.ready()
+        jit.ready(self.clock.remaining())
 
         def over() -> bool:
             return self.done() or self.clock.remaining() <= stop_at
@@ -216,11 +216,12 @@ class Allocator:
         assert self.parts is not None
         parts = self.parts
         rng = np.random.default_rng(self.seed + 1_000_003 * k)
-        step = 2_000 if jit.ready() else 50
         blame = np.zeros(len(parts.live_at) - 1)
         deep: list[bnb.Search] = []
         restarts = 0
         for turn in itertools.count():
+            # Cold kernels run interpreted until the background compiler is through.
+            step = 2_000 if jit.ready(self.clock.remaining()) else 50
             word, dynamic = FIXED[(turn * width + k) % len(FIXED)]
             if turn < len(FIXED):
                 rank = bnb.order_by(parts, word)
@@ -230,10 +231,10 @@ class Allocator:
                 # Proved impossible by another search: start this one afresh.
                 search = bnb.Search(parts, self.goal, search.rank, dynamic=dynamic)
                 deep[turn % len(FIXED)] = search
-            share = 2 * step * 2 ** min(20, turn // len(FIXED))
+            share = 32 * step * 2 ** min(20, turn // len(FIXED))
             self._run(search, search.nodes + share, step, over)
             spent = 0
-            while spent < 2 * share:
+            while spent < share:
                 if over():
                     return
                 restarts += 1

@@ -41,30 +41,51 @@ def items(schedule: PodsSchedule) -> dict[str, dict[str, Any]]:
 
 
 def _prepare(problem: PodsProblem, run: Run) -> Any:
+    if problem.reassignment is not None:
+        return problem
+    from cpsched.families.pods import warm
     from cpsched.families.pods.prepare import prepare
 
+    warm.start()
     return prepare(problem, run)
 
 
 def _greedy(instance: Any, run: Run) -> None:
+    if isinstance(instance, PodsProblem):
+        from cpsched.families.pods import reassign
+
+        reassign.greedy(instance, run)
+        return
     from cpsched.families.pods.greedy import greedy
 
     greedy(instance, run)
 
 
 def _bounds(instance: Any, run: Run) -> None:
+    if isinstance(instance, PodsProblem):
+        from cpsched.families.pods import reassign
+
+        reassign.raise_bounds(instance, run)
+        return
     from cpsched.families.pods.bound import bounds
 
     bounds(instance, run)
 
 
 def _search(instance: Any, run: Run) -> None:
+    if isinstance(instance, PodsProblem):
+        from cpsched.families.pods import reassign
+
+        reassign.search(instance, run)
+        return
     from cpsched.families.pods.search import search
 
     search(instance, run)
 
 
 def _repair(instance: Any, run: Run, schedule: PodsSchedule) -> None:
+    if isinstance(instance, PodsProblem):
+        return  # the initial assignment is always at hand
     from cpsched.families.pods.search import repair
 
     repair(instance, run, schedule)

@@ -59,6 +59,10 @@ def recompute(problem: PodsProblem, bound: Bound) -> Number:
 
     if bound.argument == "zero":
         return 0
+    if problem.reassignment is not None:
+        from cpsched.families.pods.reassign import aggregate
+
+        return aggregate(problem.reassignment)
     recomputed = _ARGUMENTS.get(bound.argument)
     if recomputed is None:
         raise ProblemError(
@@ -84,17 +88,20 @@ def _patterns(instance: Instance, bound: Bound) -> int:
     tier = instance.tiers.index(int(bound.objective.removeprefix("placed@")))
     classes = _row(instance, pack.classes, bound.data["multipliers"])
     tiers = np.maximum(0, np.array(bound.data["tiers"], dtype=np.int64))
-    frozen = [int(v) for v in bound.given or ()][: len(tiers)]
+    fixed = patterns.fixed_weights(instance)
+    frozen = [int(v) - f for v, f in zip((bound.given or ())[: len(tiers)], fixed, strict=False)]
     profits = patterns.profits_of(pack, tier, classes, tiers)
     priced = patterns.price(pack, profits, [0] * len(pack.groups), repeats=0)
-    return patterns.lagrangian(pack, frozen, classes, tiers, priced)
+    return patterns.lagrangian(pack, frozen, classes, tiers, priced) + fixed[tier]
 
 
 def _disruption(instance: Instance, bound: Bound) -> int:
     from cpsched.families.pods import disrupt, patterns
 
     pack = patterns.packing(instance, distinct=True)
-    stage = disrupt.Stage(pack, [int(v) for v in bound.given or ()])
+    fixed = patterns.fixed_weights(instance)
+    given = [int(v) - f for v, f in zip(bound.given or (), fixed, strict=True)]
+    stage = disrupt.Stage(pack, given)
     rows = [
         _row(instance, pack.classes, bound.data[key])
         for key in ("leaving", "moving", "evicting", "available")

@@ -273,9 +273,10 @@ def generate(
     for node, filling in start:
         master.add(node, filling)
     for node, group in enumerate(stage.pack.groups):
-        master.add(node, stage.here[group.members[0]])
+        master.add(node, np.minimum(stage.here[group.members[0]], group.limit))
     best, at_best = 0, None
     centre: Multipliers | None = None
+    centre_value = 0
     misses = 0
     while clock.remaining() > until and not clock.cancelled:
         value = master.solve()

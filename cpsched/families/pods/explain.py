@@ -1,4 +1,4 @@
-"""Why pods stay pending: per node the reasons, the smallest change, and constraints for `explain`."""
+"""Why pods stay pending: reasons per node, the smallest change, constraints for `explain`."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from collections import Counter
 
 import numpy as np
 
-from cpsched.families.pods.prepare import Ints
+from cpsched.families.pods.prepare import Floats, Ints
 from cpsched.families.pods.problem import PodsProblem
 
 
@@ -88,8 +88,8 @@ def _fragments(
     memory: Ints,
     gpu: Ints,
     table: Ints,
-    share: np.ndarray[tuple[int], np.dtype[np.float64]],
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    share: Floats,
+) -> Floats:
     """Expected free GPU per node that a pod drawn from the workload cannot use."""
     total = gpu.sum(axis=1)
     need_cpu, need_memory, count, each = table.T
@@ -101,4 +101,5 @@ def _fragments(
         & (count > 0)
     )
     lost = np.where(fits, (gpu[:, :, None] * ~usable).sum(axis=1), total[:, None])
-    return (lost * share).sum(axis=1)
+    out: Floats = (lost * share).sum(axis=1)
+    return out

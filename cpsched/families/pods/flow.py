@@ -4,8 +4,9 @@ A cell (NUMA node) of an active host may end with any numbers of the small VMs t
 option is the change of those numbers. With integer variables "k cells of this class take this
 option", flow balance per VM type and the migration limit, the least total fragment is an integer
 program. VMs whose cores are a multiple of X never change a cell's remainder; in the relaxation they
-may leave a cell at the price of their migration and need no other place; the halves of a small VM on
-two cells may go separate ways at half the price each. So its optimum bounds every plan. The linear relaxation is solved by column generation over all options, and options
+may leave a cell at the price of their migration and need no other place; the halves of a small VM
+on two cells may go separate ways at half the price each. So its optimum bounds every plan.
+The linear relaxation is solved by column generation over all options, and options
 whose reduced cost exceeds the gap are left out of the integer program.
 """
 

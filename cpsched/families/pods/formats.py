@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cpsched.families import Format
-from cpsched.families.pods import kubectl, openb, vmjson
+from cpsched.families.pods import kubectl, openb, roadef, vmjson
 
 FORMATS = (
     Format(
@@ -23,6 +23,15 @@ FORMATS = (
         detect=openb.detect,
         read=openb.read,
         options=openb.OPTIONS,
+    ),
+    Format(
+        name="machine-reassignment",
+        kind="pods",
+        description="machine reassignment (ROADEF/EURO challenge 2012)",
+        detection="a file model_*.txt of integers",
+        detect=roadef.detect,
+        read=roadef.read,
+        options=roadef.OPTIONS,
     ),
     Format(
         name="vm-clusters",

@@ -1,4 +1,4 @@
-"""A first plan within milliseconds: best fit, then room made by moving or preempting one node's pods.
+"""A first plan within milliseconds: best fit, then room made on one node after the other.
 
 Every action is possible when it is taken, so the actions in their order are the plan's steps.
 """
@@ -15,6 +15,8 @@ from cpsched.families.pods.check import check
 from cpsched.families.pods.plan import schedule_of, without_detours
 from cpsched.families.pods.prepare import Instance
 
+#: Pods from which on the state as it is is not offered first.
+LARGE = 20_000
 #: Nodes tried for one pending pod when room must be made.
 CANDIDATES = 12
 
@@ -22,11 +24,13 @@ CANDIDATES = 12
 def greedy(instance: Instance, run: Run) -> None:
     """Offer the state as it is, then best fit, then best fit with room made."""
     problem = instance.problem
-    if not problem.drain and not problem.required:
+    # On a large cluster checking a plan takes a second: the first one should do something.
+    if not problem.drain and not problem.required and len(problem.pods) <= LARGE:
         run.offer(lambda: schedule_of(instance, []), "greedy:stay")
     for room in (False, True):
         blocked: set[int] = set()
-        while not run.clock.expired():
+        while True:
+            run.clock.check()
             board = Board(instance)
             drain_nodes(board)
             place_pending(board, run, blocked)
@@ -48,8 +52,10 @@ def _offer(board: Board, run: Run, source: str) -> None:
     instance = board.instance
     actions = without_detours(instance, board.actions)
     schedule = schedule_of(instance, actions)
-    # Gangs, drains and preemption policies are properties of the end, not of single actions.
-    if not check(instance.problem, schedule):
+    problem = instance.problem
+    # These are properties of the end, not of single actions.
+    at_the_end = bool(instance.gang_minimum or problem.drain or problem.required)
+    if (problem.migration_limit is None and not at_the_end) or not check(problem, schedule):
         run.offer(schedule, source)
 
 

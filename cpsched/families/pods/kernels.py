@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from cpsched.core.jit import kernel
 
 
 @kernel
-def fill(order, profit, weight, limit, first, room):  # type: ignore[no-untyped-def]
-    """Fractional value of the items from position ``first`` on in ``room`` of surrogate capacity."""
+def fill(
+    order: Any,
+    profit: Any,
+    weight: Any,
+    limit: Any,
+    first: Any,
+    room: Any,
+) -> Any:
+    """Fractional value of the items from position ``first`` on, in ``room`` of surrogate."""
     value = 0.0
     for k in range(first, order.shape[0]):
         i = order[k]
@@ -30,7 +39,13 @@ def fill(order, profit, weight, limit, first, room):  # type: ignore[no-untyped-
 
 
 @kernel
-def multipliers(profit, share, limit, weight, order):  # type: ignore[no-untyped-def]
+def multipliers(
+    profit: Any,
+    share: Any,
+    limit: Any,
+    weight: Any,
+    order: Any,
+) -> Any:
     """Surrogate weights of the resources that give a small fractional bound.
 
     Multiplicative steps towards the resources that the fractional filling overloads; leaves the
@@ -87,7 +102,15 @@ def multipliers(profit, share, limit, weight, order):  # type: ignore[no-untyped
 
 
 @kernel
-def knapsack(profit, size, limit, room, most_nodes, least, found):  # type: ignore[no-untyped-def]
+def knapsack(
+    profit: Any,
+    size: Any,
+    limit: Any,
+    room: Any,
+    most_nodes: Any,
+    least: Any,
+    found: Any,
+) -> Any:
     """Bounded knapsack in several dimensions by depth-first branch and bound.
 
     Parameters

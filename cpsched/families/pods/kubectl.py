@@ -1,4 +1,4 @@
-"""Reader of ``kubectl get nodes,pods,... -A -o json``: what kube-scheduler would honour, and no less.
+"""Reader of ``kubectl get nodes,pods,... -A -o json``: all that kube-scheduler would honour.
 
 Whatever bears on scheduling and is not honoured is written to the problem's ``notes``.
 """

@@ -136,10 +136,12 @@ def with_label_keys(
     if selector is None:
         return None
     extra = [
-        Expression(key=key, operator=operator, values=(labels[key],))
-        for operator, group in (("In", keys), ("NotIn", mismatched))
-        for key in group
-        if key in labels
+        *(Expression(key=k, operator="In", values=(labels[k],)) for k in keys if k in labels),
+        *(
+            Expression(key=k, operator="NotIn", values=(labels[k],))
+            for k in mismatched
+            if k in labels
+        ),
     ]
     if not extra:
         return selector

@@ -97,7 +97,8 @@ class EndState:
             fits = (i.capacity[scope][:, wanted] // need[wanted]).min(axis=1)
             most = np.where(i.allowed[c][scope], np.minimum(fits, available), 0)
             for k, n in enumerate(self.scope):
-                limit = min(available, max(int(most[k]), self.running(c, n)))
+                stays = 0 if n in i.drained else self.running(c, n)
+                limit = min(available, max(int(most[k]), stays))
                 if limit > 0:
                     self.limit[c, n] = limit
                     self.x[c, n] = self.model.new_int_var(0, limit, f"x_{c}_{n}")

@@ -63,7 +63,7 @@ def read(text: str, file: str, options: Mapping[str, str]) -> PodsProblem:
             }
         )
     limit = whole_option(options, "limit") if "limit" in options else None
-    pods = []
+    pods: list[dict[str, Any]] = []
     for line, row in _rows(text, _POD_FIELDS):
         if limit is not None and len(pods) >= limit:
             break

@@ -116,6 +116,7 @@ def _limits(instance: Instance, classes: Ints, available: Ints, fixed: Bools) ->
         k = position.get(int(instance.class_of[p]))
         if k is not None:
             here[k, instance.at[p]] += 1
+    here[:, list(instance.drained)] = 0
     return np.maximum(limit, here)
 
 
@@ -174,6 +175,18 @@ def price(
             kept.append(found[0].copy())
         fillings.append(kept)
     return Priced(bounds, fillings)
+
+
+def fixed_weights(instance: Instance) -> list[int]:
+    """Per tier the weight of the pods of that tier and above that stay whatever happens.
+
+    A packing leaves them out, so that its values are without them.
+    """
+    per = [0] * len(instance.tiers)
+    for group in instance.classes:
+        if group.fixed:
+            per[instance.tier_of[group.index]] += group.weight * len(group.members)
+    return [sum(per[: t + 1]) for t in range(len(per))]
 
 
 class Master:

@@ -1,4 +1,4 @@
-"""Plans: actions in an executable order, the schedule they make, and names for interchangeable pods."""
+"""Plans: actions in an executable order, their schedule, names for interchangeable pods."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def schedule_of(instance: Instance, actions: Sequence[Action]) -> PodsSchedule:
     node = [n.name for n in problem.nodes]
     at: dict[int, tuple[int, tuple[int, ...]]] = {}
     steps = []
-    for position, (kind, p, n, cells) in enumerate(actions):
+    for _position, (kind, p, n, cells) in enumerate(actions):
         name = problem.pods[p].name
         if kind == "move":
             source = at[p][0] if p in at else int(instance.at[p])
@@ -52,15 +52,16 @@ def schedule_of(instance: Instance, actions: Sequence[Action]) -> PodsSchedule:
             )
         )
         at[p] = (n, cells) if kind == "bind" else (-1, ())
-    placements = []
-    placed = set()
-    for p, pod in enumerate(problem.pods):
-        n, cells = at.get(p, (int(instance.at[p]), instance.cells_at[p]))
-        if n >= 0:
-            placed.add(pod.name)
-        placements.append(
-            Placement.model_construct(pod=pod.name, node=node[n] if n >= 0 else None, numa=cells)
-        )
+    if not instance.present:
+        instance.present = [
+            Placement.model_construct(pod=pod.name, node=pod.node, numa=pod.cell_indices)
+            for pod in problem.pods
+        ]
+    placements = list(instance.present)
+    for p, (n, cells) in at.items():
+        end = node[n] if n >= 0 else None
+        placements[p] = Placement.model_construct(pod=problem.pods[p].name, node=end, numa=cells)
+    placed = {p.pod for p in placements if p.node is not None}
     return PodsSchedule.model_construct(
         placements=tuple(placements), steps=tuple(steps), counts=tier_counts(problem, placed)
     )
@@ -94,8 +95,7 @@ def name_pods(instance: Instance, counts: Mapping[tuple[int, int], int]) -> dict
                 leaving.append(p)
         free = leaving + group.pending if moves_first else group.pending + leaving
         slots = [n for n, count in sorted(wanted.items()) for _ in range(count)]
-        for p, n in zip(free, slots, strict=False):
-            target[p] = n
+        target.update(zip(free, slots, strict=False))
         for p in free[len(slots) :]:
             if instance.at[p] >= 0:
                 target[p] = -1

@@ -16,7 +16,15 @@ import numpy.typing as npt
 from cpsched.core.run import Run
 from cpsched.errors import Infeasible, ProblemError
 from cpsched.families.pods import labels as rules
-from cpsched.families.pods.problem import Node, Pod, PodsProblem, PodTerm, Selector, Spread
+from cpsched.families.pods.problem import (
+    Node,
+    Placement,
+    Pod,
+    PodsProblem,
+    PodTerm,
+    Selector,
+    Spread,
+)
 from cpsched.families.pods.replay import budget_credit, static_refusals
 
 Ints = npt.NDArray[np.int64]
@@ -102,6 +110,8 @@ class Instance:
         Class x node: whether no static rule forbids it.
     tiers
         Distinct priorities, descending; ``tier_of`` per class.
+    drained
+        Nodes that every pod that may move has to leave.
     """
 
     problem: PodsProblem
@@ -125,6 +135,10 @@ class Instance:
     budget_credit: list[int]
     quota_limits: Ints
     gang_minimum: list[int]
+
+    drained: frozenset[int]
+    #: Placements of the present state, shared by all schedules; filled when first asked for.
+    present: list[Placement] = field(default_factory=list)
 
     @property
     def nodes(self) -> int:
@@ -182,6 +196,7 @@ def prepare(problem: PodsProblem, run: Run) -> Instance:
         budget_credit=_budget_credits(problem, classes),
         quota_limits=_quota_limits(problem, resources),
         gang_minimum=[g.min_count for g in problem.gangs],
+        drained=_drained(problem),
     )
     if relaxed & {"capacity"}:
         instance.capacity[:] = UNLIMITED
@@ -191,6 +206,13 @@ def prepare(problem: PodsProblem, run: Run) -> Instance:
     if problem.notes and not run.message:
         run.message = "; ".join(problem.notes[:8])
     return instance
+
+
+def _drained(problem: PodsProblem) -> frozenset[int]:
+    if "drain" in problem.relaxed:
+        return frozenset()
+    wanted = set(problem.drain)
+    return frozenset(n for n, node in enumerate(problem.nodes) if node.name in wanted)
 
 
 def _check_totals(problem: PodsProblem) -> None:
@@ -280,7 +302,7 @@ class _Selectors:
         """Which of the selectors match the pod."""
         if not self._tests:
             return ()
-        key = (pod.namespace, tuple(sorted(pod.labels.items())))
+        key = (pod.namespace, tuple(pod.labels.items()))
         found = self._signatures.get(key)
         if found is None:
             found = tuple(bool(t(pod.namespace, pod.labels)) for t in self._tests)
@@ -304,10 +326,11 @@ def _classify(problem: PodsProblem, selectors: _Selectors) -> tuple[list[PodClas
     gangs = {g.name: i for i, g in enumerate(problem.gangs)}
     required = set(problem.required)
     stuck = "movable" not in problem.relaxed
+    spaces = bool(quota_spaces)
     for p, pod in enumerate(problem.pods):
         fixed = stuck and pod.node is not None and not pod.movable
         signature = selectors.signature(pod)
-        terms = ()
+        terms: tuple[Any, ...] = ()
         if pod.pod_affinity or pod.pod_anti_affinity or pod.topology_spread:
             terms = (
                 tuple((t.topology_key, selectors.term(pod, t)) for t in pod.pod_affinity),
@@ -315,22 +338,22 @@ def _classify(problem: PodsProblem, selectors: _Selectors) -> tuple[list[PodClas
                 tuple((_json(s), selectors.spread(pod, s)) for s in pod.topology_spread),
             )
         key = (
-            tuple(sorted(pod.requests.items())),
+            tuple(pod.requests.items()),
             pod.priority,
             pod.weight,
             fixed,
             pod.preemption_policy,
             pod.hold,
-            pod.name in required,
+            bool(required) and pod.name in required,
             static_key(pod),
             _jsons(pod.host_ports),
             pod.exclusive_claims,
             terms,
             signature,
-            pod.namespace if pod.namespace in quota_spaces else "",
+            pod.namespace if spaces and pod.namespace in quota_spaces else "",
             pod.gang,
             pod.cells,
-            tuple(sorted(pod.per_cell.items())),
+            tuple(pod.per_cell.items()),
             _jsons(pod.preferred_nodes),
         )
         index = keys.get(key)
@@ -357,6 +380,8 @@ def _classify(problem: PodsProblem, selectors: _Selectors) -> tuple[list[PodClas
 
 def static_key(pod: Pod) -> Any:
     """What decides which nodes suit a pod whatever runs on them."""
+    if not (pod.node_selector or pod.tolerations or pod.volume_affinity):
+        return None if pod.node_affinity is None else _jsons(pod.node_affinity)
     return (
         tuple(sorted(pod.node_selector.items())),
         None if pod.node_affinity is None else _jsons(pod.node_affinity),
@@ -424,7 +449,7 @@ def _allowed(problem: PodsProblem, classes: list[PodClass]) -> Bools:
             node.name if by_name else "",
         )
         kinds.setdefault(key, (node, []))[1].append(n)
-    drained = {n.name for n in problem.nodes} & set(problem.drain)
+    drained = _drained(problem)
     allowed = np.zeros((len(classes), len(problem.nodes)), dtype=bool)
     seen: dict[Any, Bools] = {}
     for c in classes:
@@ -439,9 +464,7 @@ def _allowed(problem: PodsProblem, classes: list[PodClass]) -> Bools:
         allowed[c.index] = row
         if c.pod.hold and "hold" not in relaxed:
             allowed[c.index] = False
-    if drained and "drain" not in relaxed:
-        out = [n for n, node in enumerate(problem.nodes) if node.name in drained]
-        allowed[:, out] = False
+    allowed[:, list(drained)] = False
     return allowed
 
 
@@ -467,8 +490,11 @@ def _conflicts(
         for c in classes:
             for term in c.pod.pod_anti_affinity:
                 groups[term.topology_key, selectors.term(c.pod, term)].append(c.index)
+        known: dict[str, tuple[Ints, int]] = {}
         for (key, selector), indices in groups.items():
-            domain, count = _domains(problem, key)
+            if key not in known:
+                known[key] = _domains(problem, key)
+            domain, count = known[key]
             holders = np.zeros(len(classes), dtype=bool)
             holders[indices] = True
             matches = _matching(classes, selectors, selector)
@@ -518,28 +544,38 @@ def _spreads(
     problem: PodsProblem, classes: list[PodClass], selectors: _Selectors
 ) -> dict[int, list[Spreading]]:
     out: dict[int, list[Spreading]] = {}
+    nodes: dict[Any, tuple[Ints, int]] = {}
     for c in classes:
         for spread in c.pod.topology_spread:
-            domain, _ = _domains(problem, spread.topology_key)
-            fit = np.array(
-                [rules.spread_eligible(c.pod, spread, n) for n in problem.nodes], dtype=bool
-            )
-            # Domains without an eligible node do not count: number the others densely.
-            used, dense = np.unique(domain[fit], return_inverse=True)
-            eligible = np.full(len(domain), -1, dtype=np.int64)
-            eligible[fit] = dense
+            keys = tuple(s.topology_key for s in c.pod.topology_spread)
+            policies = (spread.node_affinity_policy, spread.node_taints_policy)
+            who = (spread.topology_key, keys, policies, static_key(c.pod))
+            if who not in nodes:
+                nodes[who] = _eligible(problem, c.pod, spread)
+            eligible, count = nodes[who]
             matches = _matching(classes, selectors, selectors.spread(c.pod, spread))
             out.setdefault(c.index, []).append(
                 Spreading(
                     matches,
                     eligible,
-                    len(used),
+                    count,
                     spread.max_skew,
                     spread.min_domains or 0,
                     bool(matches[c.index]),
                 )
             )
     return out
+
+
+def _eligible(problem: PodsProblem, pod: Pod, spread: Spread) -> tuple[Ints, int]:
+    """Domain of every eligible node, -1 for the others, and the number of domains."""
+    domain, _ = _domains(problem, spread.topology_key)
+    fit = np.array([rules.spread_eligible(pod, spread, n) for n in problem.nodes], dtype=bool)
+    # Domains without an eligible node do not count: number the others densely.
+    used, dense = np.unique(domain[fit], return_inverse=True)
+    eligible = np.full(len(domain), -1, dtype=np.int64)
+    eligible[fit] = dense
+    return eligible, len(used)
 
 
 # ---------------------------------------------------------------------- budgets, quotas

@@ -8,7 +8,7 @@ put in order with it. Counts per topology domain are built when first asked for.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -25,18 +25,52 @@ class Refusal(NamedTuple):
     amount: int | None = None
 
 
-class _Tally:
-    """Placed pods that match a predicate, counted per node."""
+class _Kinds:
+    """Pods with the same namespace and labels are of one kind: selectors look at kinds."""
 
-    def __init__(self, matches: Callable[[Pod], bool]) -> None:
-        self.matches = matches
+    def __init__(self, problem: PodsProblem) -> None:
+        index: dict[object, int] = {}
+        self.of: dict[str, int] = {}
+        self.pods: list[Pod] = []
+        self.members: list[list[str]] = []
+        self._by_label: dict[tuple[str, str], list[int]] = {}
+        for pod in problem.pods:
+            key = (pod.namespace, tuple(pod.labels.items()))
+            kind = index.setdefault(key, len(index))
+            if kind == len(self.pods):
+                self.pods.append(pod)
+                self.members.append([])
+                for label in pod.labels.items():
+                    self._by_label.setdefault(label, []).append(kind)
+            self.members[kind].append(pod.name)
+            self.of[pod.name] = kind
+
+    def selected(self, selector: Selector | None) -> list[int]:
+        """Kinds whose labels the selector selects."""
+        if selector is None:
+            return []
+        candidates: Iterable[int] = range(len(self.pods))
+        for label in selector.match_labels.items():
+            candidates = self._by_label.get(label, [])
+            break
+        return [k for k in candidates if rules.selects(selector, self.pods[k].labels)]
+
+
+class _Tally:
+    """Placed pods of some kinds (or names), counted per node."""
+
+    def __init__(self, kinds: _Kinds, chosen: frozenset[int], names: frozenset[str] | None) -> None:
+        self._of, self._chosen, self._names = kinds.of, chosen, names
         self.per_node: Counter[str] = Counter()
-        self.total = 0
+
+    def matches(self, pod: Pod) -> bool:
+        if self._names is not None:
+            return pod.name in self._names
+        return self._of[pod.name] in self._chosen
 
     def change(self, pod: Pod, node: str, by: int) -> None:
         if self.matches(pod):
             self.per_node[node] += by
-            self.total += by
 
 
 class _Domains(NamedTuple):
@@ -70,10 +104,8 @@ class State:
         self.guests: dict[str, dict[str, None]] = {n: {} for n in self.nodes}
         self._tallies: dict[object, _Tally] = {}
         self._domains: dict[tuple[int, object], _Domains] = {}
-        self._matched: dict[tuple[int, int], bool] = {}
-        self._kept: list[object] = []
-        self._terms: dict[str, tuple[PodTerm, Selector | None]] = {}
-        self._sizes: dict[str, int] | None = None
+        self._matched: dict[str, frozenset[int]] = {}
+        self._kinds: _Kinds | None = None
         self._anti: list[tuple[PodTerm, str, Selector | None, _Tally]] | None = None
         self._claims: dict[str, set[str]] = defaultdict(set)
         self._quota_used: dict[str, Counter[str]] = {}
@@ -162,7 +194,7 @@ class State:
         holds, but it does not stand in its own way otherwise.
         """
         pod, node = self.pods[name], self.nodes[node_name]
-        found = [r for r in self._all_refusals(pod, node, cells, moving)]
+        found = list(self._all_refusals(pod, node, cells, moving))
         return [r for r in found if r.rule not in self.relaxed] if self.relaxed else found
 
     def _all_refusals(
@@ -301,9 +333,13 @@ class State:
         """Matching pods per eligible domain, and whether the pod matches its own selector."""
         selector = rules.spread_selector(pod, spread)
         key = ("spread", pod.namespace, _content(selector))
-        tally = self._tally(
-            key, lambda other: other.namespace == pod.namespace and self._selected(selector, other)
-        )
+
+        def chosen() -> Iterable[int]:
+            kinds = self._kinds_of()
+            found = kinds.selected(selector)
+            return (k for k in found if kinds.pods[k].namespace == pod.namespace)
+
+        tally = self._tally(key, chosen)
         who = (
             spread.topology_key,
             _content(pod.node_selector),
@@ -391,38 +427,58 @@ class State:
 
     # ------------------------------------------------------------------ counting
 
+    def _kinds_of(self) -> _Kinds:
+        if self._kinds is None:
+            self._kinds = _Kinds(self.problem)
+        return self._kinds
+
     def _selected(self, selector: Selector | None, pod: Pod) -> bool:
-        key = (id(selector), id(pod.labels))
-        known = self._matched.get(key)
-        if known is None:
-            # The key holds ids, so their objects must live as long as the state.
-            self._kept += [selector, pod.labels]
-            known = self._matched[key] = rules.selects(selector, pod.labels)
-        return known
+        kinds = self._kinds_of()
+        key = _content(selector)
+        if key not in self._matched:
+            self._matched[key] = frozenset(kinds.selected(selector))
+        return kinds.of[pod.name] in self._matched[key]
 
     def _looks_at(self, term: PodTerm, own: str, selector: Selector | None, pod: Pod) -> bool:
         return rules.term_namespaces_match(
             term, own, pod.namespace, self.problem.namespaces
         ) and self._selected(selector, pod)
 
-    def _tally(self, key: object, matches: Callable[[Pod], bool]) -> _Tally:
+    def _tally(
+        self, key: object, chosen: Callable[[], Iterable[int]], names: frozenset[str] | None = None
+    ) -> _Tally:
+        """The tally of that key; at first counted from the kinds (or names) chosen for it."""
         tally = self._tallies.get(key)
         if tally is None:
-            tally = _Tally(matches)
-            for name, node in self.where.items():
+            kinds = self._kinds_of()
+            members = frozenset(chosen())
+            tally = _Tally(kinds, members, names)
+            listed = names if names is not None else (n for k in members for n in kinds.members[k])
+            for name in listed:
+                node = self.where[name]
                 if node is not None:
-                    tally.change(self.pods[name], node, 1)
+                    tally.per_node[node] += 1
             self._tallies[key] = tally
         return tally
 
     def _term_tally(self, pod: Pod, terms: list[PodTerm]) -> _Tally:
         """Pods that match all the terms of the pod."""
         resolved = [(t, rules.term_selector(pod, t)) for t in terms]
-        own = pod.namespace
+        own, spaces = pod.namespace, self.problem.namespaces
         key = ("terms", own, tuple((_content(t), _content(s)) for t, s in resolved))
-        return self._tally(
-            key, lambda other: all(self._looks_at(t, own, s, other) for t, s in resolved)
-        )
+
+        def chosen() -> Iterable[int]:
+            kinds = self._kinds_of()
+            for k in kinds.selected(resolved[0][1]):
+                other = kinds.pods[k]
+                if all(
+                    rules.term_namespaces_match(t, own, other.namespace, spaces)
+                    and rules.selects(s, other.labels)
+                    for t, s in resolved
+                ):
+                    yield k
+
+        return self._tally(key, chosen)
 
     def _anti_terms(self) -> list[tuple[PodTerm, str, Selector | None, _Tally]]:
         """Every distinct anti-affinity term, with the placed pods that hold it."""
@@ -435,8 +491,8 @@ class State:
                     entry = found.setdefault(key, (term, pod.namespace, selector, set()))
                     entry[3].add(pod.name)
             self._anti = []
-            for key, (term, own, selector, names) in found.items():
-                tally = self._tally(("held", key), lambda p, names=names: p.name in names)
+            for which, (term, own, selector, names) in found.items():
+                tally = self._tally(("held", which), tuple, frozenset(names))
                 self._anti.append((term, own, selector, tally))
         return self._anti
 

@@ -51,11 +51,13 @@ def scenario(
         "memory": _capacity(sizes, memory, share, nodes),
     }
     listed = [
-        Pod(
-            name=f"default/rs-{k:03d}-{i}",
-            owner=f"ReplicaSet/default/rs-{k:03d}",
-            requests={"cpu": f"{cpu[k]}m", "memory": memory[k]},
-            priority=priority[k],
+        Pod.parse(
+            {
+                "name": f"default/rs-{k:03d}-{i}",
+                "owner": f"ReplicaSet/default/rs-{k:03d}",
+                "requests": {"cpu": f"{cpu[k]}m", "memory": memory[k]},
+                "priority": priority[k],
+            }
         )
         for k, size in enumerate(sizes)
         for i in range(size)
@@ -63,10 +65,12 @@ def scenario(
     return PodsProblem(
         name=f"scenario-{nodes}x{pods}-p{priorities}-u{utilisation}-{seed}",
         nodes=tuple(
-            Node(
-                name=f"node-{n:03d}",
-                allocatable=capacity,
-                labels={"kubernetes.io/hostname": f"node-{n:03d}"},
+            Node.parse(
+                {
+                    "name": f"node-{n:03d}",
+                    "allocatable": capacity,
+                    "labels": {"kubernetes.io/hostname": f"node-{n:03d}"},
+                }
             )
             for n in range(nodes)
         ),

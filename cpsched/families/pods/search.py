@@ -10,7 +10,7 @@ import numpy as np
 
 from cpsched.core import jit
 from cpsched.core.run import Run
-from cpsched.families.pods import cellpacking, disrupt, dive, patterns, vm
+from cpsched.families.pods import cellpacking, disrupt, dive, patterns, vm, warm
 from cpsched.families.pods.improve import (
     WHOLE,
     end_of,
@@ -29,6 +29,8 @@ logger = logging.getLogger("cpsched")
 
 def search(instance: Instance, run: Run) -> None:
     """Improve and prove until the run is done."""
+    if not warm.ready(run.clock):
+        return
     jit.ready(run.clock.remaining())
     if cellpacking.applies(instance, run):
         cellpacking.search(instance, run)
@@ -56,6 +58,8 @@ def plain(instance: Instance) -> bool:
         or instance.spreads
         or instance.gang_minimum
         or instance.problem.quotas
+        or instance.problem.required
+        or instance.problem.migration_limit is not None
         or instance.cell_resources
         or any(c.domains < instance.nodes for c in instance.conflicts)
     )
@@ -111,18 +115,25 @@ def _certify(
     assert run.incumbent is not None
     last: patterns.Certificate | None = None
     frozen: list[int] = []
+    fixed = patterns.fixed_weights(instance)
     for tier in levels:
-        everything = int((pack.available * pack.weight)[pack.tier <= tier].sum())
+        everything = int((pack.available * pack.weight)[pack.tier <= tier].sum()) + fixed[tier]
         known = run.bound(tier)
         target = everything if known is None else min(everything, int(known))
         reached = int(run.incumbent.values[tier])
         if reached < target or tier == levels[-1]:
             last = patterns.generate(
-                pack, tier, list(frozen), columns, run.clock, quick=quick, until=until
+                pack,
+                tier,
+                [v - f for v, f in zip(frozen, fixed, strict=False)],
+                columns,
+                run.clock,
+                quick=quick,
+                until=until,
             )
             columns += [(g, f) for g, f, _ in last.master.columns[-500:]]
-            if last.bound is not None and last.bound < target and last.multipliers is not None:
-                target = last.bound
+            if last.bound is not None and last.bound + fixed[tier] < target:
+                target = last.bound + fixed[tier]
                 run.raise_bound(pattern_bound(instance, pack, last, frozen))
         frozen.append(target)
     return last
@@ -140,7 +151,8 @@ def pattern_bound(
     instance: Instance, pack: patterns.Packing, found: patterns.Certificate, frozen: list[int]
 ) -> Bound:
     """The bound of a certificate, with the multipliers that prove it per representative pod."""
-    assert found.bound is not None and found.multipliers is not None
+    assert found.bound is not None
+    assert found.multipliers is not None
     classes, tiers = found.multipliers
     names = [instance.classes[c].pod.name for c in pack.classes.tolist()]
     data = {
@@ -149,7 +161,8 @@ def pattern_bound(
     }
     priority = instance.tiers[found.tier]
     given = tuple(frozen) if frozen else None
-    return Bound(found.bound, "node-patterns", f"placed@{priority}", data, given)
+    value = found.bound + patterns.fixed_weights(instance)[found.tier]
+    return Bound(value, "node-patterns", f"placed@{priority}", data, given)
 
 
 def _reach(
@@ -205,7 +218,8 @@ def least_disruption(instance: Instance, run: Run) -> None:
     pack = patterns.packing(instance, distinct=True)
     while not run.done():
         values = [int(v) for v in run.incumbent.values[:level]]
-        stage = disrupt.Stage(pack, values)
+        fixed = patterns.fixed_weights(instance)
+        stage = disrupt.Stage(pack, [v - f for v, f in zip(values, fixed, strict=True)])
         counts = dive.counts_of(pack, end_of(instance, run.incumbent.schedule))
         start = [(g, counts[group.members[0]]) for g, group in enumerate(pack.groups)]
         best, multipliers, master = disrupt.generate(

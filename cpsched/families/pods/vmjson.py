@@ -1,4 +1,4 @@
-"""Reader of VM placements (the VMR2L clusters): hosts with NUMA nodes, VMs on one or two of them."""
+"""Reader of VM placements (the VMR2L clusters): hosts with NUMA nodes, VMs on one or two."""
 
 from __future__ import annotations
 

@@ -30,16 +30,15 @@ def write_kubectl(problem: PodsProblem, schedule: PodsSchedule) -> str:
     for index, step in enumerate(schedule.steps, 1):
         pod = pods[step.pod]
         space, name = pod.namespace, step.pod.rpartition("/")[2]
-        lines.append(f"# {index}. {step.action} {step.pod} at {step.node}")
+        # A name from a hostile file must not break out of its comment.
+        lines.append(f"# {index}. {step.action} {step.pod!r} at {step.node!r}")
         if step.action == "evict":
-            lines.append(f"evict {shlex.quote(space)} {shlex.quote(name)}")
+            lines.append(shlex.join(["evict", space, name]))
         elif step.pod in evicted:
-            owner = pod.owner.rpartition("/")[2]
-            words = (space, pod.owner.partition("/")[0], owner, step.node or "")
-            lines.append("bind_replica " + " ".join(shlex.quote(w) for w in words))
+            kind, owner = pod.owner.partition("/")[0], pod.owner.rpartition("/")[2]
+            lines.append(shlex.join(["bind_replica", space, kind, owner, step.node or ""]))
         else:
-            words = (space, name, step.node or "")
-            lines.append("bind " + " ".join(shlex.quote(w) for w in words))
+            lines.append(shlex.join(["bind", space, name, step.node or ""]))
     lines.append(f'echo "done: {len(schedule.steps)} steps"')
     return "\n".join(lines) + "\n"
 
@@ -53,19 +52,22 @@ if [ "${1:-}" != "--yes" ]; then
   exit 2
 fi
 evict() { # namespace pod
-  printf '{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":"%s","namespace":"%s"}}' \
-    "$2" "$1" | kubectl create --raw "/api/v1/namespaces/$1/pods/$2/eviction" -f - > /dev/null
+  kubectl create --raw "/api/v1/namespaces/$1/pods/$2/eviction" -f - > /dev/null <<END
+{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":"$2","namespace":"$1"}}
+END
   kubectl -n "$1" wait --for=delete "pod/$2" --timeout=300s
 }
 bind() { # namespace pod node
-  printf '{"apiVersion":"v1","kind":"Binding","metadata":{"name":"%s","namespace":"%s"},"target":{"apiVersion":"v1","kind":"Node","name":"%s"}}' \
-    "$2" "$1" "$3" | kubectl create --raw "/api/v1/namespaces/$1/pods/$2/binding" -f - > /dev/null
+  kubectl create --raw "/api/v1/namespaces/$1/pods/$2/binding" -f - > /dev/null <<END
+{"apiVersion":"v1","kind":"Binding","metadata":{"name":"$2","namespace":"$1"},
+ "target":{"apiVersion":"v1","kind":"Node","name":"$3"}}
+END
 }
 bind_replica() { # namespace owner-kind owner-name node
   for _ in $(seq 60); do
-    pod=$(kubectl -n "$1" get pods --field-selector spec.nodeName= -o \
-      jsonpath='{range .items[*]}{.metadata.name} {.metadata.ownerReferences[0].kind}/{.metadata.ownerReferences[0].name}{"\n"}{end}' \
-      | awk -v owner="$2/$3" '$2 == owner { print $1; exit }')
+    pod=$(kubectl -n "$1" get pods --field-selector spec.nodeName= --no-headers -o custom-columns=\
+NAME:.metadata.name,KIND:.metadata.ownerReferences[0].kind,OWNER:.metadata.ownerReferences[0].name |
+      awk -v kind="$2" -v owner="$3" '$2 == kind && $3 == owner { print $1; exit }')
     if [ -n "$pod" ]; then bind "$1" "$pod" "$4"; return; fi
     sleep 1
   done

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 
 from cpsched.families.rcpsp.problem import (
     Mode,
@@ -39,6 +40,7 @@ def check(problem: RcpspProblem, schedule: RcpspSchedule) -> list[Violation]:
     checker.reservoir()
     checker.precedence()
     checker.blocking()
+    checker.setup()
     checker.disjunctive()
     checker.selection()
     checker.makespan()
@@ -286,6 +288,23 @@ class _Checker:
                 )
                 self.report("blocking", message, done.end - taker.start, task=name, time=done.end)
 
+    def setup(self) -> None:
+        for setups in self.problem.setups:
+            following = _on_resource(self.problem, list(self.done.values()), setups.resource)
+            for first, second in pairwise(following):
+                facts = all(self.task[d.task].fixed is not None for d in (first, second))
+                a, b = setups.states[first.task], setups.states[second.task]
+                least = setups.times[a][b]
+                gap = second.start - self.released(first)
+                if gap < least and not facts:
+                    message = (
+                        f"between {first.task!r} and {second.task!r} on {setups.resource!r} there "
+                        f"are {gap}, the setup takes {least}"
+                    )
+                    where: dict[str, str | int] = {"resource": setups.resource}
+                    where |= {"task": second.task, "time": second.start}
+                    self.report("setup", message, least - gap, **where)
+
     def disjunctive(self) -> None:
         for i, group in enumerate(self.problem.disjunctive):
             present = [self.done[name] for name in group.tasks if name in self.done]
@@ -332,6 +351,20 @@ class _Checker:
         if given is not None and given != latest:
             message = f"the schedule gives makespan {given}, its last task ends at {latest}"
             self.report("makespan", message, abs(given - latest))
+
+
+def _on_resource(
+    problem: RcpspProblem, done: Sequence[ScheduledTask], resource: str
+) -> list[ScheduledTask]:
+    """The tasks that hold a resource, by start."""
+    tasks = {t.id: t for t in problem.tasks}
+    holding = [
+        d
+        for d in done
+        if tasks[d.task].modes[d.mode].duration
+        and tasks[d.task].modes[d.mode].demands.get(resource, 0)
+    ]
+    return sorted(holding, key=lambda d: (d.start, d.end))
 
 
 def _held(mode: Mode) -> list[str]:
@@ -391,7 +424,7 @@ def evaluate(problem: RcpspProblem, schedule: RcpspSchedule, names: Sequence[str
         elif name == "earliness_tardiness":
             value = sum(t.weight * max(0, x) + t.earliness_weight * max(0, -x) for t, x in due)
         elif name == "setup_cost":
-            value = 0
+            value = _setup_cost(problem, schedule)
         elif name == "resource_cost":
             value = sum(mode_cost(problem, m) for _, m, _ in done)
         elif name == "replan_cost":
@@ -413,6 +446,16 @@ def mode_cost(problem: RcpspProblem, mode: Mode) -> int:
         time = mode.duration if resource.type == "renewable" else 1
         cost += resource.unit_cost * units * time
     return cost
+
+
+def _setup_cost(problem: RcpspProblem, schedule: RcpspSchedule) -> int:
+    total = 0
+    for setups in problem.setups:
+        if setups.costs:
+            following = _on_resource(problem, schedule.tasks, setups.resource)
+            states = [setups.states[d.task] for d in following]
+            total += sum(setups.costs[a][b] for a, b in pairwise(states))
+    return total
 
 
 def _levelling(problem: RcpspProblem, schedule: RcpspSchedule) -> int:

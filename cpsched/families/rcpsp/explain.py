@@ -48,6 +48,11 @@ def _sentences(problem: RcpspProblem) -> Iterator[tuple[str, str]]:
             yield f"precedence:{i}:min", f"From {ends[0]} to {ends[1]} at least {p.min_lag}{unit}."
         if p.max_lag is not None:
             yield f"precedence:{i}:max", f"From {ends[0]} to {ends[1]} at most {p.max_lag}{unit}."
+    for setups in problem.setups:
+        yield (
+            f"setup:{setups.resource}",
+            f"Resource {setups.resource!r} is set up between tasks that follow each other.",
+        )
     for i, group in enumerate(problem.disjunctive):
         label = f" (group {group.name!r})" if group.name else ""
         listed = _listed(group.tasks)
@@ -125,6 +130,11 @@ def restrict(problem: RcpspProblem, names: frozenset[str]) -> RcpspProblem:
             ),
             "disjunctive": _numbered(problem.disjunctive, "disjunctive", names),
             "selections": _numbered(problem.selections, "selection", names),
+            "setups": tuple(
+                s
+                for s in problem.setups
+                if f"setup:{s.resource}" in names and s.resource not in dropped
+            ),
             "horizon": problem.horizon if "horizon:" in names else None,
             "calendar": problem.calendar if "calendar:" in names else None,
         }

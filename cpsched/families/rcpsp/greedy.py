@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpsched.core import jit
-from cpsched.families.rcpsp import kernels, tardiness
+from cpsched.families.rcpsp import tardiness
 from cpsched.families.rcpsp.arrays import LARGE, Kit, kit_of
+from cpsched.families.rcpsp.bound import critical_path
 from cpsched.families.rcpsp.general import choose_present, general_kit
 from cpsched.families.rcpsp.graph import topological_order
 from cpsched.families.rcpsp.modes import first_modes
@@ -29,7 +30,7 @@ def greedy(instance: Instance, run: Run) -> None:
     """Offer a schedule as soon as there is one, then better ones while they cost little."""
     if instance.n == 0:
         return
-    jit.ready(run.clock.remaining())
+    compiled = jit.ready(run.clock.remaining())
     jobs = jobs_of(instance)
     if jobs is not None:
         dispatch(instance, jobs, run)
@@ -44,10 +45,18 @@ def greedy(instance: Instance, run: Run) -> None:
         _general(instance, run)
         return
     mode = first_modes(instance, run)
+    if instance.n > 200 and not compiled:
+        # Interpreted kernels may not come to an end on a large project: something first.
+        step = instance.duration[mode] + int(instance.edges[:, 3].max(initial=0))
+        alone = np.zeros(instance.n, np.int64)
+        alone[kit.net.topo[1:]] = np.cumsum(step[kit.net.topo])[:-1]
+        run.offer(lambda: schedule_of(instance, alone.tolist(), mode.tolist()), "greedy:sequence")
     start = kit.by_rank(priority(instance, "lft"), mode, run.clock.expired)
     if start is None:
         return
     run.offer(lambda: schedule_of(instance, start.tolist(), mode.tolist()), "greedy:parallel-sgs")
+    if any(o.name == "makespan" for o in run.objectives):
+        run.raise_bound(critical_path(instance))
     if run.done():
         return
     improve(instance, kit, run, start, mode, "greedy:justification")
@@ -69,7 +78,7 @@ def _general(instance: Instance, run: Run) -> None:
     """Schedules under all rules: priority rules first, then random lists until one works."""
     if any(not tank.holds(tank.initial) for tank in instance.reservoirs):
         return  # events at time 0 must come first: left to CP-SAT
-    if (instance.blocks_until >= 0).any():
+    if not instance.by_lists:
         _one_by_one(instance, run)
         return
     kit = general_kit(instance)
@@ -110,7 +119,7 @@ def _general(instance: Instance, run: Run) -> None:
 
 
 def _one_by_one(instance: Instance, run: Run) -> None:
-    """Blocking tasks that wait for each other in a chain, one chain after the other."""
+    """Chains of tasks that block until the next, one after the other, with the longest setup."""
     mode = first_modes(instance, run)
     length = instance.duration[mode].tolist()
     order = np.argsort(instance.head, kind="stable").tolist()
@@ -138,11 +147,12 @@ def _one_by_one(instance: Instance, run: Run) -> None:
         return
     start = [0] * instance.n
     base = 0
+    setup = max((int(rule.times.max(initial=0)) for rule in instance.setups), default=0)
     for group in (members[k] for k in ranks if k in members):
         for i in group:
             earliest = [start[p] + length[p] + lag for p, lag in before[i]]
             start[i] = max([base, int(instance.release[i]), *earliest])
-        base = max(base, *(start[i] + length[i] for i in group))
+        base = max(base, *(start[i] + length[i] for i in group)) + setup
     made = schedule_of(instance, start, mode.tolist())
     if not run.family.check(run.problem, made):
         run.offer(made, "greedy:one-by-one")
@@ -189,24 +199,56 @@ def improve(
 def repair(instance: Instance, run: Run, schedule: RcpspSchedule) -> None:
     """Offer schedules near a partial or invalid one: its order and modes, made feasible."""
     kit = kit_of(instance)
-    if kit is None:
-        return
     index = {name: i for i, name in enumerate(instance.ids)}
     key = np.where(instance.head < 2**59, instance.head, 0).astype(float)
-    mode = first_modes(instance, run)
-    for one in schedule.tasks:
-        i = index.get(one.task)
-        if i is None:
-            continue
+    wanted = {index[one.task]: one for one in schedule.tasks if one.task in index}
+    present = ~instance.optional
+    if kit is None:
+        rng = random.Random(run.seed)
+        present = np.array([i in wanted and bool(instance.modes(i)) for i in range(instance.n)])
+        present |= ~instance.optional
+        if not _selected(instance, present):
+            chosen = choose_present(instance, rng)
+            if chosen is None:
+                return
+            present = chosen
+    mode = first_modes(instance, run, present)
+    plain = mode.copy()
+    for i, one in wanted.items():
         key[i] = one.start
-        count = int(instance.mode_start[i + 1] - instance.mode_start[i])
-        if 0 <= one.mode < count and instance.mode_usable[instance.mode_start[i] + one.mode]:
-            mode[i] = instance.mode_start[i] + one.mode
-    used = np.zeros(len(kit.net.budget), np.int64)
-    if kernels.excess(kit.net, mode, used) > 0:
-        mode = first_modes(instance, run)
+        if 0 <= one.mode < instance.mode_start[i + 1] - instance.mode_start[i]:
+            m = instance.mode_start[i] + one.mode
+            mode[i] = m if instance.mode_usable[m] else mode[i]
+    if (instance.consumption[mode[present]].sum(axis=0) > instance.budget).any():
+        mode = plain
     rank = np.empty(instance.n, np.int64)
     rank[np.lexsort((instance.head, key))] = np.arange(instance.n)
-    start = kit.serial(kit.list_by(rank), mode)
-    run.offer(lambda: schedule_of(instance, start.tolist(), mode.tolist()), "repair")
-    improve(instance, kit, run, start, mode, "repair")
+    if kit is not None:
+        start = kit.serial(kit.list_by(rank), mode)
+        made = schedule_of(instance, start.tolist(), mode.tolist())
+        run.offer(made, "repair")
+        improve(instance, kit, run, start, mode, "repair")
+    elif instance.by_lists and all(tank.holds(tank.initial) for tank in instance.reservoirs):
+        placed = general_kit(instance).construct(
+            rank, mode, present, rng, run.clock.expired, 2 * instance.horizon
+        )
+        if placed is not None:
+            modes = np.where(present, mode, -1).tolist()
+            run.offer(schedule_of(instance, placed.start.tolist(), modes), "repair")
+
+
+def _selected(instance: Instance, present: NDArray[np.bool_]) -> bool:
+    """Whether the present tasks meet all selections."""
+    for s in instance.selections:
+        if s.condition >= 0 and not present[s.condition]:
+            continue
+        count, total = sum(bool(present[i]) for i in s.tasks), len(s.tasks)
+        holds = {
+            "exactly_one": count == 1,
+            "at_least_one": count >= 1,
+            "all_or_none": count in (0, total),
+            "implication": not present[s.tasks[0]] or count == total,
+        }[s.type]
+        if not holds:
+            return False
+    return True

@@ -30,7 +30,8 @@ def improve_lists(instance: Instance, run: Run, seconds: float) -> None:
 
     Ends after ``seconds``, or when many changes in a row did not help.
     """
-    if run.incumbent is None or not run.objectives or not jit.ready(seconds):
+    known = instance.by_lists and run.incumbent is not None and run.objectives
+    if not known or run.incumbent is None or not jit.ready(seconds):
         return
     kit = general_kit(instance)
     rng = random.Random(run.seed + 1)

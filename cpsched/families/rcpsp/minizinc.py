@@ -40,6 +40,7 @@ def data_of(problem: RcpspProblem) -> dict[str, Any]:
     chosen = [{"set": sorted({number[t] for t in s.tasks})} for s in problem.selections]
     lags = problem.precedences
     names = problem.objectives
+    states = max((len(s.times) for s in problem.setups), default=0)
     return {
         "n": len(tasks),
         "m": len(modes),
@@ -92,8 +93,22 @@ def data_of(problem: RcpspProblem) -> dict[str, Any]:
         "selection_condition": [
             0 if s.condition is None else number[s.condition] for s in problem.selections
         ],
+        "setup_rules": len(problem.setups),
+        "setup_states": states,
+        "setup_resource": [
+            1 + [r.name for r in renewable].index(s.resource) for s in problem.setups
+        ],
+        "setup_state": [[1 + s.states.get(t.id, 0) for t in tasks] for s in problem.setups],
+        "setup_time": [_padded(s.times, states) for s in problem.setups],
+        "setup_price": [_padded(s.costs, states) for s in problem.setups],
         "objective_number": 1 + OBJECTIVES.index(names[0]) if names else 0,
     }
+
+
+def _padded(matrix: tuple[tuple[int, ...], ...], size: int) -> list[list[int]]:
+    """A square matrix of that size, filled up with 0."""
+    rows = [list(row) + [0] * (size - len(row)) for row in matrix]
+    return rows + [[0] * size] * (size - len(rows))
 
 
 def horizon_of(problem: RcpspProblem) -> int:
@@ -104,4 +119,5 @@ def horizon_of(problem: RcpspProblem) -> int:
     dates += [piece[1] for pieces in capacity_profiles(problem).values() for piece in pieces]
     work = sum(max(mode.duration for mode in t.modes) for t in problem.tasks)
     lags = sum(abs(p.min_lag or 0) for p in problem.precedences)
-    return max(dates, default=0) + work + lags
+    setups = sum(max(map(max, s.times), default=0) * len(problem.tasks) for s in problem.setups)
+    return max(dates, default=0) + work + lags + setups

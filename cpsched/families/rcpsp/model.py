@@ -7,6 +7,7 @@ optional interval per mode. `build` posts everything and returns what `core.exac
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,6 +54,7 @@ class Model:
         self._hints: list[tuple[Var, Callable[[State], int]]] = []
         self.makespan: Var | None = None
         self.afterwards: Any = None
+        self.setup_costs: list[tuple[int, Literal]] = []
         self._kept: dict[tuple[int, int], Any] = {}
         self.overlaps: dict[tuple[int, int], Any] = {}
 
@@ -443,6 +445,45 @@ class Model:
             if most < FAR:
                 self.enforced(self.cp.add(target <= origin + most), *both)
 
+    def setup(self) -> None:
+        """Setups: a circuit through the tasks of each resource says which follows which."""
+        for k, rule in enumerate(self.instance.setups):
+            self.run.clock.check()
+            nodes = self._users(rule.resource)
+            arcs: list[tuple[int, int, Literal]] = []
+            for a, (i, m) in enumerate(nodes, 1):
+                chosen = self.chosen[i][m]
+                arcs.append((0, a, self.boolean("", _follows(nodes, None, a - 1))))
+                arcs.append((a, 0, self.boolean("", _follows(nodes, a - 1, None))))
+                if chosen is not None:
+                    arcs.append((a, a, chosen.negated()))
+                for b, (j, _) in enumerate(nodes, 1):
+                    if i == j:
+                        continue
+                    arc = self.boolean("", _follows(nodes, a - 1, b - 1))
+                    arcs.append((a, b, arc))
+                    x, y = int(rule.state[i]), int(rule.state[j])
+                    taker = int(self.instance.blocks_until[i])
+                    free = self.end[i] if taker < 0 else self.start[taker]
+                    ready = free + int(rule.times[x, y])
+                    self.cp.add(self.start[j] >= ready).only_enforce_if(arc)
+                    if rule.costs[x, y]:
+                        self.setup_costs.append((int(rule.costs[x, y]), arc))
+            if not all(self.chosen[i][m] is None for i, m in nodes):
+                arcs.append((0, 0, self.boolean(f"unused_{k}", _unused(nodes))))
+            if len(nodes) > 1:
+                self.cp.add_circuit(arcs)
+
+    def _users(self, resource: int) -> list[tuple[int, int]]:
+        """Tasks and modes that hold a resource."""
+        inst = self.instance
+        return [
+            (i, m)
+            for i in range(inst.n)
+            for m in self.interval[i]
+            if inst.demand[m, resource] and inst.duration[m]
+        ]
+
     def disjunctive(self) -> None:
         """Groups of which no two tasks overlap; tasks without a duration overlap nothing."""
         inst = self.instance
@@ -520,6 +561,23 @@ def in_mode(task: int, mode: int) -> Callable[[State], bool]:
     return lambda s: s.mode[task] == mode
 
 
+def _follows(
+    nodes: list[tuple[int, int]], first: int | None, second: int | None
+) -> Callable[[State], bool]:
+    """Whether a task comes right after another on their resource; None is before or after all."""
+
+    def holds(s: State) -> bool:
+        used = sorted((s.start[i], k) for k, (i, m) in enumerate(nodes) if s.mode[i] == m)
+        order = [None, *(k for _, k in used), None]
+        return any(a == first and b == second for a, b in pairwise(order)) and bool(used)
+
+    return holds
+
+
+def _unused(nodes: list[tuple[int, int]]) -> Callable[[State], bool]:
+    return lambda s: not any(s.mode[i] == m for i, m in nodes)
+
+
 def is_present(task: int) -> Callable[[State], bool]:
     """Whether a task is executed."""
     return lambda s: s.mode[task] >= 0
@@ -570,6 +628,7 @@ def build(
     model.capacity()
     model.nonrenewable()
     model.reservoir()
+    model.setup()
     model.disjunctive()
     model.selection()
     model.cliques()

@@ -134,7 +134,7 @@ def _max_lateness(model: Model) -> Any:
 
 
 def _setup_cost(model: Model) -> Any:
-    return 0
+    return _sum(list(model.setup_costs))
 
 
 def _replan_cost(model: Model) -> Any:

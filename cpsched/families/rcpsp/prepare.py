@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpsched.errors import Infeasible, ProblemError
-from cpsched.families.rcpsp.graph import longest_paths, reduced_edges
+from cpsched.families.rcpsp.graph import Arc, longest_paths, reduced_edges
 from cpsched.families.rcpsp.horizon import horizon_of
 from cpsched.families.rcpsp.profile import Piece, Span, breaks_of, capacity_profiles
 
@@ -60,6 +60,16 @@ class Chosen:
 
 
 @dataclass(frozen=True)
+class SetupRule:
+    """Setups of one renewable resource: a state per task (n,), -1 for tasks that never use it."""
+
+    resource: int
+    state: IntArray
+    times: IntArray
+    costs: IntArray
+
+
+@dataclass(frozen=True)
 class Instance:
     """An RCPSP with indices for names.
 
@@ -93,8 +103,8 @@ class Instance:
     horizon
         No schedule worth considering ends later.
     plain
-        Only end-start minimum lags, no calendars, reservoirs, optional, disjunctive or blocking
-        tasks, deadlines or releases that bind: what the array kernels handle directly.
+        Only end-start minimum lags, no calendars, reservoirs, setups, optional, disjunctive or
+        blocking tasks, deadlines or releases that bind: what the array kernels handle directly.
     renewable, nonrenewable
         Names of the resources in the order of the columns.
     profiles
@@ -137,6 +147,12 @@ class Instance:
     disjunctive: tuple[tuple[int, ...], ...]
     selections: tuple[Chosen, ...]
     blocks_until: IntArray
+    setups: tuple[SetupRule, ...]
+
+    @property
+    def by_lists(self) -> bool:
+        """Whether the list kernels know all rules: no blocking, no setups."""
+        return not self.setups and bool((self.blocks_until < 0).all())
 
     @property
     def n(self) -> int:
@@ -275,6 +291,11 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
             )
         usable[mode_start[i] : mode_start[i + 1]] = False
 
+    blocks_until = np.array(
+        [-1 if t.blocks_until is None or t.fixed else index[t.blocks_until] for t in tasks],
+        np.int64,
+    )
+    setups = _setups(problem, index, [r.name for r in renewable])
     varies = np.array([bool(own) for own in pieces], bool)
     placements = {
         (tuple(np.flatnonzero((demand[m] > 0) & varies).tolist()), bool(pausable[i]), duration[m])
@@ -286,7 +307,8 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
         max(int(release.max(initial=0)), int(due[due < FAR].max(initial=0))),
         shortest.tolist(),
         worked.tolist(),
-        [(i, j, w) for i, j, w in _arcs(edges, worked, shortest).tolist()],
+        [(i, j, w) for i, j, w in _arcs(edges, worked, shortest).tolist()]
+        + _setup_steps(setups, blocks_until, worked),
         pieces,
         base.tolist(),
         [(held, rests, int(d)) for held, rests, d in placements],
@@ -302,12 +324,9 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
         )
     reservoirs, disjunctive, selections = _groups(problem, index)
     _refuse_levels(reservoirs, heads + shortest, heads)
-    blocks_until = np.array(
-        [-1 if t.blocks_until is None or t.fixed else index[t.blocks_until] for t in tasks],
-        np.int64,
-    )
     plain = (
         bool((blocks_until < 0).all())
+        and not problem.setups
         and not optional.any()
         and not pausable.any()
         and not any(pieces)
@@ -352,6 +371,7 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
         disjunctive=disjunctive,
         selections=selections,
         blocks_until=blocks_until,
+        setups=setups,
     )
 
 
@@ -524,6 +544,33 @@ def _arcs(edges: IntArray, shortest: IntArray, longest: IntArray) -> IntArray:
             np.stack([after[high], before[high], backward[high]], axis=1),
         ]
     )
+
+
+def _setups(
+    problem: RcpspProblem, index: dict[str, int], renewable: list[str]
+) -> tuple[SetupRule, ...]:
+    rules = []
+    for s in problem.setups:
+        state = np.full(len(index), -1, np.int64)
+        for name, value in s.states.items():
+            state[index[name]] = value
+        times = np.array(s.times, np.int64)
+        costs = np.array(s.costs, np.int64) if s.costs else np.zeros_like(times)
+        rules.append(SetupRule(renewable.index(s.resource), state, times, costs))
+    return tuple(rules)
+
+
+def _setup_steps(
+    setups: tuple[SetupRule, ...], blocks_until: IntArray, worked: IntArray
+) -> list[Arc]:
+    """What setups add to the steps of `horizon_of`, after a task or after its taker's start."""
+    out = []
+    for rule in setups:
+        for i in np.flatnonzero(rule.state >= 0).tolist():
+            longest = int(rule.times[rule.state[i]].max(initial=0))
+            taker = int(blocks_until[i])
+            out.append((i, i, int(worked[i]) + longest) if taker < 0 else (taker, taker, longest))
+    return out
 
 
 def _refuse_levels(reservoirs: tuple[Reservoir, ...], end: IntArray, start: IntArray) -> None:

@@ -188,6 +188,42 @@ class Selection(Record):
     condition: Name | None = None
 
 
+class Setups(Record):
+    """Sequence-dependent setups of a renewable resource of capacity 1.
+
+    ``states`` gives every task that uses the resource a state, a row and column of ``times`` and
+    ``costs``. Between two tasks that follow each other on the resource at least
+    ``times[state of the first][state of the second]`` passes, and ``costs`` of the two counts in
+    ``setup_cost``. Tasks without a duration need no setup.
+    """
+
+    resource: Name
+    states: dict[Name, Count]
+    times: tuple[tuple[Count, ...], ...]
+    costs: tuple[tuple[Count, ...], ...] = ()
+
+    @model_validator(mode="after")
+    def _square(self) -> Setups:
+        size = len(self.times)
+        for field, matrix in (("times", self.times), ("costs", self.costs)):
+            if (matrix or field == "times") and [len(row) for row in matrix] != [size] * size:
+                raise ProblemError(
+                    f"the setup {field} must form a square matrix, the same size for both",
+                    place=field,
+                    value=[len(row) for row in matrix],
+                    remedy=f"Give {size} rows of {size} numbers.",
+                )
+        for task, state in self.states.items():
+            if state >= size:
+                raise ProblemError(
+                    f"states are numbers below {size}, the size of the matrix",
+                    place=f"states.{task}",
+                    value=state,
+                    remedy="Correct the state, or enlarge the matrices.",
+                )
+        return self
+
+
 class WorkingTimes(Record):
     """Working times of some resources that differ from the calendar's; null is as there."""
 
@@ -264,6 +300,7 @@ class RcpspProblem(ProblemBase):
     precedences: tuple[Precedence, ...] = ()
     disjunctive: tuple[Disjunctive, ...] = ()
     selections: tuple[Selection, ...] = ()
+    setups: tuple[Setups, ...] = ()
     objectives: tuple[ObjectiveName, ...] = ("makespan",)
     stability: Count = 0
     stable_objective: ObjectiveName = "makespan"
@@ -325,6 +362,7 @@ class RcpspProblem(ProblemBase):
             names = [*selection.tasks, *([selection.condition] if selection.condition else [])]
             for name in names:
                 _known(name, ids, f"selections.{i}", "task")
+        self._check_setups(ids, types)
         if self.calendar is not None:
             for name in self.calendar.resources:
                 _known(name, types, "calendar.resources", "resource")
@@ -346,6 +384,30 @@ class RcpspProblem(ProblemBase):
                 remedy="Name each once.",
             )
         return self
+
+    def _check_setups(self, ids: dict[str, int], types: Mapping[str, object]) -> None:
+        single = {r.name for r in self.resources if r.type == "renewable" and r.capacity == 1}
+        _unique([s.resource for s in self.setups], "setups", "resource")
+        for k, setups in enumerate(self.setups):
+            _known(setups.resource, types, f"setups.{k}.resource", "resource")
+            if setups.resource not in single:
+                raise ProblemError(
+                    "setups need a renewable resource of capacity 1",
+                    place=f"setups.{k}.resource",
+                    value=setups.resource,
+                    remedy="Use one resource per machine, and a mode per machine.",
+                )
+            for name in setups.states:
+                _known(name, ids, f"setups.{k}.states", "task")
+            for task in self.tasks:
+                uses = any(m.duration and m.demands.get(setups.resource) for m in task.modes)
+                if uses and task.id not in setups.states:
+                    raise ProblemError(
+                        f"every task that uses {setups.resource!r} must have a state",
+                        place=f"setups.{k}.states",
+                        value=task.id,
+                        remedy="Add the task to the states.",
+                    )
 
 
 class ScheduledTask(Record):

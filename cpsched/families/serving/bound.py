@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +12,7 @@ from cpsched.errors import ProblemError
 from cpsched.families.serving import lagrange
 from cpsched.families.serving.prepare import UNLIMITED, Prepared, prepare
 from cpsched.families.serving.problem import ServingProblem
+from cpsched.families.serving.program import LARGEST_PROGRAM, TimeIndexed, program_size
 from cpsched.result import Bound, Number
 
 if TYPE_CHECKING:
@@ -126,24 +129,50 @@ def _volume(q: Prepared) -> int:
     return int(best)
 
 
-def raise_time_indexed(q: Prepared, run: Run, objective: str) -> lagrange.Prices | None:
-    """Give the run the bound of the time-indexed linear program; returns the prices."""
+def raise_time_indexed(
+    q: Prepared,
+    run: Run,
+    objective: str,
+    seconds: float = math.inf,
+    keep: Callable[[lagrange.Prices], object] | None = None,
+) -> None:
+    """Give the run the bounds of the time-indexed program, tightened while that pays.
+
+    Parameters
+    ----------
+    seconds
+        Limit of the tightening, besides the clock's.
+    keep
+        Called with prices that gave a better bound than all before.
+    """
     goodput = objective == "goodput"
     if objective not in ("total_latency", "weighted_latency", "goodput"):
-        return None
-    if q.problem.reject and not goodput:
-        return None
-    if run.incumbent is None:
-        return None
+        return
+    if (q.problem.reject and not goodput) or run.incumbent is None:
+        return
     horizon = max((one.end for one in run.incumbent.schedule.requests), default=0) + 1
     if goodput:
         horizon = max(horizon, int(q.end_by[q.end_by < UNLIMITED].max(initial=0)) + 1)
-    if lagrange.program_size(q, horizon) > lagrange.LARGEST_PROGRAM:
-        return None
-    prices = lagrange.solve_program(q, horizon, goodput, run.clock)
-    if prices is not None:
-        raise_priced(q, run, objective, prices, "time-indexed-lp")
-    return prices
+    if program_size(q, horizon) > LARGEST_PROGRAM:
+        return
+    program = TimeIndexed(q, horizon, goodput, run.clock)
+    end = run.clock.remaining() - seconds
+    best, dull = -math.inf, 0
+    argument = "time-indexed-lp"
+    while True:
+        prices = program.solve()
+        if prices is None:
+            return
+        dual = raise_priced(q, run, objective, prices, argument)
+        dull = 0 if dual > best + 1e-4 * abs(best) or best == -math.inf else dull + 1
+        if dual > best:
+            best = dual
+            if keep is not None:
+                keep(prices)
+        argument = "time-indexed-cliques"
+        stop = dull > 2 or run.done() or run.clock.remaining() <= end
+        if stop or not program.tighten():
+            return
 
 
 def raise_priced(
@@ -171,7 +200,7 @@ def recompute(problem: ServingProblem, bound: Bound) -> Number:
     q = prepare(problem)
     assert isinstance(q, Prepared)
     q = q.weighing(bound.objective)
-    if bound.argument in ("time-indexed-lp", "time-indexed-prices"):
+    if bound.argument in ("time-indexed-lp", "time-indexed-cliques"):
         goodput = bound.objective == "goodput"
         prices = lagrange.Prices.from_data(bound.data)
         return _whole(lagrange.dual_value(q, prices, goodput), goodput)

@@ -299,9 +299,9 @@ def packing_prices(p: ServingProblem, g: Gaps, run: Run) -> tuple[Any, np.ndarra
     """Prices from the linear relaxation, and its fractional choice."""
     first, last = g.spans
     n, stretches = len(g.gaps), len(g.times)
-    low = np.full(n + 2 * stretches, -np.inf)
     high = np.concatenate([np.ones(n), np.minimum(g.room, 2**50), np.full(stretches, g.host)])
-    program = LinearProgram(low, high)
+    program = LinearProgram()
+    program.add_rows(np.full(n + 2 * stretches, -np.inf), high)
     for j in range(n):
         rows = np.arange(first[j], last[j])
         x = program.add(-100.0 * g.value[j])
@@ -349,12 +349,31 @@ def bounds(p: ServingProblem, run: Run) -> None:
                 run.raise_bound(Bound(value, argument, objective.name))
     if is_program_cache(p) and run.objectives:
         g = gaps_of(p)
+        for objective in run.objectives:
+            value = _alone(p, g, objective.name)
+            run.raise_bound(Bound(value, "alone", objective.name))
         priced = packing_prices(p, g, run)
         if priced is None:
             return
         for objective in run.objectives:
             value = _program_bound(p, objective.name, priced[0])
             run.raise_bound(Bound(value, "packing-lp", objective.name, priced[0]))
+
+
+def _alone(p: ServingProblem, g: Gaps, objective: str) -> int:
+    """Every gap as if it were the only one: kept where it fits, at the least price."""
+    room = np.full(len(g.gaps), 2**60, np.int64)
+    for j, (a, b) in enumerate(zip(*g.spans, strict=True)):
+        if b > a:
+            room[j] = g.room[a:b].min()
+    fits = g.size <= room
+    offload = ~fits & (g.size <= g.host)
+    saved = int(g.value[fits].sum())
+    if objective == "hit_tokens":
+        return (saved + int(g.value[offload].sum())) * p.block_tokens
+    percent = int(g.value[offload].sum()) * p.reload_percent
+    lost = int(g.value[~fits & ~offload].sum())
+    return (lost + -(-percent // 100)) * p.block_tokens
 
 
 def _program_bound(p: ServingProblem, objective: str, prices: Any) -> int:
@@ -433,6 +452,8 @@ def recompute(p: ServingProblem, bound: Bound) -> int:
     """The value of a bound of this question."""
     if bound.argument in ("every-reuse", "belady"):
         return _block_bound(p, bound.objective, bound.argument)
+    if bound.argument == "alone":
+        return _alone(p, gaps_of(p), bound.objective)
     if bound.argument == "packing-lp":
         return _program_bound(p, bound.objective, bound.data)
     raise ProblemError(

@@ -138,7 +138,7 @@ def serve(q: Prepared, machines: list[int]) -> tuple[Ints, Ints] | None:
 
 def greedy(q: Prepared, run: Run) -> None:
     """The cheapest prefixes of the machines, by price and number, that serve the trace."""
-    if run.clock.remaining() > 1.0:
+    if run.clock.remaining() > 1.5:
         jit.ready()
     prices = np.array([m.price for m in q.problem.machines], np.float64)
     power = np.minimum(q.capacity, 1e18) * 1.0

@@ -138,7 +138,7 @@ def greedy(q: Prepared, run: Run) -> None:
     for name in chosen:
         if run.incumbent is not None and (run.done() or run.clock.remaining() < 0.01):
             return
-        if run.incumbent is not None and run.clock.remaining() > 1.0:
+        if run.incumbent is not None and run.clock.remaining() > 1.5:
             jit.ready()
         order, skip = POLICIES[name]
         offer_order(q, run, order(q), skip, f"greedy:{name}")

@@ -1,20 +1,25 @@
-"""The time-indexed linear program of the admission question, and the bound its prices prove.
+"""Prices for memory in every round, and the bound on latencies that they prove.
 
 Prices of memory, of batch places and of token budget in every round give a bound for any prices
 (weak duality): each request alone picks the start that is cheapest including what it pays, and the
 total capacity sold is refunded. Prices are whole multiples of ``1 / SCALE``, so the value is exact.
 Starts at or after the horizon pay nothing and cost as much as the first of them: no assumption on
 how long a schedule may be. Prefixes, tools and precedences are left out, which only lowers it.
+
+Cliques look ahead, which rounds alone cannot: memory grows until a request ends. Of requests that
+hold at least ``least`` units in a round and more than ``M - places * least`` at their end, at most
+``places`` can be active in it on a machine with M units: when the first of ``places + 1`` of them
+ends, it holds its peak and each of the others at least ``least``, more than M together.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cpsched.families.serving.linear import LinearProgram
 from cpsched.families.serving.prepare import UNLIMITED, Prepared
 
 if TYPE_CHECKING:
@@ -25,19 +30,22 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 SCALE = 2**16
-#: Programs with more matrix entries than this are left to the price adjustment.
-LARGEST_PROGRAM = 1_500_000
+
+#: A clique: class of machines, places, least units.
+Clique = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Prices:
     """Prices by class, resource (memory, batch, tokens) and round, in 1/SCALE.
 
-    ``value[c, r, t]`` belongs to round ``origin + t + 1``.
+    ``value[c, r, t]`` belongs to round ``origin + t + 1``; ``cliques`` holds the prices of places
+    by clique in the same rounds.
     """
 
     origin: int
     value: Ints
+    cliques: Mapping[Clique, Ints] = field(default_factory=dict)
 
     @property
     def horizon(self) -> int:
@@ -47,19 +55,29 @@ class Prices:
     def to_data(self) -> dict[str, Any]:
         """JSON form: only the rounds with a price."""
         c, r, t = np.nonzero(self.value)
-        return {
+        data: dict[str, Any] = {
             "origin": self.origin,
             "shape": list(self.value.shape),
             "where": [c.tolist(), r.tolist(), t.tolist()],
             "prices": self.value[c, r, t].tolist(),
         }
+        if self.cliques:
+            data["cliques"] = [
+                [*clique, np.flatnonzero(row).tolist(), row[row != 0].tolist()]
+                for clique, row in self.cliques.items()
+            ]
+        return data
 
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Prices:
         """The prices of a JSON form."""
         value = np.zeros(data["shape"], np.int64)
         value[tuple(np.array(w, np.int64) for w in data["where"])] = data["prices"]
-        return cls(data["origin"], value)
+        cliques: dict[Clique, Ints] = {}
+        for c, places, least, rounds, prices in data.get("cliques", []):
+            row = cliques[c, places, least] = np.zeros(value.shape[2], np.int64)
+            row[np.array(rounds, np.int64)] = prices
+        return cls(data["origin"], value, cliques)
 
 
 def class_limits(q: Prepared) -> Ints:
@@ -78,6 +96,21 @@ def profiles(q: Prepared, c: int, i: int) -> tuple[Ints, Ints, Ints]:
     return q.memory[a:b], np.ones(b - a, np.int64), q.tokens[a:b]
 
 
+def clique_limit(q: Prepared, clique: Clique) -> int:
+    """Places of a clique on all machines of its class together."""
+    return clique[1] * int((q.kind == clique[0]).sum())
+
+
+def clique_member(q: Prepared, clique: Clique, i: int) -> int | None:
+    """First round (from 0) in which a request takes a place of the clique; None: it never does."""
+    c, places, least = clique
+    memory = q.memory[q.offset[c, i] : q.offset[c, i + 1]]
+    largest = int(q.capacity[q.kind == c].max())
+    if not len(memory) or memory[-1] < least or memory[-1] <= largest - places * least:
+        return None
+    return int(np.searchsorted(memory, least))
+
+
 def starts_cost(q: Prepared, i: int, c: int, goodput: bool) -> tuple[int, int, int]:
     """Cost of a start s as ``base + slope * s`` and the last useful start."""
     if goodput:
@@ -93,28 +126,37 @@ def starts_cost(q: Prepared, i: int, c: int, goodput: bool) -> tuple[int, int, i
 def reduced_costs(q: Prepared, prices: Prices, i: int, goodput: bool) -> tuple[list[Ints], int]:
     """What every start of a request costs including prices, by class, and the best of all starts.
 
-    The first list entry belongs to class 0; index s is the start ``release + s``; all in 1/SCALE.
+    Index s of a class's array is the start ``release + s``; all in 1/SCALE.
     """
     by_class = []
     best = 0 if goodput else UNLIMITED * 2
     limits = class_limits(q)
     release = int(q.release[i])
+    width = prices.value.shape[2]
     for c in range(len(q.length)):
         base, slope, last = starts_cost(q, i, c, goodput)
         rounds = int(q.length[c, i])
         stop = min(prices.horizon, last + 1)
         count = max(0, stop - release) if q.fixed_machine[i] < 0 else 1
         cost = (base + slope * (release + np.arange(count, dtype=np.int64))) * SCALE
-        if count:
+        if count and rounds:
             first = release - prices.origin
-            for r, profile in enumerate(profiles(q, c, i)):
-                if limits[c, r] >= UNLIMITED or not rounds:
-                    continue
-                window = np.zeros(count + rounds - 1, np.int64)
-                a, b = max(0, first), min(prices.value.shape[2], first + len(window))
-                if b > a:
-                    window[a - first : b - first] = prices.value[c, r, a:b]
-                cost += np.correlate(window, profile, "valid")
+            a, b = max(0, first), min(width, first + count + rounds - 1)
+            pays = [
+                (prices.value[c, r], profile)
+                for r, profile in enumerate(profiles(q, c, i))
+                if limits[c, r] < UNLIMITED
+            ]
+            for clique, row in prices.cliques.items():
+                begins = clique_member(q, clique, i) if clique[0] == c else None
+                if begins is not None:
+                    pays.append((row, (np.arange(rounds) >= begins).astype(np.int64)))
+            for row, profile in pays:
+                if b > a and row[a:b].any():
+                    window = np.zeros(count + rounds - 1, np.int64)
+                    window[a - first : b - first] = row[a:b]
+                    cost += np.correlate(window, profile, "valid")
+        if count:
             best = min(best, int(cost.min()))
         if not goodput and q.fixed_machine[i] < 0:
             best = min(best, (base + slope * max(release, prices.horizon)) * SCALE)
@@ -124,7 +166,7 @@ def reduced_costs(q: Prepared, prices: Prices, i: int, goodput: bool) -> tuple[l
 
 def dual_value(q: Prepared, prices: Prices, goodput: bool, clock: Clock | None = None) -> int:
     """The bound that the prices prove, in 1/SCALE: a lower bound of the (negated) objective."""
-    if (prices.value < 0).any():
+    if (prices.value < 0).any() or any((row < 0).any() for row in prices.cliques.values()):
         raise ValueError("prices are not negative")
     total = 0
     for i in range(q.n):
@@ -136,75 +178,6 @@ def dual_value(q: Prepared, prices: Prices, goodput: bool, clock: Clock | None =
         for r in range(3):
             if limits[c, r] < UNLIMITED:
                 total -= int(limits[c, r]) * int(prices.value[c, r].sum())
+    for clique, row in prices.cliques.items():
+        total -= clique_limit(q, clique) * int(row.sum())
     return total
-
-
-def program_size(q: Prepared, horizon: int) -> int:
-    """Matrix entries of the time-indexed program up to a horizon."""
-    starts = np.maximum(0, horizon - q.release)
-    limited = (class_limits(q) < UNLIMITED).sum(axis=1)
-    return int(((starts[None, :] * q.length) * limited[:, None]).sum())
-
-
-def solve_program(q: Prepared, horizon: int, goodput: bool, clock: Clock) -> Prices | None:
-    """Prices from the optimum of the time-indexed program, None when time was too short.
-
-    Columns: request i starts on class c in round s (before the horizon), or later. Rows: each
-    request once; in every round each limited resource of each class.
-    """
-    origin = int(q.release.min())
-    rounds = horizon - origin
-    limits = class_limits(q)
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    for i in range(q.n):
-        key = (
-            int(q.release[i]), int(q.weight[i]), int(q.prompt[i]), int(q.output[i]),
-            int(q.fixed_machine[i]), int(q.first_by[i]), int(q.end_by[i]), int(q.volume[i]),
-        )  # fmt: skip
-        groups.setdefault(key, []).append(i)
-    row_of: dict[tuple[int, int], int] = {}
-    rows = len(groups)
-    high = [np.array([float(len(g)) for g in groups.values()])]
-    for c in range(len(q.length)):
-        for r in range(3):
-            if limits[c, r] < UNLIMITED:
-                row_of[c, r] = rows
-                rows += rounds
-                high.append(np.full(rounds, float(limits[c, r])))
-    highs = np.concatenate(high)
-    lows = np.full(rows, -np.inf)
-    lows[: len(groups)] = -np.inf if goodput else highs[: len(groups)]
-    program = LinearProgram(lows, highs)
-    for row, members in enumerate(groups.values()):
-        if not row % 16:
-            clock.check()
-        i = members[0]
-        release = int(q.release[i])
-        for c in range(len(q.length)):
-            base, slope, last = starts_cost(q, i, c, goodput)
-            length = int(q.length[c, i])
-            stop = release + 1 if q.fixed_machine[i] >= 0 else min(horizon, last + 1)
-            starts = np.arange(release, stop)
-            if len(starts):
-                columns = program.add(base + slope * starts)
-                program.entries(row, columns, 1.0)
-                for r, profile in enumerate(profiles(q, c, i)):
-                    if (c, r) in row_of and length:
-                        at = starts[:, None] - origin + np.arange(length)[None, :]
-                        inside = at < rounds
-                        program.entries(
-                            (row_of[c, r] + at)[inside],
-                            np.broadcast_to(columns[:, None], at.shape)[inside],
-                            np.broadcast_to(profile[None, :], at.shape)[inside],
-                        )
-            if not goodput and q.fixed_machine[i] < 0:
-                late = program.add(base + slope * max(release, horizon))
-                program.entries(row, late, 1.0)
-    solved = program.solve(clock)
-    if solved is None:
-        return None
-    value = np.zeros((len(q.length), 3, rounds), np.int64)
-    for (c, r), row in row_of.items():
-        prices = np.maximum(0.0, -solved.prices[row : row + rounds])
-        value[c, r] = np.rint(prices * SCALE).astype(np.int64)
-    return Prices(origin, value)

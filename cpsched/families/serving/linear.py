@@ -26,82 +26,73 @@ class Solved:
 
 
 class LinearProgram:
-    """Minimise ``cost @ x`` with ``0 <= x <= upper`` and ``low <= A x <= high``.
+    """Minimise ``cost @ x`` with ``x >= 0`` and ``low <= A x <= high``.
 
-    Built column by column; the rows come first.
+    Rows, columns and entries may be added between solves, which then start from the last basis.
     """
 
-    def __init__(self, low: Floats, high: Floats) -> None:
-        self.low, self.high = low, high
-        self.cost: list[Floats] = []
-        self.upper: list[Floats] = []
-        self.rows: list[NDArray[np.int64]] = []
-        self.columns: list[NDArray[np.int64]] = []
-        self.coefficients: list[Floats] = []
-        self.size = 0
+    def __init__(self) -> None:
+        from ortools.linear_solver import pywraplp
 
-    def add(self, cost: Any, upper: float | Floats = np.inf) -> NDArray[np.int64]:
+        self.solver: Any = pywraplp.Solver.CreateSolver("GLOP")
+        self.infinity: float = self.solver.infinity()
+        self.rows: list[Any] = []
+        self.columns: list[Any] = []
+        self.optimal: int = pywraplp.Solver.OPTIMAL
+        self.solver.Objective().SetMinimization()
+        self.entered = 0
+
+    def add_rows(self, low: Any, high: Any) -> NDArray[np.int64]:
+        """New rows with their limits; returns their indices."""
+        first = len(self.rows)
+        far = self.infinity
+        for a, b in zip(np.asarray(low).tolist(), np.asarray(high).tolist(), strict=True):
+            self.rows.append(self.solver.Constraint(max(a, -far), min(b, far)))
+        return np.arange(first, len(self.rows))
+
+    def add(self, cost: Any) -> NDArray[np.int64]:
         """New columns; returns their indices."""
-        cost = np.atleast_1d(np.asarray(cost, np.float64))
-        self.cost.append(cost)
-        self.upper.append(np.broadcast_to(np.asarray(upper, np.float64), cost.shape))
-        index = np.arange(self.size, self.size + len(cost))
-        self.size += len(cost)
-        return index
+        first = len(self.columns)
+        objective = self.solver.Objective()
+        for one in np.atleast_1d(np.asarray(cost, np.float64)).tolist():
+            column = self.solver.NumVar(0.0, self.infinity, "")
+            objective.SetCoefficient(column, one)
+            self.columns.append(column)
+        return np.arange(first, len(self.columns))
 
     def entries(self, rows: Any, columns: Any, coefficients: Any) -> None:
         """Matrix entries, broadcast against each other; each (row, column) at most once."""
         r, c, v = np.broadcast_arrays(rows, columns, np.asarray(coefficients, np.float64))
-        self.rows.append(r.ravel())
-        self.columns.append(c.ravel())
-        self.coefficients.append(v.ravel())
+        mine, theirs = self.rows, self.columns
+        for i, j, value in zip(
+            r.ravel().tolist(), c.ravel().tolist(), v.ravel().tolist(), strict=True
+        ):
+            mine[i].SetCoefficient(theirs[j], value)
+        self.entered += r.size
 
-    def solve(self, clock: Clock, solver: str = "GLOP", seconds: float = np.inf) -> Solved | None:
+    def solve(self, clock: Clock) -> Solved | None:
         """The optimum, or None when the time was too short or the solver failed.
 
         A deterministic run is charged by the number of matrix entries.
         """
+        clock.spend(2e-5 * self.entered)
         if clock.expired():
             return None
-        from ortools.linear_solver.python import model_builder_helper as builder
-
-        helper = builder.ModelBuilderHelper()
-        low: Any = np.zeros(self.size)
-        high: Any = np.minimum(np.concatenate(self.upper), 1e30)
-        whole: Any = np.zeros(self.size, np.bool_)
-        helper.add_var_array_with_bounds(low, high, whole, "")
-        for column, cost in enumerate(np.concatenate(self.cost).tolist()):
-            helper.set_var_objective_coefficient(column, cost)
-        rows = np.concatenate(self.rows)
-        order = np.argsort(rows, kind="stable")
-        columns = np.concatenate(self.columns)[order]
-        values = np.concatenate(self.coefficients)[order]
-        ends = np.searchsorted(rows[order], np.arange(len(self.low) + 1)).tolist()
-        for row, (low, high) in enumerate(zip(self.low.tolist(), self.high.tolist(), strict=True)):
-            helper.add_linear_constraint()
-            helper.set_constraint_lower_bound(row, low)
-            helper.set_constraint_upper_bound(row, high)
-            a, b = ends[row], ends[row + 1]
-            for column, value in zip(columns[a:b].tolist(), values[a:b].tolist(), strict=True):
-                helper.add_term_to_constraint(row, column, value)
-        clock.spend(2e-5 * len(rows))
-        if clock.expired():
-            return None
-        solving = builder.ModelSolverHelper(solver)
-        limit = min(clock.wall_remaining(), seconds)
+        limit = clock.wall_remaining()
         if np.isfinite(limit):
-            solving.set_time_limit_in_seconds(limit)
-        thread = threading.Thread(target=solving.solve, args=(helper,), daemon=True)
+            self.solver.SetTimeLimit(max(1, int(1000 * limit)))
+        status: list[int] = []
+        thread = threading.Thread(target=lambda: status.append(self.solver.Solve()), daemon=True)
         thread.start()
         while thread.is_alive() and not clock.cancelled and clock.wall_remaining() > 0.0:
             thread.join(0.05)
         if thread.is_alive():
-            solving.interrupt_solve()
+            self.solver.InterruptSolve()
             return None
-        if not solving.has_solution() or solving.status() != builder.SolveStatus.OPTIMAL:
+        if status != [self.optimal]:
             return None
         return Solved(
-            solving.objective_value(),
-            np.array(solving.variable_values()),
-            np.array(solving.dual_values()),
+            self.solver.Objective().Value(),
+            np.array([column.solution_value() for column in self.columns]),
+            np.array([row.dual_value() for row in self.rows]),
         )

@@ -34,12 +34,15 @@ class State:
         Tasks under way: (option, end). Their spend is in ``spent`` already.
     spent
         Money spent or reserved by all attempts so far.
+    failures
+        Attempts that failed.
     """
 
     now: float = 0.0
     done: dict[str, float] = field(default_factory=dict)
     running: dict[str, tuple[int, float]] = field(default_factory=dict)
     spent: float = 0.0
+    failures: int = 0
 
 
 def remaining_problem(problem: WorkflowProblem, state: State) -> WorkflowProblem:
@@ -93,9 +96,8 @@ class Planner:
 
     def __call__(self, problem: WorkflowProblem, state: State) -> Mapping[str, int] | None:
         """Options of the open tasks."""
-        attempts = getattr(state, "failures", 0)
-        if self.plan is None or attempts != self.failures or (not state.done and not state.running):
-            self.failures = attempts
+        if self.plan is None or state.failures != self.failures or not state.spent:
+            self.failures = state.failures
             self.plan = self.solve(problem, state)
         return self.plan
 
@@ -168,7 +170,6 @@ def _play(problem: WorkflowProblem, policy: Policy, rng: random.Random) -> tuple
     tasks = {t.id: t for t in problem.tasks}
     budget = math.inf if problem.budgets.cost is None else problem.budgets.cost
     deadline = math.inf if problem.deadline is None else problem.deadline
-    state.failures = 0  # type: ignore[attr-defined]
     while len(state.done) < len(tasks):
         plan = policy(problem, state)
         if plan is None:
@@ -188,7 +189,7 @@ def _play(problem: WorkflowProblem, policy: Policy, rng: random.Random) -> tuple
         if luck[name].random() < terms.success(tasks[name].choices[choice]):
             state.done[name] = state.now
         else:
-            state.failures += 1  # type: ignore[attr-defined]
+            state.failures += 1
     return True, state.spent
 
 

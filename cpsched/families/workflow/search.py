@@ -11,7 +11,7 @@ from cpsched.families.workflow.extract import Plan, plan_of
 from cpsched.families.workflow.prepare import NEVER, Instance
 from cpsched.families.workflow.problem import WorkflowSchedule
 from cpsched.families.workflow.relist import relist
-from cpsched.result import Bound
+from cpsched.result import Bound, Incumbent
 
 #: Beyond this many (task, option, machine) choices no model of the whole problem is built.
 LARGEST_MODEL = 60_000
@@ -80,9 +80,9 @@ def _makespan(inst: Instance, run: Run) -> None:
     if compiled and not run.deterministic and run.workers > 1:
         background = local.Background(inst, run, annealer)
     try:
-        _exact_makespan(inst, run, background, fine=False)
-        if not run.done():
-            _exact_makespan(inst, run, background, fine=True)
+        for fine in (False, True):
+            while not run.done() and _exact_makespan(inst, run, background, fine=fine):
+                pass
         while background is not None and not run.done():
             background.over.wait(0.05)
             background.merge()
@@ -103,15 +103,24 @@ def _affordable(inst: Instance, run: Run) -> bool:
 
 def _exact_makespan(
     inst: Instance, run: Run, background: local.Background | None, *, fine: bool
-) -> None:
+) -> bool:
+    """Solve the whole model; True when it is to be built again around a better schedule.
+
+    The solver does not learn of schedules that annealing finds meanwhile. Once annealing has
+    settled on a better one, a model with that horizon proves more than the old one.
+    """
     assert run.incumbent is not None
     plan = plan_of(inst, run.incumbent.schedule)
     v = makespan_model(inst, run, plan, fine)
     source = "cp-sat"
+    own: Incumbent | None = run.incumbent
+    again = False
 
     def on_solution(values: list[int]) -> None:
+        nonlocal own
         found = levels.settle(inst, v, values)
         if found is not None and greedy.offer(run, inst, found, source):
+            own = run.incumbent
             local.give(background, found)
 
     def on_bound(bound: float) -> None:
@@ -119,10 +128,15 @@ def _exact_makespan(
         run.raise_bound(Bound(inst.time(ticks), source, "makespan"), v.model)
 
     def stop_when() -> bool:
+        nonlocal again
         if background is not None:
             background.merge()
-        return run.done()
+            best = run.incumbent
+            if best is not own and best is not None:
+                again = run.clock.elapsed() - best.time > max(1.0, 0.5 * (best.time - begun))
+        return again or run.done()
 
+    begun = run.clock.elapsed()
     workers = max(1, run.workers - (background is not None and run.workers > 2))
     outcome = engine.solve(
         v.model,
@@ -139,6 +153,7 @@ def _exact_makespan(
             on_bound(outcome.bound)
     elif outcome.status == "INFEASIBLE":
         run.claim_infeasible(source, "no schedule is as good as the best one", v.model)
+    return again
 
 
 def makespan_model(inst: Instance, run: Run, plan: Plan, fine: bool) -> model.Variables:

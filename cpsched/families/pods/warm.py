@@ -1,0 +1,37 @@
+"""Loading OR-Tools without missing a deadline: in the background, while the heuristics run."""
+
+from __future__ import annotations
+
+import threading
+
+from cpsched.core.clock import Clock
+
+_loaded = threading.Event()
+_started = threading.Lock()
+_thread: threading.Thread | None = None
+
+
+def start() -> None:
+    """Begin to import the solvers, once per process; returns at once."""
+    global _thread
+    with _started:
+        if _thread is None:
+            _thread = threading.Thread(target=_load, name="cpsched-import", daemon=True)
+            _thread.start()
+
+
+def ready(clock: Clock) -> bool:
+    """Wait for the solvers as long as the clock allows; whether they are there."""
+    start()
+    while not _loaded.wait(min(0.02, clock.wall_remaining())):
+        if clock.wall_remaining() <= 0.02 or clock.cancelled:
+            return _loaded.is_set()
+    return True
+
+
+def _load() -> None:
+    import ortools.graph.python.linear_sum_assignment
+    import ortools.linear_solver.pywraplp
+    import ortools.sat.python.cp_model  # noqa: F401
+
+    _loaded.set()

@@ -1,0 +1,152 @@
+"""The bounds: none above the optimum, and each one recomputed from its argument and data."""
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+
+from cpsched.errors import ProblemError
+from cpsched.families import family
+from cpsched.families.rcpsp import bound as bounds
+from cpsched.families.rcpsp.arrays import kit_of
+from cpsched.families.rcpsp.modes import first_modes
+from cpsched.families.rcpsp.prepare import prepare
+from cpsched.families.rcpsp.problem import RcpspProblem
+from cpsched.families.rcpsp.search import Prover
+from cpsched.result import Bound
+from tests.rcpsp.test_kernels import run_of
+
+SEEDS = range(12)
+
+
+def scarce_problem(seed, n=6):
+    """A tiny project whose resources bind, so that bounds differ from the critical path."""
+    rng = random.Random(seed)
+    tasks = [
+        {
+            "id": f"t{i}",
+            "modes": [
+                {
+                    "duration": rng.randint(1, 6),
+                    "demands": {"A": rng.randint(1, 7), "B": rng.choice([0, 3, 4])},
+                }
+            ],
+        }
+        for i in range(n)
+    ]
+    pairs = [(i, j) for i in range(n) for j in range(i + 1, n) if rng.random() < 0.25]
+    return RcpspProblem.parse(
+        {
+            "tasks": tasks,
+            "resources": [{"name": "A", "capacity": 8}, {"name": "B", "capacity": 6}],
+            "precedences": [{"before": f"t{i}", "after": f"t{j}"} for i, j in pairs],
+        }
+    )
+
+
+def optimum(instance, run):
+    """The least makespan: some list gives it by serial generation."""
+    kit, mode = kit_of(instance), first_modes(instance, run)
+    arcs = instance.edges[:, :2].tolist()
+    best = 10**9
+    for order in itertools.permutations(range(instance.n)):
+        place = {task: p for p, task in enumerate(order)}
+        if all(place[i] < place[j] for i, j in arcs):
+            start = kit.serial(np.array(order), mode)
+            best = min(best, kit.makespan(start, mode))
+    return best
+
+
+def all_bounds(instance, run):
+    """Every bound of every line, not only the best."""
+    found = [bounds.critical_path(instance)]
+    for group in bounds.lines(instance):
+        found += bounds.best_windows(instance, group, run)
+    return found
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_bound_is_above_the_optimum(seed):
+    """Each line's best window is at most what brute force finds."""
+    problem = scarce_problem(seed)
+    run = run_of(problem)
+    instance = prepare(problem, run)
+    best = optimum(instance, run)
+    found = all_bounds(instance, run)
+    assert {b.argument for b in found} >= {"critical-path", "energy-window"}
+    assert all(b.value <= best for b in found)
+
+
+def test_bounds_are_often_the_optimum():
+    """On some tiny projects the best bound is the optimum: they are not merely weak."""
+    tight = 0
+    for seed in SEEDS:
+        problem = scarce_problem(seed)
+        run = run_of(problem)
+        instance = prepare(problem, run)
+        tight += max(b.value for b in all_bounds(instance, run)) == optimum(instance, run)
+    assert tight >= 3
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_bound_is_recomputed(seed):
+    """From the problem, the argument and the data alone the same value follows."""
+    problem = scarce_problem(seed)
+    run = run_of(problem)
+    for found in all_bounds(prepare(problem, run), run):
+        assert bounds.recompute(problem, Bound.from_dict(found.to_dict())) == found.value
+
+
+def test_every_kind_of_line_occurs():
+    """Rounded demands, multiples, reduced capacities and cliques all take part above."""
+    kinds = set()
+    for seed in SEEDS:
+        problem = scarce_problem(seed)
+        instance = prepare(problem, run_of(problem))
+        for group in bounds.lines(instance):
+            kinds |= {key for line in group for key in line.data}
+    assert kinds >= {"resource", "round", "multiples", "subset_sum", "tasks"}
+
+
+def test_dual_feasible_functions_keep_fitting_sets_fitting():
+    """Demands that fit together still fit after each function: what makes the lines proofs."""
+    problem = scarce_problem(1, n=7)
+    instance = prepare(problem, run_of(problem))
+    for group in bounds.lines(instance):
+        for line in group:
+            if line.argument != "energy-window" or line.data["resource"] != "A":
+                continue
+            rate = line.work // np.maximum(1, instance.duration)
+            for size in range(1, 8):
+                for chosen in itertools.combinations(range(7), size):
+                    if instance.demand[list(chosen), 0].sum() <= 8:
+                        assert rate[list(chosen)].sum() <= line.capacity
+
+
+def test_a_clique_of_compatible_tasks_is_refused():
+    """Recomputing checks that the tasks of a clique exclude each other."""
+    problem = RcpspProblem.parse(
+        {
+            "tasks": [{"id": i, "modes": [{"duration": 2}]} for i in "ab"],
+        }
+    )
+    with pytest.raises(ProblemError):
+        bounds.recompute(problem, Bound(4, "clique", "makespan", {"tasks": ["a", "b"]}))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_refuted_makespans_end_at_the_optimum(seed):
+    """Refuting upwards proves the optimum, and recomputing proves the last bound again."""
+    problem = scarce_problem(seed)
+    run = run_of(problem, strict=True)
+    instance = prepare(problem, run)
+    family("rcpsp").greedy(instance, run)
+    run.raise_bound(bounds.critical_path(instance))
+    prover = Prover(instance, run)
+    while not run.done():
+        prover.advance(1)
+    best = optimum(instance, run)
+    assert run.value() == run.bound() == best
+    for found in run.bounds():
+        assert bounds.recompute(problem, found) == found.value
