@@ -40,8 +40,8 @@ class ProblemError(CpschedError):
 
     def __str__(self) -> str:
         shown = "" if self.value is None else repr(self.value)
-        if len(shown) > 80:
-            shown = shown[:77] + "..."
+        if len(shown) > 200:
+            shown = shown[:197] + "..."
         head = ": ".join(part for part in (self.file, self.place) if part)
         text = f"{head}: {self.rule}" if head else self.rule
         if shown:

@@ -11,35 +11,34 @@ from cpsched.families.workflow.problem import WorkflowProblem
 from cpsched.families.workflow.terms import link_rates
 
 
-def _graphs(problem: WorkflowProblem) -> tuple[Any, Any]:
-    """The task graph and the network as saga wants them; None where it cannot state them."""
-    import networkx as nx
-
-    graph = nx.DiGraph()
-    for task in problem.tasks:
-        graph.add_node(task.id, weight=max(1e-9, task.work or 0.0))
-    for (u, v), carried in dependencies(problem).items():
-        graph.add_edge(u, v, weight=max(1e-9, sum(size for _, size in carried)))
-    network = nx.Graph()
-    rates = link_rates(problem)
-    for one in problem.machines:
-        network.add_node(one.name, weight=one.speed)
-        for other in problem.machines:
-            bandwidth = rates.get((one.name, other.name), (problem.bandwidth, 0.0))[0]
-            speed = 1e9 * 1e9 if one is other or bandwidth is None else bandwidth
-            network.add_edge(one.name, other.name, weight=speed)
-    return network, graph
-
-
 def _saga(scheduler: str, problem: WorkflowProblem) -> Answer:
+    """A schedule by anrg-saga, which knows works, speeds, bytes and link speeds.
+
+    Tasks of no length get one of 1e-9; a task on the machine of its data pays next to nothing.
+    """
     if any(len(t.choices) > 1 or t.work is None for t in problem.tasks):
         return Answer("UNSUPPORTED", None)
+    from saga import Network, TaskGraph
     from saga.schedulers import CpopScheduler, HeftScheduler
 
+    rates = link_rates(problem)
+    names = [m.name for m in problem.machines]
+    links = [(n, n, 1e18) for n in names]
+    for i, one in enumerate(names):
+        for other in names[i + 1 :]:
+            bandwidth = rates.get((one, other), (problem.bandwidth, 0.0))[0]
+            links.append((one, other, 1e18 if bandwidth is None else bandwidth))
+    network = Network.create([(m.name, m.speed) for m in problem.machines], links)
+    graph = TaskGraph.create(
+        [(t.id, max(1e-9, t.work or 0.0)) for t in problem.tasks],
+        [
+            (u, v, max(1e-9, sum(size for _, size in carried)))
+            for (u, v), carried in dependencies(problem).items()
+        ],
+    )
     made = {"heft": HeftScheduler, "cpop": CpopScheduler}[scheduler]()
     started = time.perf_counter()
-    schedule = made.schedule(*_graphs(problem))
-    makespan = max((t.end for tasks in schedule.values() for t in tasks), default=0.0)
+    makespan = made.schedule(network, graph).makespan
     elapsed = time.perf_counter() - started
     return Answer("FEASIBLE", makespan, None, ((elapsed, makespan),))
 

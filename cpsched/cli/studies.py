@@ -135,9 +135,15 @@ def replay(
     policy: Annotated[
         str, typer.Option("--policy", help="Name of a policy, or a plan.json to replay.")
     ],
+    estimates: Annotated[
+        str | None,
+        typer.Option(metavar="low|mean|high|qXX", help="Hide output lengths from the policy."),
+    ] = None,
     format: FormatName = None,
     option: Options = None,
-    time_limit: TimeLimit = 60.0,
+    time_limit: Annotated[
+        float, typer.Option("--time-limit", "-t", min=0.0, help="Solve to compare with; 0: do not.")
+    ] = 10.0,
     seed: Seed = 0,
     output: Output = None,
     as_json: AsJson = False,
@@ -146,8 +152,7 @@ def replay(
     problem = common.read_problem(file, format, option)
     tool = _tool(problem, "replay")
     plan = common.read_schedule(problem, policy) if policy.endswith(".json") else policy
-    with common.Interrupt() as stop:
-        found = tool(problem, plan, time_limit=time_limit, seed=seed, stop=stop)
+    found = tool(problem, plan, estimates=estimates, time_limit=time_limit or None, seed=seed)
     common.emit(found.to_dict(), found.table(), output, as_json)
 
 

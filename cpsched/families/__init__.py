@@ -10,7 +10,6 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from cpsched.errors import ProblemError
@@ -25,11 +24,7 @@ if TYPE_CHECKING:
     from cpsched.validate import Violation
 
 #: Every kind, in the order in which their formats are tried: module under ``cpsched.families``.
-KINDS: tuple[str, ...] = tuple(
-    kind
-    for kind in ("rcpsp", "workflow", "serving", "pods", "kernel", "memory")
-    if (Path(__file__).parent / kind / "__init__.py").exists()
-)
+KINDS: tuple[str, ...] = ("rcpsp", "workflow", "serving", "pods", "kernel", "memory")
 
 P = TypeVar("P", bound="ProblemBase")
 S = TypeVar("S", bound="Record")

@@ -72,7 +72,7 @@ def test_killed_worker_keeps_the_schedule():
 
     def kill() -> None:
         for _ in range(500):
-            for worker in list(_running_workers):
+            for worker in _running_workers:
                 os.kill(worker.process.pid, signal.SIGKILL)
                 return
             time.sleep(0.01)

@@ -186,6 +186,13 @@ def test_sweep_over_buffers():
     assert "buffers" in found.table()
 
 
+def test_sweep_limits_declared_rings(instances):
+    """Rings that are decisions already are limited by the sweep too."""
+    problem = cpsched.load(instances / "kernel" / "window.json")
+    found = sweep(problem, "buffers", values=[1, 2, 3], time_limit=20, workers=1)
+    assert [p.interval for p in found.points] == [7, 4, 3]
+
+
 def test_sweep_over_groups_and_registers():
     """Fewer groups or registers never shorten the interval; none at all is said so."""
     problem = loop(

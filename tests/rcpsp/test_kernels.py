@@ -98,7 +98,7 @@ def test_justification_helps():
     """On some random list it shortens the schedule: the test above is not vacuous."""
     better = 0
     for seed in SEEDS:
-        instance, kit, mode, _ = setting(seed, n=25)
+        _, kit, mode, _ = setting(seed, n=25)
         start = kit.serial(kit.list_by(np.random.default_rng(seed).permutation(25)), mode)
         better += kit.makespan(*kit.improve(start, mode)) < kit.makespan(start, mode)
     assert better
@@ -167,7 +167,7 @@ def test_packed_demands_compare_like_plain_ones():
 @pytest.mark.parametrize("modes", [1, 3])
 def test_population_members_are_valid(modes):
     """Every member is a valid schedule of the value it is worth, and the best gets no worse."""
-    instance, kit, mode, run = setting(2, modes=modes)
+    instance, kit, mode, _ = setting(2, modes=modes)
     population = Population(instance, kit, 4, 8)
     while not population.full:
         population.add_random(priority(instance, "lft"), mode, 0.5)

@@ -168,17 +168,23 @@ class _Intervals:
         shortest = int(tail.max())
         enough = sufficient_horizon(instance, interval)
         horizons = [shortest + int(periods * interval) for periods in HORIZONS]
-        horizons = sorted({min(h, enough) for h in (*horizons, 2 * shortest, enough)})
-        if not has_live_limits(instance):
+        horizons = sorted({min(h, enough) for h in horizons})
+        coupled = has_live_limits(instance)
+        if not coupled:
             horizons = []
         stop = run.clock.remaining() * (0.4 if self.best() is None else 0.7)
+        shut = [0]
         for turn in range(14):
             work = FIRST_WORK * 2.0**turn
+            if turn == 2 and coupled:
+                # The tight horizons did not settle it: now the one that suffices for a proof too.
+                further = {min(2 * shortest, enough), enough}
+                horizons = [h for h in sorted({*horizons, *further}) if h > max(shut)]
             tasks = [
                 _Task(rank, self._linked(interval, h), work / (1 + rank), h == enough)
                 for rank, h in enumerate(horizons)
             ]
-            loose = _Task(len(tasks), self._loose(interval), work * max(1, len(tasks)), True)
+            loose = _Task(len(tasks), self._loose(interval), 2.0 * work, True)
             _race(run, [loose, *tasks])
             if loose.closed or (tasks and tasks[-1].closed):
                 return False
@@ -186,8 +192,9 @@ class _Intervals:
                 if task.schedule is not None:
                     run.offer(task.schedule, "cp-sat")
                     return True
-            shut = {h for task, h in zip(tasks, horizons, strict=True) if task.closed}
-            horizons = [h for h in horizons if h not in shut]
+            # Without a schedule within a horizon there is none within a shorter one.
+            shut += [h for task, h in zip(tasks, horizons, strict=True) if task.closed]
+            horizons = [h for h in horizons if h > max(shut)]
             if run.clock.expired() or run.clock.remaining() < stop:
                 return None
         return None

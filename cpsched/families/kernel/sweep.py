@@ -104,7 +104,11 @@ def with_value(problem: KernelProblem, over: str, value: int) -> KernelProblem:
             remedy="Correct the value.",
         )
     if over == "buffers":
-        return free_depths(problem, value)
+        freed = free_depths(problem, value)
+        rings = tuple(
+            b.model_copy(update={"max_depth": max(b.min_depth, value)}) for b in freed.buffers
+        )
+        return freed.model_copy(update={"buffers": rings})
     if over == "groups":
         data = problem.model_copy(update={"groups": value}).to_dict()
         return KernelProblem.parse(data)

@@ -146,7 +146,7 @@ def order_by(parts: Parts, keys: str) -> npt.NDArray[np.int64]:
 
 
 def learned(parts: Parts, blame: npt.NDArray[np.float64], rng: np.random.Generator) -> Ints:
-    """Rank of each block by the blame of its sections, with noise.
+    """Rank of each block by the blame of its sections, or by its lifetime, with noise.
 
     Parameters
     ----------
@@ -157,7 +157,10 @@ def learned(parts: Parts, blame: npt.NDArray[np.float64], rng: np.random.Generat
     total = np.add.reduceat(blame[parts.sec], parts.sec_at[:-1])
     if rng.random() < 0.3:
         total = total / np.maximum(1, lengths)
-    noise = np.exp(rng.normal(0.0, rng.choice([0.0, 0.1, 0.3]), parts.n))
+    if rng.random() < 0.3 or not blame.any():
+        # Lifetimes alone are the better guide on many instances.
+        total = parts.width.astype(np.float64)
+    noise = np.exp(rng.normal(0.0, rng.choice([0.0, 0.1, 0.3, 0.6]), parts.n))
     second = (parts.width, parts.size * parts.width, parts.size)[int(rng.integers(3))]
     order = np.lexsort([-second, -total * noise])
     rank = np.empty(parts.n, dtype=np.int64)

@@ -231,10 +231,10 @@ class Allocator:
                 # Proved impossible by another search: start this one afresh.
                 search = bnb.Search(parts, self.goal, search.rank, dynamic=dynamic)
                 deep[turn % len(FIXED)] = search
-            share = 2 * step * 2 ** min(20, turn // len(FIXED))
+            share = 32 * step * 2 ** min(20, turn // len(FIXED))
             self._run(search, search.nodes + share, step, over)
             spent = 0
-            while spent < 2 * share:
+            while spent < share:
                 if over():
                     return
                 restarts += 1

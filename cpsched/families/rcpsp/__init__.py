@@ -6,11 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from cpsched.families import Family
+from cpsched.families.rcpsp.bound import bounds, recompute
 from cpsched.families.rcpsp.check import check, evaluate
 from cpsched.families.rcpsp.draw import draw
 from cpsched.families.rcpsp.explain import constraints, restrict
 from cpsched.families.rcpsp.formats import FORMATS, WRITERS
 from cpsched.families.rcpsp.generate import GENERATORS
+from cpsched.families.rcpsp.greedy import greedy, repair
+from cpsched.families.rcpsp.prepare import prepare
 from cpsched.families.rcpsp.problem import OBJECTIVES, RcpspProblem, RcpspSchedule
 from cpsched.result import Objective
 
@@ -33,7 +36,7 @@ def items(schedule: RcpspSchedule) -> dict[str, dict[str, Any]]:
 def _lazily(module: str, function: str) -> Callable[..., Any]:
     """A function of a module of this family that is imported when first called.
 
-    The solving modules need ortools and numba, which reading and checking do without.
+    The search needs ortools, which reading, checking and first schedules do without.
     """
 
     def call(*arguments: Any) -> Any:
@@ -54,12 +57,12 @@ FAMILY: Family[RcpspProblem, RcpspSchedule, Any] = Family(
     objective=objective,
     check=check,
     evaluate=evaluate,
-    prepare=_lazily("prepare", "prepare"),
-    greedy=_lazily("greedy", "greedy"),
-    bounds=_lazily("bound", "bounds"),
+    prepare=prepare,
+    greedy=greedy,
+    bounds=bounds,
     search=_lazily("search", "search"),
-    recompute=_lazily("bound", "recompute"),
-    repair=_lazily("greedy", "repair"),
+    recompute=recompute,
+    repair=repair,
     constraints=constraints,
     restrict=restrict,
     items=items,

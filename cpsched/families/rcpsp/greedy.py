@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cpsched.core import jit
 from cpsched.families.rcpsp.arrays import LARGE, Kit, kit_of
+from cpsched.families.rcpsp.bound import critical_path
 from cpsched.families.rcpsp.general import choose_present, general_kit
 from cpsched.families.rcpsp.graph import topological_order
 from cpsched.families.rcpsp.modes import first_modes
@@ -27,16 +28,24 @@ def greedy(instance: Instance, run: Run) -> None:
     """Offer a schedule as soon as there is one, then better ones while they cost little."""
     if instance.n == 0:
         return
-    jit.ready(run.clock.remaining())
+    compiled = jit.ready(run.clock.remaining())
     kit = kit_of(instance)
     if kit is None:
         _general(instance, run)
         return
     mode = first_modes(instance, run)
+    if instance.n > 200 and not compiled:
+        # Interpreted kernels may not come to an end on a large project: something first.
+        step = instance.duration[mode] + int(instance.edges[:, 3].max(initial=0))
+        alone = np.zeros(instance.n, np.int64)
+        alone[kit.net.topo[1:]] = np.cumsum(step[kit.net.topo])[:-1]
+        run.offer(lambda: schedule_of(instance, alone.tolist(), mode.tolist()), "greedy:sequence")
     start = kit.by_rank(priority(instance, "lft"), mode, run.clock.expired)
     if start is None:
         return
     run.offer(lambda: schedule_of(instance, start.tolist(), mode.tolist()), "greedy:parallel-sgs")
+    if any(o.name == "makespan" for o in run.objectives):
+        run.raise_bound(critical_path(instance))
     if run.done():
         return
     improve(instance, kit, run, start, mode, "greedy:justification")

@@ -69,6 +69,12 @@ def _recompute(problem: ServingProblem, bound: Bound) -> Number:
     return recompute(problem, bound)
 
 
+def _replay(problem: ServingProblem, policy: Any, **settings: Any) -> Any:
+    from cpsched.families.serving.replay import replay
+
+    return replay(problem, policy, **settings)
+
+
 def items(schedule: ServingSchedule) -> dict[str, dict[str, Any]]:
     """A schedule as items with fields, for diffs."""
     out: dict[str, dict[str, Any]] = {}
@@ -106,4 +112,5 @@ FAMILY: Family[Any, Any, Any] = Family(
     formats=FORMATS,
     writers=WRITERS,
     generators=GENERATORS,
+    tools={"replay": _replay},
 )

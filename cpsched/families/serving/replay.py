@@ -61,7 +61,7 @@ class Replay:
     Attributes
     ----------
     policy, objective_name, objective
-        What was replayed, and its value of the problem's first objective.
+        What was replayed, and its value of the problem's first objective (None when not valid).
     schedule
         Its schedule; None when requests were evicted (they run in several pieces then).
     best, bound
@@ -74,7 +74,7 @@ class Replay:
 
     policy: str
     objective_name: str
-    objective: Number
+    objective: Number | None
     schedule: ServingSchedule | None = None
     best: Number | None = None
     bound: Number | None = None
@@ -83,7 +83,7 @@ class Replay:
     violations: tuple[Any, ...] = field(default=())
 
     def _loss(self, against: Number | None) -> float | None:
-        if against is None or self.violations:
+        if against is None or self.objective is None or self.violations:
             return None
         return abs(self.objective - against) / max(1.0, abs(against))
 
@@ -114,6 +114,10 @@ class Replay:
         }
 
     def __str__(self) -> str:
+        return self.table()
+
+    def table(self) -> str:
+        """The comparison in one line."""
         text = f"{self.policy}: {self.objective_name} {self.objective}"
         if self.violations:
             return f"{text}, NOT VALID: {self.violations[0]}"
@@ -187,7 +191,7 @@ def replay(
         result = solve(problem, time_limit, objective=name, seed=seed)
         best, bound = result.objective, result.bound
     if value is None:
-        value = float("nan") if violations else 0
+        value = None if violations else 0
     return Replay(label, name, value, schedule, best, bound, evictions, recomputed, violations)
 
 

@@ -87,6 +87,7 @@ FAMILY: Family[WorkflowProblem, WorkflowSchedule, Any] = Family(
     restrict=restrict,
     items=items,
     draw=draw,
+    revise=_lazily("revise", "revise"),
     limit=limit,
     formats=FORMATS,
     writers=WRITERS,

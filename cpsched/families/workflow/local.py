@@ -90,6 +90,10 @@ class Annealer:
         )  # fmt: skip
         return Plan(start, row.copy(), mach.copy())
 
+    def learn(self, seconds: float) -> None:
+        """Remember what a move took; a round that ended at its target says too little."""
+        self.move = max(1e-7, 0.5 * self.move + 0.5 * seconds)
+
     def adopt(self, plan: Plan) -> None:
         """Go on from a plan that is better than the own one."""
         value = plan.makespan(self.inst)
@@ -147,7 +151,7 @@ def _anneal_for(
         plan = annealer.anneal(moves, target(inst, run))
         clock.spend(moves * (2e-8 * (inst.n + 2 * len(inst.pred_src)) + 1e-6))
         if not clock.deterministic:
-            annealer.move = 0.5 * annealer.move + 0.5 * (time.perf_counter() - begun) / moves
+            annealer.learn((time.perf_counter() - begun) / moves)
         if plan is not None:
             offers.put(plan)
 
@@ -178,14 +182,15 @@ class Background:
             while self.given:
                 annealer.adopt(self.given.pop())
                 improved = time.perf_counter()
-            if time.perf_counter() - improved > self.patience:
+            at_target = annealer.best <= target(self.inst, self.run)
+            if at_target or time.perf_counter() - improved > self.patience:
                 # The cores are worth more to the solver now.
                 self.over.wait(0.1)
                 continue
             moves = max(20, int(min(0.2, 0.2 * self.run.clock.remaining()) / annealer.move))
             begun = time.perf_counter()
             plan = annealer.anneal(moves, target(self.inst, self.run))
-            annealer.move = 0.5 * annealer.move + 0.5 * (time.perf_counter() - begun) / moves
+            annealer.learn((time.perf_counter() - begun) / moves)
             if plan is not None:
                 improved = time.perf_counter()
                 self.found.append(plan)
