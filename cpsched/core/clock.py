@@ -48,6 +48,10 @@ class Clock:
         """Wall seconds since the call."""
         return time.perf_counter() - self.started
 
+    def used(self) -> float:
+        """Seconds used so far: virtual ones when deterministic, else wall seconds."""
+        return self.spent if self.deterministic else self.elapsed()
+
     def wall_remaining(self) -> float:
         """Wall seconds until the deadline, less the reserve; never negative."""
         return max(0.0, self.limit - self.reserve - self.elapsed())

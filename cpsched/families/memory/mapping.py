@@ -232,7 +232,7 @@ class MappingSolver:
                 return
         rng = random.Random(run.seed)
         for _ in range(30):
-            if run.clock.elapsed() > 0.1 * run.clock.limit or run.done():
+            if run.clock.used() > 0.1 * run.clock.limit or run.done():
                 return
             key = rng.choice((density, gain, compact))
             noise = rng.choice((0.1, 0.3, 1.0))

@@ -147,7 +147,7 @@ class OrderingSolver:
             if self.run.done():
                 return
         for _ in range(20):
-            if self.run.done() or self.run.clock.elapsed() > 0.1 * self.run.clock.limit:
+            if self.run.done() or self.run.clock.used() > 0.1 * self.run.clock.limit:
                 return
             self.run.clock.spend(1e-5 * self.graph.n)
             self._try(self.graph.order_by(shaken), "greedy:shaken")

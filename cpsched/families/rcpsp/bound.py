@@ -352,6 +352,10 @@ def recompute(problem: RcpspProblem, bound: Bound) -> int:
         if not all(clash[i, j] for i in tasks for j in tasks if i != j):
             raise ProblemError("the tasks of a clique must exclude each other", value=data["tasks"])
         return window_value(instance, clique_line(instance, tasks), data["head"], data["tail"])
+    if bound.argument == "lagrangian":
+        from cpsched.families.rcpsp import tardiness
+
+        return tardiness.recompute(instance, bound)
     if bound.argument in ("destructive", "cp-sat"):
         return _refuted(instance, run, bound)
     raise ProblemError("the argument must be known", value=bound.argument)

@@ -51,7 +51,6 @@ def decision(
     obstacles: Sequence[Obstacle] = (),
     budget: IntArray | None = None,
     exclusive: Sequence[Sequence[int]] = (),
-    hint: tuple[IntArray, IntArray] | None = None,
 ) -> Decision | None:
     """The model in which every task starts within ``[low, high]``; None when a window is empty.
 
@@ -65,8 +64,6 @@ def decision(
         What the tasks may consume of the nonrenewable resources; all of it by default.
     exclusive
         Redundant: sets of tasks of one mode of which no two overlap in any schedule.
-    hint
-        Starts (n,) and modes (n,).
     """
     from ortools.sat.python import cp_model
 
@@ -87,8 +84,6 @@ def decision(
         modes = instance.modes(i)
         shortest = min(duration[m] for m in modes)
         modes = [m for m in modes if low[i] + duration[m] <= high[i] + shortest]
-        if hint is not None:
-            cp.add_hint(start, int(min(max(hint[0][i], low[i]), high[i])))
         if len(modes) == 1:
             m = modes[0]
             interval = cp.new_fixed_size_interval_var(start, duration[m], "")
@@ -110,8 +105,6 @@ def decision(
             for r in np.flatnonzero(instance.demand[m]).tolist():
                 uses[r].append((interval, int(instance.demand[m, r])))
             eaten.append((literal, m))
-            if hint is not None:
-                cp.add_hint(literal, int(hint[1][i] == m))
         finish.append(end)
         literals.append(chosen)
     for before, after, _, lag, _ in _edges_within(instance, inside):
@@ -128,7 +121,10 @@ def decision(
         for left, right, units in taken[r]:
             intervals.append(cp.new_fixed_size_interval_var(left, right - left, ""))
             demands.append(units)
-        cp.add_cumulative(intervals, demands, capacity)
+        if capacity == 1:
+            cp.add_no_overlap([x for x, u in zip(intervals, demands, strict=True) if u])
+        else:
+            cp.add_cumulative(intervals, demands, capacity)
     for group in exclusive:
         intervals = [alone[i] for i in group if i in alone]
         if len(intervals) > 2:

@@ -9,11 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpsched.core import jit
+from cpsched.families.rcpsp import tardiness
 from cpsched.families.rcpsp.arrays import LARGE, Kit, kit_of
+from cpsched.families.rcpsp.bound import critical_path
 from cpsched.families.rcpsp.general import choose_present, general_kit
 from cpsched.families.rcpsp.graph import topological_order
 from cpsched.families.rcpsp.modes import first_modes
 from cpsched.families.rcpsp.schedule import schedule_of
+from cpsched.families.rcpsp.shop import dispatch, jobs_of
 
 if TYPE_CHECKING:
     from cpsched.core.run import Run
@@ -28,6 +31,15 @@ def greedy(instance: Instance, run: Run) -> None:
     if instance.n == 0:
         return
     compiled = jit.ready(run.clock.remaining())
+    jobs = jobs_of(instance)
+    if jobs is not None:
+        dispatch(instance, jobs, run)
+        if [o.name for o in run.objectives] == ["makespan"] or run.done():
+            return
+    single = tardiness.single_of(instance)
+    if single is not None and tardiness.only_tardiness(run):
+        tardiness.dispatch(instance, single, run)
+        return
     kit = kit_of(instance)
     if kit is None:
         _general(instance, run)
@@ -43,13 +55,15 @@ def greedy(instance: Instance, run: Run) -> None:
     if start is None:
         return
     run.offer(lambda: schedule_of(instance, start.tolist(), mode.tolist()), "greedy:parallel-sgs")
+    if any(o.name == "makespan" for o in run.objectives):
+        run.raise_bound(critical_path(instance))
     if run.done():
         return
     improve(instance, kit, run, start, mode, "greedy:justification")
     for rule in ("lst", "resources") if instance.n <= LARGE else ():
         rank = priority(instance, rule)
         for scheme in ("parallel", "serial"):
-            if run.done() or run.clock.elapsed() > 0.2 * run.clock.limit:
+            if run.done() or run.clock.used() > 0.2 * run.clock.limit:
                 return
             if scheme == "parallel":
                 found = kit.by_rank(rank, mode, run.clock.expired)
@@ -71,7 +85,7 @@ def _general(instance: Instance, run: Run) -> None:
     rng = random.Random(run.seed)
     rules = ["lst", "lft", "stock"]
     compiled = jit.ready(run.clock.remaining())
-    limit = run.clock.elapsed() + min(0.7, 0.25 * run.clock.limit)
+    limit = run.clock.used() + min(0.7, 0.25 * run.clock.limit)
     tries = 0
     while not run.clock.expired():
         tries += 1
@@ -97,7 +111,7 @@ def _general(instance: Instance, run: Run) -> None:
                 lambda: schedule_of(instance, start, chosen),  # noqa: B023
                 f"greedy:{rule}",
             )
-        elapsed = run.clock.spent if run.deterministic else run.clock.elapsed()
+        elapsed = run.clock.used()
         # A small problem that resists is decided faster by CP-SAT.
         enough = tries >= len(rules) and (run.incumbent is not None or tries >= instance.n)
         if enough or elapsed > limit:

@@ -9,18 +9,22 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cpsched.core import engine, jit, lns
 from cpsched.core.exact import solve_levels
+from cpsched.families.rcpsp import tardiness
 from cpsched.families.rcpsp.arrays import CODES, Kit, kit_of
 from cpsched.families.rcpsp.decision import decision
 from cpsched.families.rcpsp.improve import improve_lists
 from cpsched.families.rcpsp.neighbourhoods import neighbourhoods
 from cpsched.families.rcpsp.population import Restarts, restarts_of
 from cpsched.families.rcpsp.schedule import schedule_of
+from cpsched.families.rcpsp.search_shop import search_shop
+from cpsched.families.rcpsp.shop import jobs_of
 from cpsched.result import Bound
 
 if TYPE_CHECKING:
@@ -46,6 +50,14 @@ REFUTE: dict[str, Any] = {
 def search(instance: Instance, run: Run) -> None:
     """Improve and prove until the run is done."""
     if not engine.ready(run.clock):
+        return
+    jobs = jobs_of(instance)
+    if jobs is not None and run.incumbent is not None and _only_makespan(run):
+        search_shop(instance, jobs, run)
+        return
+    single = tardiness.single_of(instance)
+    if single is not None and run.incumbent is not None and tardiness.only_tardiness(run):
+        tardiness.search(instance, single, run, partial(_exact, instance, run))
         return
     kit = kit_of(instance)
     names = [o.name for o in run.objectives]

@@ -87,4 +87,4 @@ def submodel(
         objectives.at_most(v, -e.expression, -e.at_least(value + margin))
     else:
         objectives.at_most(v, e.expression, e.at_most(value - margin))
-    return lns.SubModel(v.model, built.extract)
+    return lns.SubModel(v.model, built.extract, built.parameters)

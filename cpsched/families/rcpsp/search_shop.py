@@ -1,0 +1,163 @@
+"""The search of job shops and flexible job shops: tabu search beside proofs by CP-SAT."""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from cpsched.core import engine, lns
+from cpsched.families.rcpsp.arrays import kit_of
+from cpsched.families.rcpsp.decision import decision
+from cpsched.families.rcpsp.neighbourhoods import neighbourhoods
+from cpsched.families.rcpsp.schedule import schedule_of
+from cpsched.families.rcpsp.shop import Jobs, TabuSearch
+from cpsched.result import Bound
+
+if TYPE_CHECKING:
+    from cpsched.core.run import Run
+    from cpsched.families.rcpsp.prepare import Instance
+
+#: Above this many operations CP-SAT proves nothing in useful time.
+PROVABLE = 500
+#: Seconds of one slice of tabu search.
+SLICE = 0.05
+#: Seconds of the longest call that tries to raise the bound step by step.
+LONGEST_STEP = 0.5
+#: CP-SAT parameters of a decision about one makespan.
+DECIDE: dict[str, Any] = {
+    "use_strong_propagation_in_disjunctive": True,
+    "use_dynamic_precedence_in_disjunctive": True,
+}
+
+
+def search_shop(instance: Instance, jobs: Jobs, run: Run) -> None:
+    """Improve and prove the makespan until the run is done."""
+    if run.deterministic or run.workers == 1:
+        _in_turns(instance, jobs, run)
+        return
+    provable = instance.n <= PROVABLE
+    threads = max(1, run.workers // 2) if provable else max(1, run.workers - 1)
+    searchers = [
+        Searcher(TabuSearch(instance, jobs, run, run.seed + k), run) for k in range(threads)
+    ]
+    for one in searchers:
+        one.start()
+    others = max(1, run.workers - threads)
+    try:
+        if provable:
+            refuter = Refuter(instance, run)
+            while engine.ready(run.clock) and not run.done():
+                refuter.advance(others)
+        kit = kit_of(instance)
+        if kit is not None and engine.ready(run.clock) and not run.done():
+            lns.search(run, neighbourhoods(instance, kit), workers=others, call_seconds=0.5)
+        while not run.done():
+            for one in searchers:
+                one.join(0.1)
+    finally:
+        for one in searchers:
+            one.stop()
+    for one in searchers:
+        if one.error is not None:
+            raise one.error
+
+
+class Steps(Protocol):
+    """A search in short steps."""
+
+    def step(self, run: Run, seconds: float) -> None:
+        """Search for about that time."""
+
+
+class Searcher(threading.Thread):
+    """A thread of a heuristic search; the kernels release the GIL, and CP-SAT runs beside it."""
+
+    def __init__(self, search: Steps, run: Run) -> None:
+        super().__init__(name="cpsched-heuristic", daemon=True)
+        self._search, self._run = search, run
+        self._over = threading.Event()
+        self.error: Exception | None = None
+
+    def stop(self) -> None:
+        """End within a slice, and wait for it."""
+        self._over.set()
+        self.join(1.0)
+
+    def run(self) -> None:
+        """The thread's work."""
+        try:
+            while not self._run.done() and not self._over.is_set():
+                self._search.step(self._run, SLICE)
+        except Exception as error:
+            self.error = error
+
+
+def _in_turns(instance: Instance, jobs: Jobs, run: Run) -> None:
+    search, refuter = TabuSearch(instance, jobs, run, run.seed), Refuter(instance, run)
+    provable = instance.n <= PROVABLE
+    while not run.done():
+        left = run.clock.remaining()
+        share = 0.1 + (min(0.1 * left, 2.0) if math.isfinite(left) else 2.0)
+        end = run.clock.remaining() - share
+        while not run.done() and run.clock.remaining() > end:
+            search.step(run, SLICE)
+        if provable and engine.ready(run.clock) and not run.done():
+            refuter.advance(1, 2.0 * share)
+
+
+class Refuter:
+    """Decides with CP-SAT whether there is a schedule of a given makespan, call by call.
+
+    First from the bound upwards, in steps that double while short calls refute them; then the
+    makespan just below the incumbent, until that is decided or the incumbent improves.
+    """
+
+    def __init__(self, instance: Instance, run: Run) -> None:
+        self.instance, self.run = instance, run
+        self.stride, self.seconds = 1, 0.1
+
+    def advance(self, workers: int, seconds: float = math.inf) -> None:
+        """One call, of at most that many seconds."""
+        bound, value = self.run.bound(), self.run.value()
+        assert bound is not None
+        assert value is not None
+        low, high = int(bound), int(value) - 1
+        if self.seconds > LONGEST_STEP:
+            self.decide(high, workers, seconds)
+            return
+        status = self.decide(min(high, low + self.stride - 1), workers, min(seconds, self.seconds))
+        if status == "INFEASIBLE":
+            self.stride *= 2
+        elif self.stride > 1:
+            self.stride = max(1, self.stride // 4)
+        else:
+            self.seconds *= 2.1
+
+    def decide(self, limit: int, workers: int, seconds: float) -> str:
+        """Ask for a schedule of at most that makespan; keep it, or the bound that refutes it."""
+        instance, run = self.instance, self.run
+        low, high = instance.head, limit - instance.tail
+        model = decision(instance, range(instance.n), low, high)
+        status = "INFEASIBLE"
+        if model is not None:
+            outcome = engine.solve(
+                model.model,
+                run.clock,
+                workers=workers,
+                seed=run.seed,
+                seconds=seconds,
+                parameters=DECIDE,
+                stop_when=lambda: run.done() or int(run.value() or 0) <= limit,
+            )
+            status = outcome.status
+            if outcome.values is not None:
+                start = np.zeros(instance.n, np.int64)
+                mode = instance.mode_start[:-1].copy()
+                model.read(outcome.values, start, mode)
+                run.offer(schedule_of(instance, start.tolist(), mode.tolist()), "cp-sat")
+        if status == "INFEASIBLE":
+            run.raise_bound(Bound(limit + 1, "destructive", "makespan", {"limit": limit}))
+        return status

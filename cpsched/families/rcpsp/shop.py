@@ -1,0 +1,301 @@
+"""Job shops and flexible job shops: recognition, dispatching, tabu search with relinked elites."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpsched.core import jit
+from cpsched.families.rcpsp import kernels_shop
+from cpsched.families.rcpsp.schedule import schedule_of, state_of
+
+if TYPE_CHECKING:
+    from cpsched.core.run import Run
+    from cpsched.families.rcpsp.prepare import Instance
+
+IntArray = NDArray[np.int64]
+
+#: Schedules kept for relinking.
+ELITES = 12
+#: Moves without a better schedule after which a search is given up.
+PATIENCE = 12_500
+#: Virtual seconds per move and operation.
+COST = 3e-8
+#: Operations times moves of one call of the kernel, compiled and interpreted.
+COMPILED, INTERPRETED = 400_000, 2_000
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """A shop by indices: the kernels' arrays and the number of machines."""
+
+    shop: kernels_shop.Shop
+    machines: int
+
+    @property
+    def n(self) -> int:
+        """Number of operations."""
+        return len(self.shop.before)
+
+
+def jobs_of(instance: Instance) -> Jobs | None:
+    """The shop that an instance is, or None.
+
+    A shop is plain, its precedences without lags form chains, and every mode that takes time holds
+    exactly the one unit of one machine.
+    """
+    if "jobs" in instance.extras:
+        known: Jobs | None = instance.extras["jobs"]
+        return known
+    instance.extras["jobs"] = made = _jobs_of(instance)
+    return made
+
+
+def _jobs_of(instance: Instance) -> Jobs | None:
+    n = instance.n
+    if not instance.plain or not n or instance.consumption.any():
+        return None
+    edges = instance.edges
+    if edges[:, 3].any() or not len(instance.capacity):
+        return None
+    if np.bincount(edges[:, 0], minlength=n).max(initial=0) > 1:
+        return None
+    if np.bincount(edges[:, 1], minlength=n).max(initial=0) > 1:
+        return None
+    used = instance.demand[instance.mode_usable]
+    if (instance.capacity[used.any(axis=0)] != 1).any() or (used.sum(axis=1) > 1).any():
+        return None
+    machine = np.where(instance.demand.any(axis=1), instance.demand.argmax(axis=1), -1)
+    if (machine[instance.mode_usable & (instance.duration > 0)] < 0).any():
+        return None
+    several = np.repeat(np.diff(instance.mode_start) > 1, np.diff(instance.mode_start))
+    if (machine[several & instance.mode_usable] < 0).any():
+        return None
+    before, after = np.full((2, n), -1, np.int64)
+    before[edges[:, 1]] = edges[:, 0]
+    after[edges[:, 0]] = edges[:, 1]
+    shop = kernels_shop.Shop(
+        before,
+        after,
+        instance.mode_start,
+        instance.mode_usable,
+        instance.duration,
+        machine.astype(np.int64),
+    )
+    return Jobs(shop, len(instance.capacity))
+
+
+def starts_of(jobs: Jobs, sequence: IntArray, mode: IntArray) -> IntArray:
+    """Starts of the schedule in which each machine works in the order of ``sequence``, (n,)."""
+    order, work = _fresh(jobs, 0)
+    kernels_shop.load(jobs.shop, sequence, mode, order, np.zeros(jobs.machines, np.int64))
+    kernels_shop.evaluate(jobs.shop, order, work)
+    head: IntArray = work.head
+    return head
+
+
+def _fresh(jobs: Jobs, seed: int) -> tuple[kernels_shop.Order, kernels_shop.Work]:
+    return (
+        kernels_shop.order_of(jobs.n, jobs.machines),
+        kernels_shop.work_of(jobs.n, len(jobs.shop.dur), seed),
+    )
+
+
+def dispatch(instance: Instance, jobs: Jobs, run: Run) -> None:
+    """Offer schedules of dispatching rules: most work remaining, shortest first, longest first."""
+    shortest = instance.duration[instance.mode_start[:-1]]
+    rules = {"mwkr": -instance.tail, "spt": shortest, "lpt": -shortest}
+    for name, rank in rules.items():
+        sequence, mode = np.zeros((2, jobs.n), np.int64)
+        run.clock.spend(1e-7 * jobs.n)
+        made = int(kernels_shop.dispatch(jobs.shop, rank, jobs.machines, sequence, mode))
+        start = starts_of(jobs, sequence, mode).tolist()
+        chosen = mode.tolist()
+        run.offer(
+            lambda: schedule_of(instance, start, chosen),  # noqa: B023
+            f"greedy:{name}",
+            (made,) if _only_makespan(run) else None,
+        )
+        if run.done() or run.clock.used() > 0.1 * run.clock.limit:
+            return
+
+
+def _only_makespan(run: Run) -> bool:
+    return [o.name for o in run.objectives] == ["makespan"]
+
+
+@dataclass
+class Elite:
+    """A schedule kept for relinking: makespan, operations in topological order, modes."""
+
+    value: int
+    sequence: IntArray
+    mode: IntArray
+
+
+class TabuSearch:
+    """Tabu search as a sequence of short steps; each search starts between two elites.
+
+    After Peng, Lü and Cheng (2015): a set of schedules, each the result of a tabu search, from
+    which pairs are relinked and searched again. Two topological orders are relinked by averaging
+    the ranks of the operations with a weight per job: both orders respect the jobs, so the average
+    does, and the machines' orders taken from it close no cycle.
+    """
+
+    def __init__(self, instance: Instance, jobs: Jobs, run: Run, seed: int) -> None:
+        self.instance, self.jobs = instance, jobs
+        self._rng = np.random.default_rng(seed)
+        self._order, self._work = _fresh(jobs, seed)
+        self._last = np.zeros(jobs.machines, np.int64)
+        used = max(1, len(np.unique(jobs.shop.machine[jobs.shop.machine >= 0])))
+        self._tenure = 10 + jobs.n // (used * used)
+        self._elites: list[Elite] = []
+        self._offered = 2**62
+        self._seen: object = None
+        self._fast = jit.ready(run.clock.remaining())
+        self._parent = -1
+        self._job = self._job_of()
+        state = state_of(instance, run.incumbent.schedule) if run.incumbent else None
+        if state is None:
+            sequence, mode = np.zeros((2, jobs.n), np.int64)
+            kernels_shop.dispatch(jobs.shop, -instance.tail, jobs.machines, sequence, mode)
+        else:
+            sequence, mode = self._from_state(state.start, state.mode)
+        self._begin(sequence, mode)
+
+    def step(self, run: Run, seconds: float) -> None:
+        """Search for about that time, or for that much counted work in a deterministic run."""
+        shop, n = self.jobs.shop, self.jobs.n
+        self._fast = self._fast or jit.ready()
+        count = max(1, (COMPILED if self._fast else INTERPRETED) // n)
+        end = time.perf_counter() + seconds
+        spent = 0.0
+        while not run.done():
+            kernels_shop.tabu(shop, self._order, self._work, count, self._tenure)
+            state = self._work.state
+            run.clock.spend(count * n * COST)
+            spent += count * n * COST
+            if state[1] < self._offered:
+                self._offer(run)
+            if state[0] - state[2] > PATIENCE or (state[0] == 0 and state[3] < 0):
+                self._next()
+                self._take_in(run)
+            if run.deterministic and spent >= seconds:
+                return
+            if not run.deterministic and time.perf_counter() >= end:
+                return
+
+    def worth(self) -> int:
+        """The best makespan."""
+        return min(int(self._work.state[1]), *(e.value for e in self._elites), 2**62)
+
+    def finish(self, run: Run) -> None:
+        """Offer the best schedule; offers are never held back."""
+        if self._work.state[1] < self._offered:
+            self._offer(run)
+
+    def _offer(self, run: Run) -> None:
+        best = self._work.best.copy()
+        self._offered = int(self._work.state[1])
+        start = starts_of(self.jobs, best[0], best[1]).tolist()
+        mode = best[1].tolist()
+        values = (self._offered,) if _only_makespan(run) else None
+        run.offer(lambda: schedule_of(self.instance, start, mode), "tabu", values)
+
+    def _begin(self, sequence: IntArray, mode: IntArray) -> None:
+        work = self._work
+        kernels_shop.load(self.jobs.shop, sequence, mode, self._order, self._last)
+        work.order_until[:] = 0
+        work.mode_until[:] = 0
+        work.state[:] = (0, 2**62, 0, 2**62)
+
+    def _next(self) -> None:
+        """Keep what the search found, and begin the next one."""
+        work, rng = self._work, self._rng
+        self._keep(Elite(int(work.state[1]), work.best[0].copy(), work.best[1].copy()))
+        if self._parent < 0 and len(self._elites) < ELITES:
+            self._begin(*self._random())
+            return
+        if len(self._elites) < 3:
+            # All the same: keep the best and fill up again.
+            self._parent = -1
+            self._begin(*self._random())
+            return
+        a, b = rng.choice(len(self._elites), 2, replace=False).tolist()
+        self._parent = a
+        self._begin(*self._relink(self._elites[a], self._elites[b]))
+
+    def _keep(self, new: Elite) -> None:
+        """Take a schedule among the elites, unless it is too close to a better one."""
+        near = max(2, self.jobs.n // 50)
+        for k, old in enumerate(self._elites):
+            if new.value == old.value and self._distance(new, old) < near:
+                # A search that ends where an elite is tells that the two are exhausted.
+                if k == self._parent and len(self._elites) > 2:
+                    worst = max(range(len(self._elites)), key=lambda e: self._elites[e].value)
+                    self._elites.pop(worst)
+                return
+        self._elites.append(new)
+        self._elites.sort(key=lambda e: e.value)
+        del self._elites[ELITES:]
+
+    def _distance(self, a: Elite, b: Elite) -> int:
+        """Neighbours on machines that are not the same."""
+        return int((self._neighbours(a) != self._neighbours(b)).sum())
+
+    def _neighbours(self, elite: Elite) -> IntArray:
+        order, _ = _fresh(self.jobs, 0)
+        kernels_shop.load(self.jobs.shop, elite.sequence, elite.mode, order, self._last)
+        found: IntArray = order.next
+        return found
+
+    def _relink(self, a: Elite, b: Elite) -> tuple[IntArray, IntArray]:
+        n, rng = self.jobs.n, self._rng
+        rank = np.zeros((2, n))
+        rank[0, a.sequence] = rank[1, b.sequence] = np.arange(n)
+        share = rng.uniform(0.35, 0.65) + rng.uniform(-0.15, 0.15, n)[self._job]
+        key = share * rank[0] + (1.0 - share) * rank[1]
+        mode = np.where(rng.random(n) < 0.5, a.mode, b.mode)
+        return np.argsort(key, kind="stable"), mode
+
+    def _random(self) -> tuple[IntArray, IntArray]:
+        """Dispatching by disturbed work remaining."""
+        jobs, tail = self.jobs, self.instance.tail
+        sequence, mode = np.zeros((2, jobs.n), np.int64)
+        rank = self._rng.integers(0, int(tail.max()) + 1, jobs.n) - tail
+        kernels_shop.dispatch(jobs.shop, rank, jobs.machines, sequence, mode)
+        return sequence, mode
+
+    def _job_of(self) -> IntArray:
+        """The first operation of each operation's job, (n,)."""
+        before = self.jobs.shop.before.tolist()
+        root = list(range(len(before)))
+        for i in range(len(before)):
+            j = i
+            while before[j] >= 0:
+                j = before[j]
+            root[i] = j
+        return np.array(root, np.int64)
+
+    def _from_state(self, start: list[int], mode: list[int]) -> tuple[IntArray, IntArray]:
+        """Operations by start, those that take no time first, and within a job by its order."""
+        starts, modes = np.array(start, np.int64), np.array(mode, np.int64)
+        ends = starts + self.instance.duration[modes]
+        depth = self.instance.tail
+        return np.lexsort((-depth, ends, starts)), modes
+
+    def _take_in(self, run: Run) -> None:
+        """A better schedule that others found joins the elites."""
+        incumbent = run.incumbent
+        if incumbent is None or incumbent is self._seen:
+            return
+        self._seen = incumbent
+        if incumbent.source != "tabu":
+            state = state_of(self.instance, incumbent.schedule)
+            sequence, mode = self._from_state(state.start, state.mode)
+            value = int((np.array(state.start) + self.instance.duration[mode]).max())
+            self._keep(Elite(value, sequence, mode))
