@@ -145,24 +145,29 @@ def order_by(parts: Parts, keys: str) -> npt.NDArray[np.int64]:
     return rank
 
 
-def learned(parts: Parts, blame: npt.NDArray[np.float64], rng: np.random.Generator) -> Ints:
+def learned(
+    parts: Parts, blame: npt.NDArray[np.float64], rng: np.random.Generator, others: float
+) -> Ints:
     """Rank of each block by the blame of its sections, or by its lifetime, with noise.
 
     Parameters
     ----------
     blame
         How often each section was what made earlier searches turn back.
+    others
+        Share of orders by lifetime, and again of those by the mean blame instead of the sum.
     """
-    lengths = np.diff(parts.sec_at)
-    total = np.add.reduceat(blame[parts.sec], parts.sec_at[:-1])
-    if rng.random() < 0.3:
-        total = total / np.maximum(1, lengths)
-    if rng.random() < 0.3 or not blame.any():
-        # Lifetimes alone are the better guide on many instances.
-        total = parts.width.astype(np.float64)
-    noise = np.exp(rng.normal(0.0, rng.choice([0.0, 0.1, 0.3, 0.6]), parts.n))
+    draw = rng.random()
+    if draw < others or not blame.any():
+        # Lifetimes alone are the better guide on some instances.
+        first, spread = parts.width.astype(np.float64), float(rng.choice([0.1, 0.3, 0.6]))
+    else:
+        first, spread = np.add.reduceat(blame[parts.sec], parts.sec_at[:-1]), 0.1
+        if draw < 2 * others:
+            first, spread = first / np.maximum(1, np.diff(parts.sec_at)), 0.3
+    first = first * np.exp(rng.normal(0.0, spread, parts.n))
     second = (parts.width, parts.size * parts.width, parts.size)[int(rng.integers(3))]
-    order = np.lexsort([-second, -total * noise])
+    order = np.lexsort([-second, -first])
     rank = np.empty(parts.n, dtype=np.int64)
     rank[order] = np.arange(parts.n)
     return rank

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+import time
 from collections.abc import Callable
 from functools import cached_property
 
@@ -24,18 +25,11 @@ from cpsched.families.memory.problem import MemoryProblem, MemorySchedule
 from cpsched.result import Bound
 
 #: Pairs of neighbours up to which first fit and branch-and-bound are used.
-MOST_NEIGHBOURS = 4_000_000
+MOST_NEIGHBOURS = 400_000
 
 #: Orders of the branch-and-bound that are searched deeply: word of `order_by`, and whether parts
 #: are ranked anew by their open load.
-FIXED = (
-    ("TWA", True),
-    ("TAW", False),
-    ("WAT", True),
-    ("ATW", False),
-    ("TWA", False),
-    ("TAW", True),
-)
+FIXED = (("TWA", True), ("TAW", False), ("ATW", False))
 
 #: Seconds that one node of the branch-and-bound is charged in a deterministic run.
 SECONDS_PER_NODE = 4e-6
@@ -181,7 +175,7 @@ class Allocator:
 
     def search(self, seconds: float = math.inf) -> None:
         """Branch-and-bound with restarts over the workers, then perturbation, until done."""
-        if self.parts is None or self.done() or self._pins_meet():
+        if self.done() or self._pins_meet():
             return
         stop_at = self.clock.remaining() - seconds
         jit.ready(self.clock.remaining())
@@ -189,29 +183,32 @@ class Allocator:
         def over() -> bool:
             return self.done() or self.clock.remaining() <= stop_at
 
+        if self.parts is None:
+            self._skylines(over)
+            return
         if self.parts.n > bnb.MOST_BLOCKS:
             self._perturb(over)
             return
         width = 1 if self.clock.deterministic else max(1, self.workers)
         if width == 1:
-            self._restarts(0, 1, over)
+            self._restarts(0, over)
             return
         threads = [
-            threading.Thread(target=self._restarts, args=(k, width, over), daemon=True)
+            threading.Thread(target=self._restarts, args=(k, over), daemon=True)
             for k in range(1, width)
         ]
         for thread in threads:
             thread.start()
-        self._restarts(0, width, over)
+        self._restarts(0, over)
         for thread in threads:
             thread.join()
 
-    def _restarts(self, k: int, width: int, over: Callable[[], bool]) -> None:
+    def _restarts(self, k: int, over: Callable[[], bool]) -> None:
         """Run the k-th of several streams of searches.
 
-        A third of the time goes to a few fixed orders, whose searches are continued with doubled
-        limits; the rest to short searches by orders that are learned from where earlier ones
-        failed, and shaken.
+        Half of the time of every other stream goes to a few fixed orders, whose searches are
+        continued with growing limits, the rest to short searches by orders that are learned from
+        where earlier ones failed, and shaken.
         """
         assert self.parts is not None
         parts = self.parts
@@ -222,17 +219,9 @@ class Allocator:
         for turn in itertools.count():
             # Cold kernels run interpreted until the background compiler is through.
             step = 2_000 if jit.ready(self.clock.remaining()) else 50
-            word, dynamic = FIXED[(turn * width + k) % len(FIXED)]
-            if turn < len(FIXED):
-                rank = bnb.order_by(parts, word)
-                deep.append(bnb.Search(parts, self.goal, rank, dynamic=dynamic))
-            search = deep[turn % len(FIXED)]
-            if search.capacity < self.goal:
-                # Proved impossible by another search: start this one afresh.
-                search = bnb.Search(parts, self.goal, search.rank, dynamic=dynamic)
-                deep[turn % len(FIXED)] = search
-            share = 32 * step * 2 ** min(20, turn // len(FIXED))
-            self._run(search, search.nodes + share, step, over)
+            share = 32 * step * 4 ** min(10, turn // len(FIXED))
+            if k % 2 == 0:
+                self._deepen(deep, turn, share, step, over)
             spent = 0
             while spent < share:
                 if over():
@@ -241,11 +230,32 @@ class Allocator:
                 target = self.goal
                 if restarts % 2 and self.best < UNLIMITED:
                     target = max(target, self.best - 1)
-                rank = bnb.learned(parts, blame, rng)
-                search = bnb.Search(parts, target, rank, dynamic=bool(rng.integers(2)))
+                rank = bnb.learned(parts, blame, rng, 0.1 if k % 2 else 0.25)
+                search = bnb.Search(parts, target, rank)
                 if not self._run(search, step * _luby(restarts), step, over):
                     blame = 0.7 * blame + search.blame / max(1, int(search.blame.sum()))
                 spent += search.nodes + step // 10
+
+    def _deepen(
+        self,
+        deep: list[bnb.Search],
+        turn: int,
+        share: int,
+        step: int,
+        over: Callable[[], bool],
+    ) -> None:
+        """Continue the search by the next of the fixed orders."""
+        assert self.parts is not None
+        word, dynamic = FIXED[turn % len(FIXED)]
+        if turn < len(FIXED):
+            rank = bnb.order_by(self.parts, word)
+            deep.append(bnb.Search(self.parts, self.goal, rank, dynamic=dynamic))
+        search = deep[turn % len(FIXED)]
+        if search.capacity < self.goal:
+            # Proved impossible by another search: start this one afresh.
+            search = bnb.Search(self.parts, self.goal, search.rank, dynamic=dynamic)
+            deep[turn % len(FIXED)] = search
+        self._run(search, search.nodes + share, step, over)
 
     def _run(self, search: bnb.Search, budget: int, step: int, over: Callable[[], bool]) -> bool:
         """Continue a search up to ``budget`` nodes; whether it came to an end."""
@@ -261,6 +271,19 @@ class Allocator:
                 self.exhausted(search.capacity)
                 return True
         return False
+
+    def _skylines(self, over: Callable[[], bool]) -> None:
+        """Skylines with shaken scores, as long as there is surely time for one more."""
+        if (self.instance.pin >= 0).any():
+            return
+        line = Skyline(self.instance)
+        cost = 0.0
+        while not over() and (cost == 0.0 or self.clock.wall_remaining() > 3.0 * cost):
+            started = time.perf_counter()
+            off, height = line.place(str(self.rng.choice(["duration", "periods"])), self.rng)
+            cost = max(cost, time.perf_counter() - started)
+            self.take(off, height, "greedy:skyline-shaken")
+            self.clock.spend(1e-5 * self.instance.n)
 
     def _perturb(self, over: Callable[[], bool]) -> None:
         assert self.parts is not None
