@@ -265,14 +265,17 @@ def test_hint_is_kept():
 
 
 def test_deterministic_runs_agree():
-    """Two deterministic runs take the same steps to the same schedule and bound."""
+    """Two deterministic runs reach the same schedule and bound by the same improvements."""
     p = generated("serving-trace", requests=9, ratio=2)
     one, two = (
         cpsched.solve(p, time_limit=30.0, deterministic=True, seed=4, workers=1) for _ in range(2)
     )
     assert one.status == "OPTIMAL"
-    assert [t.objective for t in one.trace] == [t.objective for t in two.trace]
+    # Bounds are polled, so the trace may skip some of them; improvements are never skipped.
+    steps = [list(dict.fromkeys(t.objective for t in r.trace)) for r in (one, two)]
+    assert steps[0] == steps[1]
     assert one.schedule == two.schedule
+    assert one.bound == two.bound
 
 
 def test_running_requests_are_frozen():
