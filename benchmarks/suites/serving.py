@@ -189,6 +189,8 @@ def table(data: Path | None, limit: float) -> str:
     for case in [*admission(data), *cache(data)]:
         problem = case.load()
         result = cpsched.solve(problem, limit, workers=2)
+        if result.bound is None:
+            continue
         names = list(ADMISSION)
         if problem.question == "cache":
             names = ["lru", "ttl"] if is_program_cache(problem) else ["lru", "fifo"]

@@ -152,14 +152,21 @@ def test_ageing_stops_overtaking():
 
 
 def test_peak_formula_and_completion_points_agree():
-    """Past-Future's peak formula and checking at completion points admit the same batches."""
+    """Past-Future's peak formula, the completion points and every round give the same peak."""
     rng = np.random.default_rng(5)
-    for _ in range(2000):
-        n = int(rng.integers(1, 12))
-        held, left = rng.integers(0, 50, n), rng.integers(1, 50, n)
-        points = max(int(((held + t) * (left >= t)).sum()) for t in np.unique(left).tolist())
-        every = max(int(((held + t) * (left >= t)).sum()) for t in range(1, 51))
-        assert peak_of_batch(held, left) == points == every
+    count, most = 10_000, 10
+    there = rng.random((count, most)) < 0.7
+    held = rng.integers(0, 50, (count, most)) * there
+    left = rng.integers(1, 30, (count, most)) * there
+
+    def use(t):
+        return ((held + t) * (there & (left >= t))).sum(axis=1)
+
+    points = np.max([use(left[:, [k]]) for k in range(most)], axis=0)
+    every = np.max([use(t) for t in range(1, 31)], axis=0)
+    formula = [peak_of_batch(h[w], r[w]) for h, r, w in zip(held, left, there, strict=True)]
+    assert (points * there.any(axis=1) == formula).all()
+    assert (every == formula).all()
 
 
 def test_many_instances_share_the_work():
@@ -258,14 +265,17 @@ def test_hint_is_kept():
 
 
 def test_deterministic_runs_agree():
-    """Two deterministic runs take the same steps to the same schedule and bound."""
+    """Two deterministic runs reach the same schedule and bound by the same improvements."""
     p = generated("serving-trace", requests=9, ratio=2)
     one, two = (
         cpsched.solve(p, time_limit=30.0, deterministic=True, seed=4, workers=1) for _ in range(2)
     )
     assert one.status == "OPTIMAL"
-    assert [t.objective for t in one.trace] == [t.objective for t in two.trace]
+    # Bounds are polled, so the trace may skip some of them; improvements are never skipped.
+    steps = [list(dict.fromkeys(t.objective for t in r.trace)) for r in (one, two)]
+    assert steps[0] == steps[1]
     assert one.schedule == two.schedule
+    assert one.bound == two.bound
 
 
 def test_running_requests_are_frozen():

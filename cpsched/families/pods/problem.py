@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainSerializer, field_validator, model_validator
+from pydantic import Field, PlainSerializer, WithJsonSchema, field_validator, model_validator
 
 from cpsched.errors import ProblemError
 from cpsched.families.pods.quantity import dump_quantity, parse_quantity
@@ -60,8 +60,14 @@ def _dumped(value: dict[str, int]) -> dict[str, str | int]:
     return {resource: dump_quantity(resource, amount) for resource, amount in value.items()}
 
 
-#: Resource name to amount in base units.
-Amounts = Annotated[dict[str, int], PlainSerializer(_dumped)]
+#: Resource name to amount in base units; files hold quantities such as ``500m`` and ``2Gi``.
+Amounts = Annotated[
+    dict[str, int],
+    PlainSerializer(_dumped),
+    WithJsonSchema(
+        {"type": "object", "additionalProperties": {"type": ["integer", "number", "string"]}}
+    ),
+]
 Labels = dict[str, str]
 
 

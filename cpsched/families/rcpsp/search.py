@@ -174,11 +174,12 @@ def _in_turns(instance: Instance, kit: Kit, run: Run) -> None:
     populations = restarts_of(instance, kit, run, run.seed)
     prover = Prover(instance, run)
     proves = _only_makespan(run) and instance.n <= PROVABLE and instance.single_mode
+    longest = max(0.05, 0.004 * instance.n)  # small problems are decided in the first turns
     while not run.done():
-        left = run.clock.remaining()
-        share = min(0.1 * left, 2.0) if math.isfinite(left) else 2.0
+        share = min(0.1 * run.clock.remaining(), longest, 2.0)
+        longest *= 2.0
         if evolves:
-            _for(run, 0.1 + share, populations)
+            _for(run, share, populations)
         if run.done():
             return
         if proves:

@@ -112,9 +112,14 @@ def _block_bound(p: ServingProblem, objective: str, argument: str) -> int:
     most = _all_reuses(p)
     if argument == "belady" and blocks is not None:
         most = belady(p, blocks)[1]
+    return _tokens(p, objective, most)
+
+
+def _tokens(p: ServingProblem, objective: str, reuses: int) -> int:
+    """Reuses of blocks as hit tokens, or as what is left to compute."""
     tokens = p.prefix_block * p.block_tokens
     uses = sum(len(r.prefix) for r in p.requests)
-    return most * tokens if objective == "hit_tokens" else (uses - most) * tokens
+    return reuses * tokens if objective == "hit_tokens" else (uses - reuses) * tokens
 
 
 # ---------------------------------------------------------------- programs
@@ -326,8 +331,11 @@ def greedy(p: ServingProblem, run: Run) -> None:
     """Bélády, or the best of packing orders and times to live."""
     if not is_program_cache(p):
         blocks = cache_blocks(p)
-        reuses, _ = belady(p, _all_reuses(p) if blocks is None else blocks)
+        reuses, most = belady(p, _all_reuses(p) if blocks is None else blocks)
         run.offer(block_pins(reuses), "belady")
+        # The number of reuses is the proof as well: no second run of it in `bounds`.
+        for objective in run.objectives:
+            run.raise_bound(Bound(_tokens(p, objective.name, most), "belady", objective.name))
         return
     g = gaps_of(p)
     for order in densities(g):
@@ -343,7 +351,7 @@ def greedy(p: ServingProblem, run: Run) -> None:
 def bounds(p: ServingProblem, run: Run) -> None:
     """Infinite capacity and Bélády for blocks; the packing program for programs."""
     for objective in run.objectives:
-        if not is_program_cache(p):
+        if not is_program_cache(p) and not run.optimal():
             for argument in ("every-reuse", "belady"):
                 value = _block_bound(p, objective.name, argument)
                 run.raise_bound(Bound(value, argument, objective.name))
