@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from cpsched.errors import OutOfTime
 
-#: Virtual seconds per CP-SAT deterministic-time unit. One unit costs 4 to 6 seconds of one core on
-#: scheduling models, so 8 lets a deterministic run end before its wall deadline.
-SECONDS_PER_DETERMINISTIC_UNIT = 8.0
+#: Virtual seconds per CP-SAT deterministic-time unit. One unit was seen to cost 4 to 17 seconds of
+#: one core on scheduling models, so this lets a deterministic run end before its wall deadline.
+SECONDS_PER_DETERMINISTIC_UNIT = 30.0
 
 Stop = threading.Event | Callable[[], bool] | None
 

@@ -105,6 +105,19 @@ def ready(seconds: float = math.inf) -> bool:
     return not _groups_in_use() - _active
 
 
+#: How much slower interpreted kernels are, for the counted work of deterministic runs.
+INTERPRETED = 400.0
+
+
+def slowdown() -> float:
+    """Factor on the counted work of a kernel: 1 when compiled, `INTERPRETED` otherwise.
+
+    With it a deterministic run ends by its counted work, not by the wall, in both cases. Its
+    result is the same on every run with the kernels in the same state.
+    """
+    return INTERPRETED if _groups_in_use() - _active else 1.0
+
+
 def _group_of(module: str) -> str | None:
     """The family whose kernels a module holds, or None: ``cpsched.families.<kind>.kernels*``."""
     parts = module.split(".")

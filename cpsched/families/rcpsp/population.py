@@ -170,7 +170,7 @@ class Restarts:
     def step(self, run: Run, seconds: float) -> None:
         """Work for about that time, or for that much counted work in a deterministic run."""
         population = self.population
-        per_child = COST * self.kit.n
+        per_child = COST * self.kit.n * jit.slowdown()
         if not population.full:
             began = time.perf_counter()
             while not population.full and not run.done():

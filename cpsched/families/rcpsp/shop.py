@@ -177,8 +177,9 @@ class TabuSearch:
         while not run.done():
             kernels_shop.tabu(shop, self._order, self._work, count, self._tenure)
             state = self._work.state
-            run.clock.spend(count * n * COST)
-            spent += count * n * COST
+            work = count * n * COST * jit.slowdown()
+            run.clock.spend(work)
+            spent += work
             if state[1] < self._offered:
                 self._offer(run)
             if state[0] - state[2] > PATIENCE or (state[0] == 0 and state[3] < 0):

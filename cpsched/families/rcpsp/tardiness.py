@@ -154,7 +154,7 @@ class LocalSearch:
     def step(self, run: Run, seconds: float) -> None:
         """Search for about that time, or for that much counted work in a deterministic run."""
         one = self.single
-        per_round = COST * one.n * one.n
+        per_round = COST * one.n * one.n * jit.slowdown()
         count = max(1, int(seconds / per_round)) if run.deterministic else self._count
         began = time.perf_counter()
         least = int(
@@ -204,7 +204,7 @@ class Prices:
             value = int(
                 kernels.relaxed(one.dur, one.due, one.weight, prices, self.block, SCALE, self._busy)
             )
-            work = 3e-9 * one.n * self.horizon
+            work = 3e-9 * one.n * self.horizon * jit.slowdown()
             spent += work
             run.clock.spend(work)
             if value > self.best:
