@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 
 import cpsched
-from cpsched.families.kernel.check import check, evaluate
+from cpsched.families.kernel import flat as flat_module
+from cpsched.families.kernel.check import check
+from cpsched.families.kernel.flat import peak
 from cpsched.families.kernel.problem import KernelSchedule
+from cpsched.families.kernel.values import evaluate
 from tests.kernel.loops import edge, loop, op, schedule
 
 
@@ -282,14 +288,11 @@ def test_validate_reports_objectives():
     assert report.objectives == {"initiation_interval": 2, "length": 4}
 
 
-@pytest.mark.parametrize("iterations", [1, 2, 3, 5, 9])
-def test_period_check_agrees_with_flat_layout(iterations):
-    """Unit use summed over one period equals the peak of iterations laid flat."""
-    import random
-
-    from cpsched.families.kernel.check import peak
-
-    rng = random.Random(iterations)
+@pytest.mark.parametrize("seed", range(5))
+def test_flat_layout_agrees_with_counting(seed, monkeypatch):
+    """The peak of events laid flat, and of whole periods counted at once, is that of every cycle
+    counted by hand."""
+    rng = random.Random(seed)
     for _ in range(200):
         period = rng.randint(1, 7)
         uses = [(rng.randint(0, 20), rng.randint(0, 15), rng.randint(1, 3)) for _ in range(4)]
@@ -299,4 +302,10 @@ def test_period_check_agrees_with_flat_layout(iterations):
             for i in range(enough):
                 for t in range(begin + i * period, begin + i * period + length):
                     flat[t] += amount
-        assert peak(period, uses)[0] == max(flat[: period * enough])
+        rows = np.array(uses, dtype=np.int64).T
+        most, cycle = peak(period, *rows)
+        assert most == max(flat[: period * enough])
+        assert flat[cycle] == most
+        monkeypatch.setattr(flat_module, "MOST_EVENTS", 0)
+        assert peak(period, *rows)[0] == most
+        monkeypatch.undo()

@@ -10,6 +10,7 @@ import cpsched
 from cpsched.families.kernel import FAMILY
 from cpsched.families.kernel.expand import expand, pseudo_code
 from cpsched.families.kernel.explain import at_interval, constraints, restrict
+from cpsched.families.kernel.flat import Layout
 from cpsched.families.kernel.simulate import simulate
 from cpsched.families.kernel.sweep import sweep, with_value
 from tests.kernel.loops import edge, loop, op, random_loop, schedule
@@ -31,7 +32,7 @@ GROUPS = {"load": 0, "mul": 1, "add": 2}
 def test_in_order_execution_is_never_late():
     """Groups that issue in order reach every instance no later than the schedule says."""
     placed = parsed(PIPE, 2, {"load": 0, "mul": 3, "add": 6}, groups=GROUPS)
-    outcome = simulate(PIPE, placed, iterations=6)
+    outcome = simulate(Layout(PIPE, placed), iterations=6)
     assert outcome.stuck == ()
     assert outcome.executed == 18
     start = {p.operation: p.start for p in placed.operations}
@@ -44,7 +45,7 @@ def test_solved_loops_execute(seed):
     problem = random_loop(600 + seed, grouped=True)
     result = cpsched.solve(problem, time_limit=10, workers=1, objective="initiation_interval")
     if result.schedule is not None:
-        outcome = simulate(problem, result.schedule)
+        outcome = simulate(Layout(problem, result.schedule))
         assert outcome.stuck == ()
         assert outcome.executed > len(problem.operations)
 

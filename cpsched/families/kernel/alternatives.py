@@ -81,6 +81,8 @@ def _another(
             moved = model.model.new_bool_var(f"moved {o}")
             model.model.add(model.v.slot[o] != slot).only_enforce_if(moved)
             changes = [moved]
+            if instance.problem.operations[o].modes:
+                changes += [x for k, x in enumerate(model.v.mode[o]) if k != p.mode]
             for e in _edges_within_group(instance, o):
                 u, w = int(instance.source[e]), int(instance.target[e])
                 was = placed[instance.ids[u]].group == placed[instance.ids[w]].group

@@ -11,6 +11,7 @@ from cpsched.families.kernel.prepare import (
     longest_paths,
     minimal_interval,
     unit_bound,
+    weighted_bound,
 )
 from cpsched.families.kernel.problem import KernelProblem
 from cpsched.result import Bound
@@ -21,6 +22,10 @@ def bounds(instance: Instance, run: Run) -> None:
     for k, unit in enumerate(instance.problem.machine.units):
         value = unit_bound(instance, k)
         run.raise_bound(Bound(value, "unit", "initiation_interval", {"unit": unit.name}))
+    if len(instance.binding_units) > 1:
+        weights = instance.binding_units
+        data = {"weights": dict(weights)}
+        run.raise_bound(Bound(instance.res_mii, "units", "initiation_interval", data))
     cycle = instance.binding_cycle
     value = max(1, instance.rec_mii)
     run.raise_bound(Bound(value, "recurrence", "initiation_interval", {"edges": list(cycle)}))
@@ -53,6 +58,11 @@ def recompute(problem: KernelProblem, bound: Bound) -> int:
     if bound.argument == "unit":
         names = [u.name for u in problem.machine.units]
         return unit_bound(instance, names.index(bound.data["unit"]))
+    if bound.argument == "units":
+        weights = bound.data["weights"]
+        return weighted_bound(
+            instance, [max(0, weights.get(u.name, 0)) for u in problem.machine.units]
+        )
     if bound.argument == "recurrence":
         cycle = bound.data["edges"]
         if not cycle:

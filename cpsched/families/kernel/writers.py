@@ -19,6 +19,8 @@ def annotate(problem: KernelProblem, schedule: KernelSchedule) -> str:
         p = placed[o.id]
         fields = o.model_dump(mode="json", exclude_defaults=True)
         fields |= {"start": p.start, "stage": p.stage, "slot": p.slot, "group": p.group}
+        if o.modes:
+            fields["mode"] = p.mode
         nodes.append(fields)
     return (
         json.dumps(
