@@ -26,17 +26,21 @@ def brute_force(problem, most: int = 12):
         [0] if o.variable_latency else list(range(1, problem.groups)) or [None]
         for o in problem.operations
     ]
+    ways = [range(max(1, len(o.modes))) for o in problem.operations]
     for interval in range(1, most + 1):
         best = None
         for starts in itertools.product(range(7), repeat=n):
             if min(starts):
                 continue
-            for groups in itertools.product(*choices):
+            for groups, modes in itertools.product(
+                itertools.product(*choices), itertools.product(*ways)
+            ):
                 data = schedule(
                     interval,
                     dict(zip(ids, starts, strict=True)),
                     problem,
                     dict(zip(ids, groups, strict=True)),
+                    modes=dict(zip(ids, modes, strict=True)),
                 )
                 parsed = KernelSchedule.parse(data)
                 if (best is None or parsed.length < best) and not check(problem, parsed):
@@ -69,10 +73,26 @@ def test_grouped_interval_matches_brute_force(seed):
         assert found in (None, tuple(result.objective)) or found[0] > result.objective[0]
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_interval_with_modes_matches_brute_force(seed):
+    """The same when operations have two modes to choose from, with and without groups."""
+    grouped = seed % 2 == 0
+    problem = random_loop(800 + seed, grouped=grouped, size=2, modes=True)
+    names = ["initiation_interval", "length"]
+    result = cpsched.solve(problem, time_limit=20, workers=1, objective=names, strict=True)
+    found = brute_force(problem, 8)
+    if result.status == "INFEASIBLE":
+        assert found is None
+    else:
+        assert result.status == "OPTIMAL"
+        assert found in (None, tuple(result.objective)) or found[0] > result.objective[0]
+
+
+@pytest.mark.parametrize("modes", [False, True])
 @pytest.mark.parametrize("seed", range(6))
-def test_optimum_matches_minizinc(seed, minizinc, tmp_path):
+def test_optimum_matches_minizinc(seed, modes, minizinc, tmp_path):
     """Interval and length agree with the MiniZinc model on random grouped loops."""
-    problem = random_loop(200 + seed, grouped=True, size=4)
+    problem = random_loop(200 + seed, grouped=True, size=3 if modes else 4, modes=modes)
     limited = problem.model_copy(update={"max_initiation_interval": 8, "max_length": 14})
     names = ["initiation_interval", "length"]
     result = cpsched.solve(limited, time_limit=20, workers=1, objective=names, strict=True)

@@ -10,7 +10,7 @@ from cpsched.families.kernel.prepare import (
     index,
     longest_paths,
     minimal_interval,
-    unit_bound,
+    unit_bounds,
     weighted_bound,
 )
 from cpsched.families.kernel.problem import KernelProblem
@@ -19,8 +19,7 @@ from cpsched.result import Bound
 
 def bounds(instance: Instance, run: Run) -> None:
     """Resource and recurrence bounds on the interval, and the critical path on the length."""
-    for k, unit in enumerate(instance.problem.machine.units):
-        value = unit_bound(instance, k)
+    for unit, value in zip(instance.problem.machine.units, unit_bounds(instance), strict=True):
         run.raise_bound(Bound(value, "unit", "initiation_interval", {"unit": unit.name}))
     if len(instance.binding_units) > 1:
         weights = instance.binding_units
@@ -57,7 +56,7 @@ def recompute(problem: KernelProblem, bound: Bound) -> int:
     instance = index(problem)
     if bound.argument == "unit":
         names = [u.name for u in problem.machine.units]
-        return unit_bound(instance, names.index(bound.data["unit"]))
+        return unit_bounds(instance)[names.index(bound.data["unit"])]
     if bound.argument == "units":
         weights = bound.data["weights"]
         return weighted_bound(

@@ -62,15 +62,15 @@ def _operations(problem: KernelProblem, schedule: KernelSchedule) -> list[Violat
 
 def _mode(problem: KernelProblem, schedule: KernelSchedule) -> list[Violation]:
     """Every operation executes in a mode that it has; without modes that is mode 0."""
-    count = {o.id: len(modes_of(o)) for o in problem.operations}
+    chosen = {p.operation: p.mode for p in schedule.operations if p.mode}
     return [
         Violation(
             "mode",
-            f"operation {p.operation} is in mode {p.mode}; it has {count[p.operation]}",
-            _at(p.operation),
+            f"operation {o.id} is in mode {chosen[o.id]} of {len(modes_of(o))}, counted from 0",
+            _at(o.id),
         )
-        for p in schedule.operations
-        if p.mode >= count[p.operation]
+        for o in problem.operations
+        if chosen.get(o.id, 0) >= len(modes_of(o))
     ]
 
 

@@ -71,9 +71,7 @@ def schedule_from(
     start = np.array(starts, dtype=np.int64)
     start -= start.min()
     operations = tuple(
-        Placement.model_construct(
-            operation=name, start=s, stage=s // interval, slot=s % interval, group=g, mode=m
-        )
+        Placement(operation=name, start=s, stage=s // interval, slot=s % interval, group=g, mode=m)
         for name, s, g, m in zip(instance.ids, start.tolist(), group, instance.chosen, strict=True)
     )
     length = int((start + instance.latency).max())

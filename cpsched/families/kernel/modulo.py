@@ -27,7 +27,7 @@ LARGEST_TABLE = 4096
 #: Estimated seconds of placing one operation.
 PLACEMENT_COST = 4e-5
 #: Placements per operation before an interval is given up.
-PLACEMENT_RATIO = 4
+PLACEMENT_RATIO = 3
 
 
 @dataclass
@@ -104,6 +104,8 @@ class Table:
         for o in range(instance.n):
             self.members.setdefault(grid.group[o], []).append(o)
         self._full: dict[tuple[int, int], int] = {}
+        self._units = [sum(1 << k for k in {row[0] for row in rows}) for rows in grid.uses]
+        self._grouped = instance.problem.grouped
 
     def fits_at_all(self) -> bool:
         """Whether every operation alone fits the table, and every self-dependence holds."""
@@ -167,7 +169,7 @@ class Table:
     def _stalls(self, o: int) -> int:
         """Slots where a wait of the group would begin inside an issue window."""
         grid, blocked = self.grid, 0
-        if not self.instance.problem.grouped:
+        if not self._grouped:
             return blocked
         issue = grid.issue[o]
         for p in self.members[grid.group[o]]:
@@ -220,12 +222,15 @@ class Table:
             if self._clashes(o, slot, other):
                 self.place(other, placed[other], -1)
                 out.append(other)
+                if not self.blocked(o) >> slot & 1:
+                    break
         return out
 
     def _clashes(self, o: int, slot: int, other: int) -> bool:
         """Whether a placed operation stands in the way of ``o`` at a slot, given what is left."""
         period, grid = self.period, self.grid
-        for k, offset, cycles, amount in grid.uses[o]:
+        shared = self._units[o] & self._units[other]
+        for k, offset, cycles, amount in grid.uses[o] if shared else ():
             for j, off, length, _ in grid.uses[other]:
                 if k != j:
                     continue
@@ -234,7 +239,7 @@ class Table:
                     full = self._over(k, self.instance.capacity[k] - amount)
                     if full & self._run(slot + offset, cycles):
                         return True
-        if self.instance.problem.grouped and grid.group[o] == grid.group[other]:
+        if self._grouped and grid.group[o] == grid.group[other]:
             gap = (slot - self.start[other]) % period
             if grid.waits[o] and gap < grid.issue[other]:
                 return True

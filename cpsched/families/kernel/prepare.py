@@ -341,19 +341,31 @@ def minimal_interval(instance: Instance) -> None:
     instance.rec_mii, instance.binding_cycle = recurrence_bound(instance)
 
 
-def unit_bound(instance: Instance, unit: int) -> int:
-    """Smallest interval in which a unit can serve every operation once, each in its best mode."""
-    capacity = instance.capacity[unit]
-    longest = 1
+def unit_bounds(instance: Instance) -> list[int]:
+    """Smallest interval in which each unit can serve every operation once, in its best mode."""
+    total, longest_run = [0] * len(instance.capacity), [1] * len(instance.capacity)
     for modes in instance.modes:
+        tables = [_unit_load(instance, mode) for mode in modes]
+        for k in tables[0]:
+            # A unit that some mode leaves alone has nothing for sure.
+            if all(k in table for table in tables):
+                total[k] += min(table[k][0] for table in tables)
+                longest_run[k] = max(longest_run[k], min(table[k][1] for table in tables))
+    return [
+        max(run, -(-work // capacity))
+        for run, work, capacity in zip(longest_run, total, instance.capacity, strict=True)
+    ]
+
+
+def _unit_load(instance: Instance, mode: Choice) -> dict[int, tuple[int, int]]:
+    """A mode's work on each of its units, and the interval that its longest run alone needs."""
+    found: dict[int, tuple[int, int]] = {}
+    for k, _, cycles, amount in mode.uses:
+        work, alone = found.get(k, (0, 1))
         # A run longer than the interval overlaps itself in every iteration it spans.
-        alone = min(
-            max((-(-c // (capacity // a)) for k, _, c, a in m.uses if k == unit), default=1)
-            for m in modes
-        )
-        longest = max(longest, alone)
-    weights = [int(k == unit) for k in range(len(instance.capacity))]
-    return max(longest, weighted_bound(instance, weights))
+        need = -(-cycles // (instance.capacity[k] // amount))
+        found[k] = (work + cycles * amount, max(alone, need))
+    return found
 
 
 def weighted_bound(instance: Instance, weights: Sequence[int]) -> int:
@@ -375,8 +387,7 @@ def resource_bound(instance: Instance) -> tuple[int, dict[str, int]]:
     """The largest interval that units prove, and their weights in the proof."""
     names = [u.name for u in instance.problem.machine.units]
     best, binding = 1, {}
-    for k, name in enumerate(names):
-        value = unit_bound(instance, k)
+    for name, value in zip(names, unit_bounds(instance), strict=True):
         if value > best or not binding:
             best, binding = value, {name: 1}
     if instance.multiple and len(names) > 1:
