@@ -86,6 +86,7 @@ class KernelModel:
             self.model.add_bool_or([])
             return
         self._mode()
+        self._length()
         grouped = instance.problem.grouped
         if grouped:
             model_groups.groups(self)
@@ -170,6 +171,14 @@ class KernelModel:
                 row = [self.model.new_bool_var(f"mode {o} {k}") for k in range(len(modes))]
                 self.model.add_exactly_one(row)
             self.v.mode.append(row)
+
+    def _length(self) -> None:
+        """Every operation completes within the horizon; its start's range knows the fastest mode
+        only."""
+        for o, modes in enumerate(self.instance.modes):
+            latency = [c.latency for c in modes]
+            if self.linked and max(latency) > min(latency):
+                self.model.add(self.start(o) + self.by_mode(o, latency) <= self.horizon)
 
     def in_modes(self, o: int) -> list[tuple[Term, Choice]]:
         """Each mode of an operation behind its literal."""
