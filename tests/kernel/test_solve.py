@@ -156,6 +156,74 @@ def test_interval_above_the_minimal_one_is_proved():
     assert proof.value == result.objective[0]
 
 
+def share(unit, percent, cycles):
+    """A mode that takes a share of a unit for some cycles."""
+    return {"latency": cycles, "uses": [{"unit": unit, "cycles": cycles, "amount": percent}]}
+
+
+SHARES = {"units": [{"name": "core", "capacity": 100}, {"name": "net", "capacity": 100}]}
+
+
+def test_modes_trade_latency_for_overlap():
+    """Two operations side by side on half of a unit each beat one after the other on all of it;
+    alone, the fast mode wins."""
+    modes = [share("core", 100, 6), share("core", 50, 8)]
+    both = loop([{"id": name, "modes": modes} for name in "ab"], machine=SHARES)
+    result = cpsched.solve(both, time_limit=10, workers=1, strict=True)
+    assert (result.status, result.objective) == ("OPTIMAL", [8, 8])
+    assert {p.mode for p in result.schedule.operations} == {1}
+    alone = loop([{"id": "a", "modes": modes}], machine=SHARES)
+    result = cpsched.solve(alone, time_limit=10, workers=1, strict=True)
+    assert (result.objective, result.schedule.operations[0].mode) == ([4, 8], 1)
+    shortest = cpsched.solve(alone, time_limit=10, workers=1, objective="length")
+    assert (shortest.objective, shortest.schedule.operations[0].mode) == (6, 0)
+
+
+def test_units_together_bound_the_interval():
+    """When work may go to either of two units, neither alone bounds the interval: weights on both
+    do, and the bound recomputes from them."""
+    from cpsched.bound import recompute
+
+    modes = [share("core", 100, 4), share("net", 100, 4)]
+    problem = loop([{"id": name, "modes": modes} for name in "abcde"], machine=SHARES)
+    bound = next(b for b in cpsched.bound(problem) if b.argument == "units")
+    assert bound.value == 10
+    assert recompute(problem, bound) == 10
+    result = cpsched.solve(problem, time_limit=10, workers=1, strict=True)
+    assert (result.status, result.objective[0]) == ("OPTIMAL", 12)
+
+
+def test_mode_that_closes_a_cycle_is_avoided():
+    """A mode whose delay contradicts a negative delay within the iteration is never taken, by the
+    heuristics either."""
+    problem = loop(
+        [{"id": "a", "modes": [{"latency": 9}, {"latency": 3}]}, op("b")],
+        [edge("a", "b"), edge("b", "a", -4)],
+    )
+    result = cpsched.solve(problem, time_limit=10, workers=1, strict=True)
+    assert (result.status, result.objective) == ("OPTIMAL", [1, 4])
+    assert result.schedule.operations[0].mode == 1
+    longer = problem.model_copy(update={"max_length": 3})
+    assert cpsched.solve(longer, time_limit=10, workers=1, strict=True).status == "INFEASIBLE"
+
+
+def test_live_range_over_many_periods_of_a_recurrence():
+    """A result that a long recurrence keeps live over several intervals is not cut short."""
+    problem = loop(
+        [op("a", registers=1), op("b"), op("c", registers=1)],
+        [
+            edge("a", "c"),
+            edge("a", "b", 9, kind="anti"),
+            edge("b", "c", 9, kind="anti"),
+            edge("c", "a", 1, 7, kind="anti"),
+        ],
+        groups=2,
+        machine={"registers_per_warp": 7},
+    )
+    result = cpsched.solve(problem, time_limit=10, workers=1, objective="initiation_interval")
+    assert (result.status, result.objective) == ("OPTIMAL", 3)
+
+
 def test_buffer_depth_is_decided():
     """A deeper ring shortens the interval until its memory is used up."""
 

@@ -146,6 +146,21 @@ def test_explain_names_the_unit():
     assert {c.name for c in answer.conflict} == {"initiation_interval", "unit:A"}
 
 
+def test_explain_names_the_modes():
+    """A limit that only the best of both modes could keep is explained by the choice."""
+    fast = {"latency": 2, "uses": [{"unit": "A", "cycles": 9}]}
+    slow = {"latency": 9, "uses": [{"unit": "A", "cycles": 2}]}
+    problem = loop([{"id": "m", "modes": [fast, slow]}], max_length=4, max_initiation_interval=4)
+    answer = cpsched.explain(problem, time_limit=20, workers=1)
+    assert {c.name for c in answer.conflict} == {
+        "initiation_interval",
+        "length",
+        "mode:m",
+        "unit:A",
+    }
+    assert answer.minimal
+
+
 def test_explain_names_groups_and_registers():
     """Two results that one group cannot hold need a second group."""
     problem = loop(
