@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cpsched.problem import ProblemBase
 
 
-#: Share of the time that a step of the first round may take.
+#: Share of the time that a step of the first round may take (one second at least).
 QUICK = 0.01
 
 
@@ -141,6 +141,6 @@ def explain(
     # Cheap proofs first: they leave so little that a schedule for the rest is found easily.
     whole = clock.remaining()
     if math.isfinite(whole):
-        filter_blocks(QUICK * whole, 0.6 * whole)
+        filter_blocks(max(1.0, QUICK * whole), 0.6 * whole)
     filter_blocks(math.inf, 0.0)
     return Explanation(Status.INFEASIBLE, tuple(kept), all(c.name in needed for c in kept))

@@ -133,7 +133,7 @@ def test_pipeline_diagram():
 def test_explain_names_the_recurrence():
     """Below the recurrence bound the conflict is the limit and the edge that closes the cycle."""
     problem = loop([op("a", 3, "A"), op("b", 1, "B")], [edge("a", "b", 3), edge("b", "a", 1, 1)])
-    answer = cpsched.explain(at_interval(problem, 3), time_limit=20, workers=1)
+    answer = cpsched.explain(at_interval(problem, 3), time_limit=60, workers=1)
     assert answer.status == "INFEASIBLE"
     assert answer.minimal
     assert {c.group for c in answer.conflict} == {"initiation_interval", "dependence"}
@@ -142,7 +142,7 @@ def test_explain_names_the_recurrence():
 def test_explain_names_the_unit():
     """Below the resource bound the conflict is the limit and the unit."""
     problem = loop([op("a", 1, "A", 2), op("b", 1, "A", 2)])
-    answer = cpsched.explain(at_interval(problem, 3), time_limit=20, workers=1)
+    answer = cpsched.explain(at_interval(problem, 3), time_limit=60, workers=1)
     assert {c.name for c in answer.conflict} == {"initiation_interval", "unit:A"}
 
 
@@ -151,7 +151,7 @@ def test_explain_names_the_modes():
     fast = {"latency": 2, "uses": [{"unit": "A", "cycles": 9}]}
     slow = {"latency": 9, "uses": [{"unit": "A", "cycles": 2}]}
     problem = loop([{"id": "m", "modes": [fast, slow]}], max_length=4, max_initiation_interval=4)
-    answer = cpsched.explain(problem, time_limit=20, workers=1)
+    answer = cpsched.explain(problem, time_limit=60, workers=1)
     assert {c.name for c in answer.conflict} == {
         "initiation_interval",
         "length",
@@ -169,7 +169,7 @@ def test_explain_names_groups_and_registers():
         groups=2,
         machine={"registers_per_warp": 8},
     )
-    answer = cpsched.explain(problem, time_limit=20, workers=1)
+    answer = cpsched.explain(problem, time_limit=60, workers=1)
     assert {c.name for c in answer.conflict} == {"groups", "registers:warp"}
 
 
@@ -196,7 +196,7 @@ def test_sweep_over_buffers():
         [op("a", 1, "A", 2), op("b", 1)],
         [edge("a", "b", 5), edge("b", "a", 3, 1, kind="anti")],
     )
-    found = sweep(problem, "buffers", values=[1, 2, 3, 4], time_limit=20, workers=1)
+    found = sweep(problem, "buffers", values=[1, 2, 3, 4], time_limit=60, workers=1)
     assert [p.interval for p in found.points] == [8, 4, 3, 2]
     assert found.figure().curves[0].points == ((1, 8), (2, 4), (3, 3), (4, 2))
     assert "buffers" in found.table()
@@ -205,7 +205,7 @@ def test_sweep_over_buffers():
 def test_sweep_limits_declared_rings(instances):
     """Rings that are decisions already are limited by the sweep too."""
     problem = cpsched.load(instances / "kernel" / "window.json")
-    found = sweep(problem, "buffers", values=[1, 2, 3], time_limit=20, workers=1)
+    found = sweep(problem, "buffers", values=[1, 2, 3], time_limit=60, workers=1)
     assert [p.interval for p in found.points] == [7, 4, 3]
 
 
@@ -217,9 +217,9 @@ def test_sweep_over_groups_and_registers():
         groups=3,
         machine={"registers_per_warp": 8},
     )
-    groups = sweep(problem, "groups", values=[2, 3], time_limit=20, workers=1)
+    groups = sweep(problem, "groups", values=[2, 3], time_limit=60, workers=1)
     assert [p.status for p in groups.points] == ["INFEASIBLE", "OPTIMAL"]
-    registers = sweep(problem, "registers", values=[4, 8, 20], time_limit=20, workers=1)
+    registers = sweep(problem, "registers", values=[4, 8, 20], time_limit=60, workers=1)
     assert registers.points[0].interval is None
     with pytest.raises(cpsched.ProblemError, match="over"):
         with_value(problem, "colours", 1)

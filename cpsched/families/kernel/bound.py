@@ -83,7 +83,7 @@ def _without_schedule(instance: Instance, last: int) -> int:
     """Confirm that no interval up to ``last`` has a schedule."""
     from cpsched.core import engine
     from cpsched.families.kernel.model import KernelModel
-    from cpsched.families.kernel.search import monotone, sufficient_horizon
+    from cpsched.families.kernel.search import monotone, sufficient_horizon, within_limit
 
     minimal_interval(instance)
     first = last if monotone(instance) else instance.mii
@@ -92,7 +92,7 @@ def _without_schedule(instance: Instance, last: int) -> int:
         model = KernelModel(instance, interval, clock, linked=False)
         if engine.solve(model.model, clock).status == "INFEASIBLE":
             continue
-        horizon = sufficient_horizon(instance, interval)
+        horizon = within_limit(instance, sufficient_horizon(instance, interval))
         model = KernelModel(instance, interval, clock, horizon=horizon)
         if engine.solve(model.model, clock).status != "INFEASIBLE":
             raise ProblemError("the bound was not confirmed", value=interval)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from cpsched.core.run import Run
 
 Ints = npt.NDArray[np.int64]
+#: An interval longer than any length.
+FAR = 10**9
 #: A run of a reservation table by indices: unit, start, cycles, amount.
 Reservation = tuple[int, int, int, int]
 
@@ -191,6 +193,15 @@ def prepare(problem: KernelProblem, run: Run) -> Instance:
     limit = problem.max_initiation_interval
     if limit is not None and instance.mii > limit:
         raise Infeasible(why_not(instance, limit), "minimal-interval")
+    if problem.max_length is not None:
+        # At an interval this long only the dependences within the iteration are left.
+        tail = longest_paths(instance, FAR, instance.reach(), to=True, seed=instance.latency)
+        if tail is not None and tail.max() > problem.max_length:
+            raise Infeasible(
+                f"the dependences of one iteration need a length of at least {tail.max()}, "
+                f"{problem.max_length} is allowed",
+                "critical-path",
+            )
     return instance
 
 

@@ -164,7 +164,9 @@ class _Intervals:
         if tail is None:
             return False
         shortest = int(tail.max())
-        enough = sufficient_horizon(instance, interval)
+        enough = within_limit(instance, sufficient_horizon(instance, interval))
+        if shortest > enough:
+            return False
         horizons = [shortest + int(periods * interval) for periods in HORIZONS]
         horizons = sorted({min(h, enough) for h in horizons})
         coupled = has_live_limits(instance)
@@ -302,6 +304,12 @@ def sufficient_horizon(instance: Instance, interval: int) -> int:
     return sum(span) + interval + max(m.latency for modes in instance.modes for m in modes)
 
 
+def within_limit(instance: Instance, horizon: int) -> int:
+    """A horizon, at most the length that the problem allows."""
+    limit = instance.problem.max_length
+    return horizon if limit is None else min(horizon, limit)
+
+
 def has_live_limits(instance: Instance) -> bool:
     """Whether a limit on live results couples recurrences; without one, slots are enough."""
     problem = instance.problem
@@ -371,7 +379,7 @@ def repair(instance: Instance, run: Run, schedule: KernelSchedule) -> None:
         if found is not None:
             run.offer(found, "repair")
             return
-    horizon = max(schedule.length, instance.mii) + 2 * interval
+    horizon = within_limit(instance, max(schedule.length, instance.mii) + 2 * interval)
     model = KernelModel(instance, interval, run.clock, horizon=horizon)
     if not model.possible:
         return
@@ -414,7 +422,7 @@ def _improve(instance: Instance, run: Run, level: int, seconds: float) -> None:
     values = dict(zip(names, incumbent.values, strict=True))
     horizon = schedule.length
     if "length" not in names[: level + 1]:
-        horizon += 2 * interval
+        horizon = within_limit(instance, horizon + 2 * interval)
     model = KernelModel(instance, interval, run.clock, horizon=horizon)
     for name in names[:level]:
         if name not in ("initiation_interval", "length"):
