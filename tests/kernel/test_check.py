@@ -454,7 +454,7 @@ def test_moved_operations_are_judged_alike():
     for seed in range(8):
         rng = random.Random(seed)
         problem = random_loop(940 + seed, grouped=True)
-        best = cpsched.solve(problem, time_limit=10, workers=1, objective="initiation_interval")
+        best = cpsched.solve(problem, time_limit=60, workers=1, objective="initiation_interval")
         if best.schedule is None:
             continue
         groups = {p.operation: p.group for p in best.schedule.operations}
