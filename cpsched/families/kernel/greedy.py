@@ -18,7 +18,7 @@ from cpsched.families.kernel.graph import longest
 from cpsched.families.kernel.layout import edge_delays, edge_reach, schedule_from, stages_for
 from cpsched.families.kernel.modulo import Budget, Grid, grid_for, iterative, swing, waiting
 from cpsched.families.kernel.partition import partitions
-from cpsched.families.kernel.prepare import Instance, Ints
+from cpsched.families.kernel.prepare import Instance, Ints, has_live_limits
 from cpsched.families.kernel.problem import KernelSchedule
 from cpsched.families.kernel.shares import mode_choices
 
@@ -155,7 +155,7 @@ def greedy(instance: Instance, run: Run) -> None:
             found += _serials(chosen, run, found)
     # What does not even fit one after the other rarely fits when it overlaps.
     found.sort(key=lambda c: not c.valid)
-    budget = Budget(run.clock, max(PLACEMENTS, 8 * instance.n))
+    budget = Budget(run.clock, max(PLACEMENTS, 4 * instance.n))
     best = min((c.serial.initiation_interval for c in found if c.valid), default=math.inf)
     for candidate in found:
         best = pipelined(candidate, run, best, budget)
@@ -176,13 +176,22 @@ def _serials(instance: Instance, run: Run, before: list[_Candidate]) -> list[_Ca
             found = serial(instance, group, rings)
             if found is None:
                 continue
-            valid = not check(instance.original, found)
+            valid = fits(instance, found)
             out.append(_Candidate(instance, group, rings, found, valid))
             best = run.incumbent
             interval = found.initiation_interval
             if valid and (best is None or interval < best.schedule.initiation_interval):
                 run.offer(found, "greedy:serial")
     return out
+
+
+def fits(instance: Instance, schedule: KernelSchedule) -> bool:
+    """Whether a heuristic's schedule is valid.
+
+    Without groups and limits on live results it is by construction, and offering it checks it.
+    """
+    sure = not instance.problem.grouped and not has_live_limits(instance)
+    return sure or not check(instance.original, schedule)
 
 
 def pipelined(candidate: _Candidate, run: Run, best: float, budget: Budget) -> float:
@@ -217,7 +226,7 @@ def _at_interval(
             found = to_schedule(instance, grid, starts or {}, late=late)
             if found is None or found.initiation_interval >= top:
                 continue
-            if not check(instance.original, found):
+            if fits(instance, found):
                 run.offer(found, f"greedy:{name}")
                 return found
     return None

@@ -397,7 +397,8 @@ def weighted_bound(instance: Instance, weights: Sequence[int]) -> int:
 def resource_bound(instance: Instance) -> tuple[int, dict[str, int]]:
     """The largest interval that units prove, and their weights in the proof."""
     names = [u.name for u in instance.problem.machine.units]
-    best, binding = 1, {}
+    best = 1
+    binding: dict[str, int] = {}
     for name, value in zip(names, unit_bounds(instance), strict=True):
         if value > best or not binding:
             best, binding = value, {name: 1}
@@ -515,3 +516,18 @@ def longest_paths(
     if to:
         tails, heads = heads, tails
     return longest(instance.n, tails, heads, weight, seed)
+
+
+def has_live_limits(instance: Instance) -> bool:
+    """Whether a limit on live results couples recurrences; without one, slots are enough."""
+    problem = instance.problem
+    machine = problem.machine
+    if problem.max_length is not None:
+        return True
+    return any(
+        (m.smem and machine.smem_bytes is not None)
+        or (m.tmem and machine.tmem_columns is not None)
+        or (problem.grouped and m.registers)
+        for modes in instance.modes
+        for m in modes
+    )

@@ -15,7 +15,7 @@ from cpsched.families.kernel.check import check
 from cpsched.families.kernel.layout import schedule_from, stages_for
 from cpsched.families.kernel.model import KernelModel, Slots
 from cpsched.families.kernel.objectives import EXPRESSIONS
-from cpsched.families.kernel.prepare import Instance, longest_paths
+from cpsched.families.kernel.prepare import Instance, has_live_limits, longest_paths
 from cpsched.families.kernel.problem import KernelSchedule
 from cpsched.result import Bound
 
@@ -308,21 +308,6 @@ def within_limit(instance: Instance, horizon: int) -> int:
     """A horizon, at most the length that the problem allows."""
     limit = instance.problem.max_length
     return horizon if limit is None else min(horizon, limit)
-
-
-def has_live_limits(instance: Instance) -> bool:
-    """Whether a limit on live results couples recurrences; without one, slots are enough."""
-    problem = instance.problem
-    machine = problem.machine
-    if problem.max_length is not None:
-        return True
-    return any(
-        (m.smem and machine.smem_bytes is not None)
-        or (m.tmem and machine.tmem_columns is not None)
-        or (problem.grouped and m.registers)
-        for modes in instance.modes
-        for m in modes
-    )
 
 
 def realise(instance: Instance, interval: int, slots: Slots) -> KernelSchedule | None:
