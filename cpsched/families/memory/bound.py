@@ -22,7 +22,8 @@ def loads(instance: Instance) -> Ints:
     """
     periods = len(instance.times)
     change = np.zeros(periods + 1, dtype=np.int64)
-    several = np.bincount(instance.piece_block, minlength=instance.n) > 1
+    # Pieces of one buffer never overlap in time, those of aliases may.
+    several = np.bincount(instance.block_of, minlength=instance.n) > 1
     single = ~several[instance.piece_block]
     heights = instance.piece_high - instance.piece_low
     np.add.at(change, instance.piece_start[single], heights[single])
@@ -117,10 +118,16 @@ def allocation_bound(instance: Instance) -> Bound:
     load = loads(instance)
     if len(load) == 0:
         return Bound(0, "load", "height", {"time": 0})
-    candidates = np.argsort(-load, kind="stable")[: 20 if len(instance.size) <= 5000 else 1]
-    value, time = max(
-        ((load_at(problem, int(instance.times[t])), -int(instance.times[t])) for t in candidates),
-    )
+    if instance.takes or (instance.modulus > 1).any():
+        most = 20 if len(instance.size) <= 5000 else 1
+        candidates = np.argsort(-load, kind="stable")[:most]
+        value, time = max(
+            (load_at(problem, int(instance.times[t])), -int(instance.times[t])) for t in candidates
+        )
+    else:
+        # Nothing is shared or rounded up: `load_at` counts the same bytes.
+        fullest = int(load.argmax())
+        value, time = int(load[fullest]) * instance.unit, -int(instance.times[fullest])
     capacity = problem.capacity
     if capacity is not None and value > capacity:
         raise Infeasible(
@@ -140,7 +147,10 @@ def operation_need(problem: MemoryProblem, name: str) -> int:
 
 def operation_load(problem: MemoryProblem) -> tuple[int, str]:
     """The largest need of a single operation, and which one has it."""
-    return max((operation_need(problem, o.id), o.id) for o in problem.operations)
+    size = {b.id: b.size for b in problem.buffers}
+    return max(
+        (sum(size[x] for x in {*o.inputs, *o.outputs}), o.id) for o in problem.operations
+    )
 
 
 def use_knapsack(problem: MemoryProblem) -> int:

@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 
 from cpsched.core import lns
+from cpsched.core.clock import Clock
 from cpsched.core.exact import Built, solve_levels
 from cpsched.core.run import Run
 from cpsched.families.memory.bound import use_knapsack
@@ -44,17 +45,22 @@ class _Space:
 
 
 class Prefetcher:
-    """Places residences tensor by tensor: each use kept, born, or prefetched late."""
+    """Places residences tensor by tensor: each use kept, born, or prefetched late.
 
-    def __init__(self, problem: MemoryProblem) -> None:
-        self.problem = problem
+    Serving many tensors ends with `OutOfTime` when the clock runs out.
+    """
+
+    def __init__(self, problem: MemoryProblem, clock: Clock) -> None:
+        self.problem, self.clock = problem, clock
         self.spaces = {s.name: _Space(s.capacity, []) for s in problem.spaces}
         self.places: list[PlacedBuffer] = []
         self.copies: list[ScheduledCopy] = []
 
     def run(self, order: list[Buffer]) -> MemorySchedule:
         """The mapping that results when the tensors are served in that order."""
-        for buffer in order:
+        for count, buffer in enumerate(order):
+            if count % 64 == 63:
+                self.clock.check()
             for space in sorted(
                 self.spaces,
                 key=lambda q: -sum(use.benefit.get(q, 0) for use in buffer.uses),
@@ -242,7 +248,7 @@ class MappingSolver:
 
     def _try(self, order: list[Buffer], source: str) -> None:
         if not self.run.clock.expired():
-            self.run.offer(Prefetcher(self.problem).run(order), source)
+            self.run.offer(Prefetcher(self.problem, self.run.clock).run(order), source)
 
     def bounds(self) -> None:
         """The knapsack bound over uses."""
@@ -281,7 +287,7 @@ class MappingSolver:
         )
 
     def _build(self, level: int) -> Built:
-        model = MappingModel(self.problem)
+        model = MappingModel(self.problem, self.run.clock)
         built = model.build()
         if self.run.incumbent is not None:
             model.hint(self.run.incumbent.schedule)
@@ -310,5 +316,5 @@ class MappingSolver:
     def _sub(self, schedule: MemorySchedule, free: frozenset[str]) -> lns.SubModel | None:
         if not free or self.run.incumbent is None:
             return None
-        model = MappingModel(self.problem, fixed=schedule, free=free)
+        model = MappingModel(self.problem, self.run.clock, fixed=schedule, free=free)
         return lns.SubModel(model.build(), model.extract)

@@ -46,12 +46,16 @@ class AllocationModel:
     ----------
     limit
         The height in units that no block may exceed.
+    clock
+        Building ends with `OutOfTime` when it runs out.
     """
 
-    def __init__(self, instance: Instance, limit: int, pairs: list[tuple[int, int]]) -> None:
+    def __init__(
+        self, instance: Instance, limit: int, pairs: list[tuple[int, int]], clock: Clock
+    ) -> None:
         from ortools.sat.python import cp_model
 
-        self.instance, self.limit, self.pairs = instance, limit, pairs
+        self.instance, self.limit, self.pairs, self.clock = instance, limit, pairs, clock
         self.model: CpModel = cp_model.CpModel()
         self.off: list[IntVar] = []
         self.height: IntVar | None = None
@@ -111,7 +115,9 @@ class AllocationModel:
         i = self.instance
         takes = set(i.takes) | {(b, a) for a, b in i.takes}
         equal: dict[tuple[int, int], Any] = {}
-        for p, q in self.pairs:
+        for count, (p, q) in enumerate(self.pairs):
+            if count % 256 == 0:
+                self.clock.check()
             a, b = int(i.piece_block[p]), int(i.piece_block[q])
             under = self.model.new_bool_var("")
             over = under.negated()
