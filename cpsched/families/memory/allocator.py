@@ -147,15 +147,22 @@ class Allocator:
         if i.n == 0 or len(self.active) == 0:
             self.take(self.globally(np.zeros(0, dtype=np.int64)), 0, "greedy:empty")
             return
-        compiled = jit.ready(self.clock.remaining())
         if self._pins_meet():
             return
+        pinned = bool((i.pin >= 0).any())
+        # Loading the compiled kernels takes a while: a first schedule comes before it when that
+        # is cheap, and after it only when there is no time for the kernels.
+        cold = jit.slowdown() > 1.0
+        if not pinned and i.n <= FEW and cold:
+            self._first()
+            if self.done():
+                return
+        compiled = jit.ready(self.clock.remaining())
         if i.n > FEW and not self._time_for(_check_seconds(i.n)):
             return
-        pinned = bool((i.pin >= 0).any())
         if not pinned:
-            if not compiled and (found := online(i, self.clock)) is not None:
-                self.take(*found, "greedy:online")
+            if i.n > FEW and not compiled:
+                self._first()
             self._first_skylines()
         if self.done():
             return
@@ -174,6 +181,11 @@ class Allocator:
                 self.clock.spend(i.n * 1e-6)
                 if self.done():
                     return
+
+    def _first(self) -> None:
+        found = online(self.instance, self.clock)
+        if found is not None:
+            self.take(*found, "greedy:online")
 
     def _first_skylines(self) -> None:
         line = Skyline(self.instance)
