@@ -64,7 +64,7 @@ class Allocator:
         self.seed, self.rng = seed, np.random.default_rng(seed)
         self._take, self._prove = take, prove
         self._stop = stop or (lambda: False)
-        self.bound = int(loads(instance).max(initial=0))
+        self.bound = max(instance.floor, int(loads(instance).max(initial=0)))
         self.goal = self.bound
         self._minimise = True
         self.best = UNLIMITED
@@ -109,6 +109,7 @@ class Allocator:
 
     def take(self, offsets: Ints, height: int, source: str) -> None:
         """Keep offsets of all blocks when they are the lowest so far, and report them."""
+        height = max(height, self.instance.floor)
         with self._lock:
             if height < self.best:
                 self.best, self.offsets = height, offsets.copy()

@@ -95,6 +95,8 @@ def _reach(problem: MemoryProblem, owner: dict[str, str], shift: dict[str, int],
 
 
 def _shifts(buffers: tuple[Buffer, ...]) -> dict[str, int]:
+    if all(b.alias is None for b in buffers):
+        return dict.fromkeys((b.id for b in buffers), 0)
     index = {b.id: b for b in buffers}
     out: dict[str, int] = {}
     for buffer in buffers:
@@ -136,6 +138,24 @@ def allocation_bound(instance: Instance) -> Bound:
             "load",
         )
     return Bound(value, "load", "height", {"time": -time})
+
+
+def reach(problem: MemoryProblem, name: str) -> int:
+    """The least end of a buffer: where it is pinned, or as deep in its owner as its alias says."""
+    buffer = next(b for b in problem.buffers if b.id == name)
+    start = _shifts(problem.buffers)[name] if buffer.offset is None else buffer.offset
+    return start + buffer.size
+
+
+def size_bound(problem: MemoryProblem) -> Bound:
+    """The height that one buffer reaches by its size and position alone, alive or not."""
+    shift = _shifts(problem.buffers)
+    value, name = max(
+        ((shift[b.id] if b.offset is None else b.offset) + b.size, b.id)
+        for b in problem.buffers
+        if b.size > 0
+    )
+    return Bound(value, "size", "height", {"buffer": name})
 
 
 def operation_need(problem: MemoryProblem, name: str) -> int:
@@ -193,6 +213,8 @@ def recompute(problem: MemoryProblem, bound: Bound) -> Number:
     """
     if bound.argument == "load":
         return load_at(problem, int(bound.data["time"]))
+    if bound.argument == "size":
+        return reach(problem, str(bound.data["buffer"]))
     if bound.argument == "use-knapsack":
         return use_knapsack(problem)
     if bound.argument == "operation":

@@ -59,6 +59,8 @@ class Instance:
         Pairs of buffers, in different blocks, that may share memory when their offsets are equal.
     unit, capacity
         Bytes per unit of size, and the limit in units.
+    floor
+        The height in units that some buffer alone reaches, even one that is never alive.
     """
 
     problem: MemoryProblem
@@ -81,6 +83,7 @@ class Instance:
     piece_buffer: Ints
     takes: tuple[tuple[int, int], ...]
     times: Ints
+    floor: int
 
     @property
     def n(self) -> int:
@@ -152,7 +155,7 @@ def prepare(problem: MemoryProblem, clock: Clock) -> Instance:
     capacity = UNLIMITED if problem.capacity is None else problem.capacity
     top = np.zeros(len(roots), dtype=np.int64)
     np.maximum.at(top, block_of, shift + np.array([b.size for b in buffers], dtype=np.int64))
-    _check_alone(problem, roots, top, residue, pin, capacity)
+    alone = _check_alone(problem, roots, top, residue, pin, capacity)
     check()
 
     takes = tuple(
@@ -201,6 +204,7 @@ def prepare(problem: MemoryProblem, clock: Clock) -> Instance:
         piece_buffer=pieces[:, 5],
         takes=takes,
         times=times,
+        floor=-(-alone // unit),
     )
 
 
@@ -297,7 +301,8 @@ def _positions(
 
 def _check_alone(
     problem: MemoryProblem, roots: list[int], top: Ints, residue: Ints, pin: Ints, capacity: int
-) -> None:
+) -> int:
+    """The largest end that a block reaches at least; empty lifetimes count."""
     lowest = np.where(pin >= 0, pin, residue)
     over = np.flatnonzero(lowest + top > capacity)
     if len(over):
@@ -307,3 +312,4 @@ def _check_alone(
             f"beyond the capacity of {capacity}",
             "capacity",
         )
+    return int((lowest + top)[top > 0].max(initial=0))

@@ -7,7 +7,7 @@ import numpy as np
 from cpsched.core.exact import Built, solve_levels
 from cpsched.core.run import Run
 from cpsched.families.memory.allocator import Allocator
-from cpsched.families.memory.bound import allocation_bound
+from cpsched.families.memory.bound import allocation_bound, size_bound
 from cpsched.families.memory.greedy import FirstFit, stacked
 from cpsched.families.memory.prepare import UNLIMITED, Ints, prepare
 from cpsched.families.memory.problem import MemoryProblem, MemorySchedule
@@ -50,6 +50,8 @@ class AllocationSolver:
         bound = allocation_bound(self.instance)
         if self.minimise:
             self.run.raise_bound(bound)
+            if self.instance.floor * self.instance.unit > bound.value:
+                self.run.raise_bound(size_bound(self.instance.problem))
 
     def greedy(self) -> None:
         """Skylines and first fits, within milliseconds for usual sizes; the load bound first."""
