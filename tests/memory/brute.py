@@ -105,9 +105,7 @@ def stacked_height(problem: MemoryProblem) -> int:
         for i in left:
             floor = max(top[t] for t in live[i])
             if floor >= last:
-                raised = [
-                    floor + buffers[i].size if t in live[i] else h for t, h in enumerate(top)
-                ]
+                raised = [floor + buffers[i].size if t in live[i] else h for t, h in enumerate(top)]
                 extend(raised, [k for k in left if k != i], floor)
 
     if buffers:

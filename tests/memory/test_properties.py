@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cpsched
+from cpsched.bound import recompute
 from cpsched.core.clock import Clock
 from cpsched.families.memory.check import check, overlapping
 from cpsched.families.memory.formats import read_csv, write_csv
 from cpsched.families.memory.generate import mapping
 from cpsched.families.memory.greedy import online
+from cpsched.families.memory.mapping_bound import Prices, least_time, prices_from
 from cpsched.families.memory.prepare import prepare
 from cpsched.families.memory.problem import Buffer, Gap, MemoryProblem
 from tests.memory.brute import stacked_height, tiny_mapping
@@ -140,9 +143,36 @@ def test_more_fast_memory_never_slows_down(seed):
     assert height(problem.model_copy(update={"copy_engine": engine})) <= best
 
 
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(st.integers(0, 10_000), st.lists(st.integers(0, 6), min_size=18, max_size=18), st.booleans())
+def test_any_prices_bound_the_execution_time(seed, drawn, second):
+    """Whatever the prices on bytes and copies, no mapping is faster than they say."""
+    problem = tiny_mapping(seed)
+    if second:
+        space = problem.spaces[0].model_copy(update={"name": "near", "capacity": 2})
+        buffers = []
+        for b in problem.buffers:
+            uses = [
+                u.model_copy(update={"benefit": {**u.benefit, "near": 1 + u.start}}) for u in b.uses
+            ]
+            buffers.append(b.model_copy(update={"uses": tuple(uses)}))
+        problem = problem.model_copy(
+            update={"buffers": tuple(buffers), "spaces": (*problem.spaces, space)}
+        )
+    prices = Prices(problem)
+    prices.memory[0] = 500 * np.array(drawn[:6])[: prices.moments]
+    prices.memory[-1] = 500 * np.array(drawn[6:12])[: prices.moments]
+    prices.engine[:] = 500 * np.array(drawn[12:])[: prices.moments]
+    value = least_time(problem, prices)
+    assert value <= height(problem)
+    assert value == least_time(problem, prices_from(problem, prices.data()))
+
+
 def test_bounds_of_generated_mappings_hold():
     """The quick bounds of a mapping are below its optimum, whatever the seed."""
     for seed in range(4):
         problem = mapping(6, seed, training=bool(seed % 2))
         best = height(problem)
-        assert all(b.value <= best for b in cpsched.bound(problem))
+        bounds = cpsched.bound(problem)
+        assert {b.argument for b in bounds} == {"use-knapsack", "prices"}
+        assert all(recompute(problem, b) == b.value <= best for b in bounds)

@@ -168,9 +168,7 @@ def operation_need(problem: MemoryProblem, name: str) -> int:
 def operation_load(problem: MemoryProblem) -> tuple[int, str]:
     """The largest need of a single operation, and which one has it."""
     size = {b.id: b.size for b in problem.buffers}
-    return max(
-        (sum(size[x] for x in {*o.inputs, *o.outputs}), o.id) for o in problem.operations
-    )
+    return max((sum(size[x] for x in {*o.inputs, *o.outputs}), o.id) for o in problem.operations)
 
 
 def use_knapsack(problem: MemoryProblem) -> int:
@@ -217,6 +215,10 @@ def recompute(problem: MemoryProblem, bound: Bound) -> Number:
         return reach(problem, str(bound.data["buffer"]))
     if bound.argument == "use-knapsack":
         return use_knapsack(problem)
+    if bound.argument == "prices":
+        from cpsched.families.memory.mapping_bound import least_time, prices_from
+
+        return least_time(problem, prices_from(problem, bound.data))
     if bound.argument == "operation":
         return operation_need(problem, str(bound.data["operation"]))
     if bound.argument == "work":

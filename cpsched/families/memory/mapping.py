@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from cpsched.core.exact import Built, solve_levels
 from cpsched.core.run import Run
 from cpsched.families.memory.bound import use_knapsack
 from cpsched.families.memory.check_mapping import copy_time
+from cpsched.families.memory.mapping_bound import search_prices
 from cpsched.families.memory.mapping_model import MappingModel
 from cpsched.families.memory.problem import (
     Buffer,
@@ -251,8 +253,21 @@ class MappingSolver:
             self.run.offer(Prefetcher(self.problem, self.run.clock).run(order), source)
 
     def bounds(self) -> None:
-        """The knapsack bound over uses."""
-        self.run.raise_bound(Bound(use_knapsack(self.problem), "use-knapsack", "execution_time"))
+        """The knapsack bound over uses; then the bound by prices, for a part of the time."""
+        run, problem = self.run, self.problem
+        run.raise_bound(Bound(use_knapsack(problem), "use-knapsack", "execution_time"))
+        stop_at = 0.85 * run.clock.remaining() if run.clock.limit < math.inf else 0.0
+
+        def goes_on() -> bool:
+            run.clock.spend(1e-3)
+            return not run.done() and run.clock.remaining() > stop_at
+
+        # Everything at home is a mapping too.
+        known = run.value()
+        aim = problem.base_time if known is None else int(known)
+        if run.objectives and (found := search_prices(problem, aim, goes_on)) is not None:
+            value, prices = found
+            run.raise_bound(Bound(value, "prices", "execution_time", prices.data()))
 
     def repair(self, schedule: MemorySchedule) -> None:
         """Serve first the tensors that the given schedule serves, in its order."""

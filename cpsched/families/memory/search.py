@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 
 from cpsched.core.exact import Built, solve_levels
 from cpsched.core.run import Run
+from cpsched.families.memory import bnb
 from cpsched.families.memory.allocator import Allocator
 from cpsched.families.memory.bound import allocation_bound, size_bound
 from cpsched.families.memory.greedy import FirstFit, stacked
+from cpsched.families.memory.neighbourhoods import Around
 from cpsched.families.memory.prepare import UNLIMITED, Ints, prepare
 from cpsched.families.memory.problem import MemoryProblem, MemorySchedule
 from cpsched.result import Bound
+
+
+#: Blocks from which on neighbourhoods pay: fewer are searched whole.
+FEWEST = 20
 
 
 class AllocationSolver:
@@ -69,12 +77,32 @@ class AllocationSolver:
         self.allocator.take(self.allocator.globally(off), height, "repair")
 
     def search(self) -> None:
-        """Branch-and-bound where blocks are plain, else CP-SAT; see `Allocator.search`."""
+        """Branch-and-bound where blocks are plain, else CP-SAT; see `Allocator.search`.
+
+        A height that is to be least is improved in neighbourhoods of the incumbent besides.
+        """
         if not self.instance.simple:
             self.allocator.search(seconds=0.2 * self.run.clock.remaining())
             self._search_model()
             return
-        self.allocator.search()
+        if not self.minimise or not FEWEST <= self.instance.n <= bnb.MOST_BLOCKS:
+            self.allocator.search()
+            return
+        # Most instances are settled soon by the branch-and-bound alone.
+        self.allocator.search(seconds=0.2 * self.run.clock.remaining())
+        if self.run.done():
+            return
+        around = Around(self.run, self.instance)
+        if self.run.workers == 1 or self.run.deterministic:
+            while not self.run.done():
+                around.search(seconds=0.2 * self.run.clock.remaining() + 0.1)
+                self.allocator.search(seconds=0.2 * self.run.clock.remaining() + 0.1)
+            return
+        self.allocator.workers = self.run.workers - 1
+        thread = threading.Thread(target=self.allocator.search, daemon=True)
+        thread.start()
+        around.search()
+        thread.join()
 
     def _search_model(self) -> None:
         """CP-SAT: exact for windows and in-place reuse, which the others only approximate."""
