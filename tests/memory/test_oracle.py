@@ -58,9 +58,9 @@ def by_minizinc(minizinc, problem, folder, model, wanted):
     """Values in Gecode's last solution of a model; None when it proves that there is none."""
     data = folder / "data.json"
     data.write_text(write_minizinc(problem))
+    options = ("--solver", "gecode", "--output-mode", "json", "--output-objective")
     run = subprocess.run(
-        [minizinc, "--solver", "gecode", "--output-mode", "json", "--output-objective"]
-        + [str(MODELS / model), str(data)],
+        [minizinc, *options, str(MODELS / model), str(data)],
         capture_output=True,
         text=True,
         timeout=60,

@@ -362,8 +362,8 @@ def allocate(
     problem: MemoryProblem, order: list[str], run: Run, goal: int
 ) -> MemorySchedule | None:
     """Places for the lifetimes of an order, as low as a short search gets; None without a place."""
-    from cpsched.families.memory.prepare import UNLIMITED, prepare
     from cpsched.families.memory.allocator import Allocator
+    from cpsched.families.memory.prepare import UNLIMITED, prepare
 
     known = {b.id: b for b in problem.buffers}
     lives = versions(problem, order)

@@ -17,7 +17,6 @@ from cpsched.families.memory.prepare import UNLIMITED, Ints, prepare
 from cpsched.families.memory.problem import MemoryProblem, MemorySchedule
 from cpsched.result import Bound
 
-
 #: Blocks from which on neighbourhoods pay: fewer are searched whole.
 FEWEST = 20
 
