@@ -154,8 +154,8 @@ class Allocator:
         # Loading the compiled kernels takes a while: a first schedule comes before it when that
         # is cheap, and after it only when there is no time for the kernels.
         cold = jit.slowdown() > 1.0
-        if not pinned and i.n <= FEW and cold:
-            self._first()
+        if i.n <= FEW and cold:
+            self._first(pinned)
             if self.done():
                 return
         compiled = jit.ready(self.clock.remaining())
@@ -163,7 +163,7 @@ class Allocator:
             return
         if not pinned:
             if i.n > FEW and not compiled:
-                self._first()
+                self._first(pinned)
             self._first_skylines()
         if self.done():
             return
@@ -183,9 +183,10 @@ class Allocator:
                 if self.done():
                     return
 
-    def _first(self) -> None:
-        found = online(self.instance, self.clock)
-        if found is not None:
+    def _first(self, pinned: bool) -> None:
+        if pinned:
+            self.take(*stacked(self.instance), "greedy:stacked")
+        elif (found := online(self.instance, self.clock)) is not None:
             self.take(*found, "greedy:online")
 
     def _first_skylines(self) -> None:

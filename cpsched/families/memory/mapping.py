@@ -6,7 +6,7 @@ import math
 import random
 from dataclasses import dataclass
 
-from cpsched.core import lns
+from cpsched.core import engine, lns
 from cpsched.core.clock import Clock
 from cpsched.core.exact import Built, solve_levels
 from cpsched.core.run import Run
@@ -280,6 +280,8 @@ class MappingSolver:
     def search(self) -> None:
         """Neighbourhoods of the incumbent, then the whole model when it is small enough."""
         run = self.run
+        if not engine.ready(run.clock):
+            return
         if len(self.used) > 20:
             whole = len(self.used) <= MOST_WHOLE
             self._improve((0.25 if whole else 1.0) * run.clock.remaining())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 
 import numpy as np
 
@@ -25,8 +26,8 @@ class Around:
     share, or at random.
     """
 
-    def __init__(self, run: Run, instance: Instance) -> None:
-        self.run, self.instance = run, instance
+    def __init__(self, run: Run, instance: Instance, stop: Callable[[], bool]) -> None:
+        self.run, self.instance, self._stop = run, instance, stop
         self.pairs = meeting_pairs(instance, run.clock)
 
     def search(self, seconds: float = math.inf) -> None:
@@ -43,6 +44,7 @@ class Around:
             workers=1,
             call_seconds=1.0,
             seconds=seconds,
+            stop_when=self._stop,
         )
 
     def _by_time(

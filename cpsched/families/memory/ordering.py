@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from cpsched.core import engine
 from cpsched.core.clock import Clock
 from cpsched.core.exact import Built, solve_levels
 from cpsched.core.run import Run
@@ -188,7 +189,7 @@ class OrderingSolver:
         if self.graph.n <= 400:
             self._ideals()
         executions = self.graph.n * (self.problem.executions if self.recompute else 1)
-        if not run.done() and executions <= MOST_EXECUTIONS:
+        if not run.done() and executions <= MOST_EXECUTIONS and engine.ready(run.clock):
             solve_levels(run, self._build, seconds=0.7 * run.clock.remaining())
         self._moves()
 

@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 
+from cpsched.core import engine
 from cpsched.core.exact import Built, solve_levels
 from cpsched.core.run import Run
 from cpsched.families.memory import bnb
@@ -19,6 +20,9 @@ from cpsched.result import Bound
 
 #: Blocks from which on neighbourhoods pay: fewer are searched whole.
 FEWEST = 20
+
+#: Seconds that must be left for them: CP-SAT has to be loaded.
+LEAST_SECONDS = 2.0
 
 
 class AllocationSolver:
@@ -89,11 +93,14 @@ class AllocationSolver:
             return
         # Most instances are settled soon by the branch-and-bound alone.
         self.allocator.search(seconds=0.2 * self.run.clock.remaining())
-        if self.run.done():
+        if self.allocator.done():
             return
-        around = Around(self.run, self.instance)
+        if self.run.clock.remaining() < LEAST_SECONDS or not engine.ready(self.run.clock):
+            self.allocator.search()
+            return
+        around = Around(self.run, self.instance, self.allocator.done)
         if self.run.workers == 1 or self.run.deterministic:
-            while not self.run.done():
+            while not self.allocator.done():
                 around.search(seconds=0.2 * self.run.clock.remaining() + 0.1)
                 self.allocator.search(seconds=0.2 * self.run.clock.remaining() + 0.1)
             return
@@ -108,6 +115,8 @@ class AllocationSolver:
         from cpsched.families.memory.model import MOST_PAIRS, AllocationModel, meeting_pairs
 
         instance, run = self.instance, self.run
+        if not engine.ready(run.clock):
+            return
         pairs = meeting_pairs(instance, run.clock)
         if len(pairs) > MOST_PAIRS:
             return
