@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cpsched.errors import ProblemError
-from cpsched.families.serving import lagrange
+from cpsched.families.serving import branch, lagrange
 from cpsched.families.serving.prepare import UNLIMITED, Prepared, prepare
 from cpsched.families.serving.problem import ServingProblem
 from cpsched.families.serving.program import LARGEST_PROGRAM, TimeIndexed, program_size
@@ -204,4 +204,8 @@ def recompute(problem: ServingProblem, bound: Bound) -> Number:
         goodput = bound.objective == "goodput"
         prices = lagrange.Prices.from_data(bound.data)
         return _whole(lagrange.dual_value(q, prices, goodput), goodput)
+    if bound.argument == branch.ARGUMENT:
+        # Finished searches are recomputed by searching again.
+        prices = lagrange.Prices.from_data(bound.data)
+        return bound.value if branch.confirmed(q, int(bound.value), prices) else -math.inf
     return value(q, bound.argument, bound.objective)

@@ -12,9 +12,9 @@ import numpy as np
 
 from cpsched.core import exact, jit, lns
 from cpsched.errors import OutOfTime
-from cpsched.families.serving import bound, kernels, lagrange, model
+from cpsched.families.serving import bound, branch, kernels, kernels_pack, lagrange, model
 from cpsched.families.serving.greedy import misses, offer_order, run_policy
-from cpsched.families.serving.prepare import Prepared, arrays_of
+from cpsched.families.serving.prepare import UNLIMITED, Prepared, arrays_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,10 +46,16 @@ def search(q: Prepared, run: Run) -> None:
 
     shaking = q.plain and name in (*LATENCY, "makespan") and not q.problem.reject
     if name == "makespan":
+        _backwards(q, run, 0.6 * run.clock.remaining())
         _reorder(q, run, min(5.0, 0.3 * run.clock.remaining()))
     with _Beside(proving, alone=run.deterministic or run.workers < 2) as other:
         if shaking:
             _shake(q, run, name, until=lambda: not other.running, least=0.1)
+    if run.done():
+        return
+    if name in LATENCY and len(run.objectives) == 1 and prices[0] and branch.applies(q):
+        jit.ready()
+        branch.prove(q, run, name, prices[0])
     if run.done():
         return
     if q.n <= 2000:
@@ -156,6 +162,47 @@ def _shake(
         else:
             share = min(0.2, 0.01 + 0.05 * run.clock.remaining())
             iterations = max(5, min(100_000, int(iterations * min(4.0, share / max(took, 1e-6)))))
+
+
+def _backwards(q: Prepared, run: Run, seconds: float) -> None:
+    """Short makespans packed from the end, where nothing waits for arrivals or token budgets."""
+    bound_ = run.bound(0)
+    arrivals = int(q.release.max()) > int(q.release.min())
+    growing = bool((q.budget >= UNLIMITED).all()) and q.allowed is None and q.plain
+    if arrivals or not growing or (q.fixed_machine >= 0).any() or bound_ is None:
+        return
+    if run.clock.remaining() > 1.5:
+        jit.ready()
+    origin = int(q.release.min())
+    limits = np.stack([q.capacity, q.max_batch])
+    rng = random.Random(run.seed * 17 + 3)
+    starts = [
+        np.lexsort((-q.volume, -q.length.min(axis=0))),
+        np.argsort(-q.volume, kind="stable"),
+        np.lexsort((-q.length.min(axis=0), -(q.prompt + q.output))),
+    ]
+    end, number, iterations = run.clock.remaining() - seconds, 0, 20
+    while not run.done() and run.clock.remaining() > end:
+        assert run.incumbent is not None
+        clocked = time.perf_counter()
+        late, where = np.zeros(q.n, np.int64), np.zeros(q.n, np.int64)
+        order = starts[number % len(starts)]
+        top = kernels_pack.pack_search(
+            order, q.length, q.offset, q.memory, limits, q.kind, int(bound_) - origin,
+            iterations, rng.randrange(2**31), late, where,
+        )  # fmt: skip
+        took = time.perf_counter() - clocked
+        run.clock.spend(2e-7 * iterations * float(q.length.sum()))
+        number += 1
+        if top < 0:
+            return
+        if origin + top < run.incumbent.values[0]:
+            start = origin + top - late - q.length[q.kind[where], np.arange(q.n)]
+            run.offer(lambda s=start, g=where: q.schedule(s, g), "backwards")  # type: ignore[misc]
+        if run.deterministic:
+            iterations = 100
+        else:
+            iterations = max(2, min(200_000, int(iterations * min(4.0, 0.3 / max(took, 1e-6)))))
 
 
 def _reorder(q: Prepared, run: Run, seconds: float) -> None:
