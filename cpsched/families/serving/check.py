@@ -49,6 +49,64 @@ def length(request: Request, instance: Instance) -> int:
     return prefill_rounds(request, instance) + request.output
 
 
+def bucket_of(request: Request, instance: Instance) -> int:
+    """Number of the batching bucket that the prompt falls into."""
+    return sum(1 for size in instance.buckets if size < request.prompt)
+
+
+def transfer_rounds(p: ServingProblem, units: int) -> int:
+    """Rounds that so many units of KV take from one instance to another."""
+    if p.network is None:
+        return 0
+    return p.network.latency - (-units // p.network.units_per_round)
+
+
+def working(one: Placed, rounds: int) -> list[tuple[int, int]]:
+    """The stretches ``(a, b]`` in which a prefill of so many rounds works, pauses left out."""
+    out = []
+    at, left = one.start, rounds
+    for a, b in one.pauses:
+        if a > at:
+            out.append((at, a))
+            left -= a - at
+        at = b
+    if left > 0:
+        out.append((at, at + left))
+    return out
+
+
+def staged_pieces(p: ServingProblem, r: Request, index: int, one: Placed) -> dict[str, list[Piece]]:
+    """What a request with pauses or a handover uses on an instance, by rule."""
+    machine = p.machines[one.instance]
+    chunk = machine.prefill_chunk or 1
+    rounds = prefill_rounds(r, machine)
+    memory, batch, tokens = [], [], []
+    ready = one.start + rounds + sum(b - a for a, b in one.pauses)
+    begin = one.end - r.output
+    if index == one.instance:
+        done = 0
+        for k, (a, b) in enumerate(stretches := working(one, rounds)):
+            full = min(b - a, max(0, r.prompt // chunk - done))
+            memory.append(Piece(a, a + full, done * chunk, chunk))
+            memory.append(Piece(a + full, b, r.prompt, 0))
+            batch.append(Piece(a, b, 1, 0))
+            tokens.append(Piece(a, a + full, chunk, 0))
+            tokens.append(Piece(a + full, b, r.prompt - (rounds - 1) * chunk, 0))
+            done += b - a
+            following = stretches[k + 1][0] if k + 1 < len(stretches) else b
+            memory.append(Piece(b, following, min(r.prompt, done * chunk), 0))
+        if one.decode is not None:
+            memory.append(Piece(ready, begin, r.prompt, 0))
+    if index == (one.instance if one.decode is None else one.decode):
+        if one.decode is not None and one.sent is not None:
+            memory.append(Piece(one.sent, begin, r.prompt, 0))
+        memory.append(Piece(begin, one.end, r.prompt, 1))
+        batch.append(Piece(begin, one.end, 1, 0))
+        tokens.append(Piece(begin, one.end, 1, 0))
+    pieces = {"capacity": memory, "max_batch": batch, "token_budget": tokens}
+    return {rule: [q for q in used if q.end > q.begin] for rule, used in pieces.items()}
+
+
 def memory_pieces(request: Request, instance: Instance, start: int, shared: int) -> list[Piece]:
     """Private KV of a request (its prompt less ``shared`` units of prefix) while it is active."""
     rounds = prefill_rounds(request, instance)
@@ -124,7 +182,7 @@ def shared_units(p: ServingProblem) -> dict[str, int]:
 
 def meets_slo(request: Request, instance: Instance, placed: Placed) -> bool:
     """Whether the first and the last unit of output are made in time."""
-    first = placed.start + prefill_rounds(request, instance) + min(1, request.output)
+    first = placed.end - request.output + min(1, request.output)
     if request.first_token_by is not None and first > request.first_token_by:
         return False
     return request.end_by is None or placed.end <= request.end_by
@@ -156,7 +214,7 @@ def check_admission(p: ServingProblem, s: Schedule) -> list[Violation]:
             out.append(Violation("request", f"there is no request {one.request!r}", where))
         elif one.request in placed:
             out.append(Violation("request", f"request {one.request} is placed twice", where))
-        elif one.instance >= len(machines):
+        elif max(one.instance, one.decode or 0) >= len(machines):
             out.append(Violation("instance", f"there is no instance {one.instance}", where))
         else:
             placed[one.request] = one
@@ -167,27 +225,84 @@ def check_admission(p: ServingProblem, s: Schedule) -> list[Violation]:
             if r.id not in placed
         ]
     for name, one in placed.items():
-        out += _check_request(requests[name], machines[one.instance], one, placed, requests)
+        out += _check_request(p, requests[name], machines[one.instance], one, placed)
+        out += _check_stages(p, requests[name], one)
     if not out or all(v.rule != "duration" for v in out):
         for index, machine in enumerate(machines):
-            mine = [(requests[n], one) for n, one in placed.items() if one.instance == index]
+            mine = [
+                (requests[n], one)
+                for n, one in placed.items()
+                if index in (one.instance, one.decode)
+            ]
             if mine:
                 out += _check_machine(p, index, machine, mine)
     out += _check_tools(p, placed, requests)
+    out += _check_network(p, placed, requests)
     out += _check_slo(p, placed, requests, machines)
     return out
 
 
+def _check_stages(p: ServingProblem, r: Request, one: Placed) -> list[Violation]:
+    """Pauses lie between the chunks of an interruptible prefill; handovers obey the roles."""
+    out = []
+    where = {"request": r.id}
+    machine = p.machines[one.instance]
+    rounds = prefill_rounds(r, machine)
+    at, worked = one.start, 0
+    for a, b in one.pauses:
+        worked += a - at
+        # A pause begins and ends between two chunks, and follows work.
+        if not machine.interruptible or a <= at or b <= a or worked >= rounds:
+            text = f"the prefill of request {r.id} may not pause from {a} to {b}"
+            out.append(Violation("interruptible", text, where))
+            break
+        at = b
+    if machine.role == "decode" or (machine.role == "prefill" and one.decode is None):
+        text = f"request {r.id} runs on instance {one.instance} of role {machine.role}"
+        out.append(Violation("role", text, where))
+    if (one.decode is None) != (one.sent is None):
+        out.append(Violation("role", f"request {r.id} needs both decode and sent", where))
+    elif one.decode is not None and one.sent is not None:
+        ready = one.start + rounds + sum(b - a for a, b in one.pauses)
+        if p.machines[one.decode].role == "prefill" or one.decode == one.instance:
+            text = f"request {r.id} may not decode on instance {one.decode}"
+            out.append(Violation("role", text, where))
+        if one.sent < ready:
+            text = f"request {r.id} is sent at {one.sent}, its prefill ends at {ready}"
+            out.append(Violation("role", text, where, ready - one.sent))
+        if r.candidates and one.decode not in r.candidates:
+            text = f"request {r.id} may not run on instance {one.decode}"
+            out.append(Violation("candidates", text, where))
+    return out
+
+
+def _check_network(
+    p: ServingProblem, placed: dict[str, Placed], requests: dict[str, Request]
+) -> list[Violation]:
+    if p.network is None or p.network.transfers is None:
+        return []
+    carried = [
+        Piece(one.sent, one.sent + transfer_rounds(p, requests[name].prompt), 1, 0)
+        for name, one in placed.items()
+        if one.sent is not None
+    ]
+    times, use = peaks([q for q in carried if q.end > q.begin])
+    if not len(use) or int(use.max()) <= p.network.transfers:
+        return []
+    worst = int(use.argmax())
+    text = f"{use[worst]} transfers in round {times[worst]}, {p.network.transfers} allowed"
+    return [Violation("network", text, {"time": int(times[worst])})]
+
+
 def _check_request(
-    r: Request,
-    machine: Instance,
-    one: Placed,
-    placed: dict[str, Placed],
-    requests: dict[str, Request],
+    p: ServingProblem, r: Request, machine: Instance, one: Placed, placed: dict[str, Placed]
 ) -> list[Violation]:
     out = []
     where = {"request": r.id}
-    wanted = length(r, machine)
+    wanted = length(r, machine) + sum(b - a for a, b in one.pauses)
+    if one.sent is not None:
+        ready = one.start + wanted - r.output
+        wanted += max(0, one.sent - ready) + transfer_rounds(p, r.prompt)
     if one.end - one.start != wanted:
         out.append(
             Violation(
@@ -238,26 +353,29 @@ def _check_machine(
     p: ServingProblem, index: int, machine: Instance, mine: list[tuple[Request, Placed]]
 ) -> list[Violation]:
     shared = shared_units(p) if any(r.prefix for r, _ in mine) else {}
+    staged = [(r, o) for r, o in mine if o.pauses or o.decode is not None]
+    parts = [staged_pieces(p, r, index, o) for r, o in staged]
+    whole = [(r, o) for r, o in mine if not o.pauses and o.decode is None]
     pieces: dict[str, tuple[int | None, list[Piece]]] = {
         "capacity": (
             machine.capacity,
-            [q for r, o in mine for q in memory_pieces(r, machine, o.start, shared.get(r.id, 0))]
-            + shared_pieces(p, ((r, o.start, o.end) for r, o in mine)),
+            [q for r, o in whole for q in memory_pieces(r, machine, o.start, shared.get(r.id, 0))]
+            + shared_pieces(p, ((r, o.start, o.end) for r, o in whole)),
         ),
         "max_batch": (
             machine.max_batch,
-            [Piece(o.start, o.end, 1, 0) for _, o in mine if o.end > o.start],
+            [Piece(o.start, o.end, 1, 0) for _, o in whole if o.end > o.start],
         ),
         "token_budget": (
             machine.token_budget,
-            [q for r, o in mine for q in token_pieces(r, machine, o.start)],
+            [q for r, o in whole for q in token_pieces(r, machine, o.start)],
         ),
     }
     out = []
     for rule, (limit, used) in pieces.items():
         if limit is None:
             continue
-        times, use = peaks(used)
+        times, use = peaks(used + [q for part in parts for q in part[rule]])
         if len(use) and int(use.max()) > limit:
             worst = int(use.argmax())
             out.append(
@@ -268,7 +386,29 @@ def _check_machine(
                     int(use[worst]) - limit,
                 )
             )
-    return out
+    return out + _check_buckets(index, machine, mine)
+
+
+def _check_buckets(
+    index: int, machine: Instance, mine: list[tuple[Request, Placed]]
+) -> list[Violation]:
+    """In every round only prompts of one bucket prefill."""
+    if not machine.buckets:
+        return []
+    spans = sorted(
+        (a, b, bucket_of(r, machine), r.id)
+        for r, one in mine
+        if one.instance == index
+        for a, b in working(one, prefill_rounds(r, machine))
+    )
+    until = {}
+    for a, b, bucket, name in spans:
+        for other, last in until.items():
+            if other != bucket and last > a:
+                text = f"request {name} prefills beside bucket {other} on instance {index}"
+                return [Violation("bucket", text, {"request": name, "time": a + 1})]
+        until[bucket] = max(b, until.get(bucket, b))
+    return []
 
 
 def _check_tools(
@@ -355,7 +495,9 @@ def _admission_value(p: ServingProblem, s: Schedule, name: str) -> Number:
         )
     if name == "makespan":
         return max((one.end for one in s.requests), default=0)
-    used = {one.instance for one in s.requests}
+    used = {one.instance for one in s.requests} | {
+        one.decode for one in s.requests if one.decode is not None
+    }
     if name == "instances":
         return len(used)
     if name == "cost":
