@@ -148,7 +148,7 @@ def raise_time_indexed(
     goodput = objective == "goodput"
     if objective not in ("total_latency", "weighted_latency", "goodput"):
         return
-    if (q.problem.reject and not goodput) or run.incumbent is None:
+    if (q.problem.reject and not goodput) or run.incumbent is None or q.staged:
         return
     horizon = max((one.end for one in run.incumbent.schedule.requests), default=0) + 1
     if goodput:

@@ -75,6 +75,11 @@ def working(one: Placed, rounds: int) -> list[tuple[int, int]]:
     return out
 
 
+def is_staged(one: Placed) -> bool:
+    """Whether a request runs in another way than in one piece on one instance."""
+    return bool(one.pauses) or one.decode is not None
+
+
 def staged_pieces(p: ServingProblem, r: Request, index: int, one: Placed) -> dict[str, list[Piece]]:
     """What a request with pauses or a handover uses on an instance, by rule."""
     machine = p.machines[one.instance]
@@ -353,9 +358,9 @@ def _check_machine(
     p: ServingProblem, index: int, machine: Instance, mine: list[tuple[Request, Placed]]
 ) -> list[Violation]:
     shared = shared_units(p) if any(r.prefix for r, _ in mine) else {}
-    staged = [(r, o) for r, o in mine if o.pauses or o.decode is not None]
+    staged = [(r, o) for r, o in mine if is_staged(o)]
     parts = [staged_pieces(p, r, index, o) for r, o in staged]
-    whole = [(r, o) for r, o in mine if not o.pauses and o.decode is None]
+    whole = [(r, o) for r, o in mine if not is_staged(o)]
     pieces: dict[str, tuple[int | None, list[Piece]]] = {
         "capacity": (
             machine.capacity,

@@ -98,8 +98,14 @@ class Prepared:
 
     @cached_property
     def plain(self) -> bool:
-        """Whether only memory, batch and budget limit: no prefixes, tools or precedences."""
-        return not len(self.nodes) and not len(self.preds) and not (self.tool >= 0).any()
+        """Whether only memory, batch and budget limit: no prefixes, tools, precedences, stages."""
+        free = not len(self.nodes) and not len(self.preds) and not (self.tool >= 0).any()
+        return bool(free) and not self.staged
+
+    @cached_property
+    def staged(self) -> bool:
+        """Whether some instance runs requests in another way than in one piece (see `staged`)."""
+        return any(m.staged for m in self.problem.instances)
 
     @cached_property
     def volume(self) -> Ints:

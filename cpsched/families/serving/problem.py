@@ -296,6 +296,10 @@ class ServingProblem(ProblemBase):
                     value=name,
                     remedy="Choose one of them.",
                 )
+        if "expected_tokens" in self.objectives and len(self.objectives) > 1:
+            _complain(
+                "expected_tokens is asked alone", "objectives", self.objectives, "Drop the others."
+            )
         _unique([r.id for r in self.requests], "requests", "id")
         _unique([t.name for t in self.tools], "tools", "name")
         if self.question == "placement":
