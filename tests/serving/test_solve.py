@@ -15,7 +15,7 @@ import cpsched
 from cpsched.bound import recompute
 from cpsched.core.clock import Clock
 from cpsched.errors import OutOfTime
-from cpsched.families.serving import lagrange
+from cpsched.families.serving import branch, kernels_pack, lagrange
 from cpsched.families.serving.generate import GENERATORS
 from cpsched.families.serving.greedy import POLICIES, peak_of_batch, run_policy
 from cpsched.families.serving.prepare import prepare
@@ -173,6 +173,51 @@ def test_many_instances_share_the_work():
     """Two instances halve the makespan of two equal requests."""
     p = problem([(2, 4), (2, 4)], 6, count=2)
     assert cpsched.solve(p, time_limit=5, objective="makespan").objective == 4
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_branching_matches_brute_force(seed):
+    """The search finds the optimum below any value above it, and nothing below the optimum."""
+    p = random_problem(500 + seed, 4, arrivals=seed % 2 == 1)
+    q = prepare(p).weighing("total_latency")
+    prices = lagrange.Prices(int(q.release.min()), np.zeros((1, 3, 20), np.int64))
+    best = brute_force(p)
+    arrivals = sum(r.arrival for r in p.requests)
+    search = branch.Search(q, [prices], best + arrivals + 4)
+    while not search.run(1000):
+        pass
+    schedule = q.schedule(search.starts(), np.zeros(q.n, np.int64))
+    report = cpsched.validate(p, schedule)
+    assert report.valid
+    assert report.objectives["total_latency"] == best
+    assert branch.confirmed(q, best, prices)
+    assert not branch.confirmed(q, best + 1, prices)
+
+
+def test_small_latencies_are_proved_by_branching():
+    """A tight instance of five requests is proved, and the proof can be repeated."""
+    p = generated("serving-synthetic", requests=5, seed=1)
+    result = cpsched.solve(p, time_limit=60, workers=2)
+    assert result.status == "OPTIMAL"
+    for one in result.bounds:
+        if one.argument != "cp-sat":
+            assert recompute(p, one) == one.value
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_backward_packings_are_valid(seed):
+    """Packed from the end, every schedule keeps the memory law, at most the list's makespan."""
+    p = generated("serving-trace", requests=30, ratio=3, seed=seed, instances=1 + seed % 2)
+    q = prepare(p)
+    late, where = np.zeros(q.n, np.int64), np.zeros(q.n, np.int64)
+    top = kernels_pack.pack_search(
+        np.argsort(-q.volume), q.length, q.offset, q.memory, np.stack([q.capacity, q.max_batch]),
+        q.kind, 0, 3, seed, late, where,
+    )  # fmt: skip
+    start = top - late - q.length[q.kind[where], np.arange(q.n)]
+    schedule = q.schedule(start, where)
+    assert cpsched.validate(p, schedule).valid
+    assert max(one.end for one in schedule.requests) == top
 
 
 def test_goodput_counts_what_is_in_time():

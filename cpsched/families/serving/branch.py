@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cpsched.core import jit
 from cpsched.families.serving import kernels_exact as exact
 from cpsched.families.serving import lagrange
 from cpsched.families.serving.prepare import UNLIMITED, Prepared
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 
 ARGUMENT = "branch-and-bound"
 #: Most requests for which the search is tried.
-LARGEST = 20
-#: States remembered, and nodes between two looks at the clock.
-STATES, SLICE = 2**22, 20_000
+LARGEST = 16
+#: Most states remembered, as a power of two, and seconds per node.
+STATES, COST = 22, 1e-6
 
 
 def applies(q: Prepared) -> bool:
@@ -36,7 +37,7 @@ def applies(q: Prepared) -> bool:
         and not q.problem.reject
         and q.problem.slo_percent is None
         and int(q.budget[0]) >= UNLIMITED
-        and int(q.capacity[0]) < UNLIMITED
+        and int(q.capacity[0]) < 2**26
         and bool((q.fixed_machine < 0).all())
         and bool((q.length > 0).all())
     )
@@ -94,15 +95,16 @@ class Search:
             np.int64,
         )
         rng = np.random.default_rng(20_250_207)
-        self.marks = rng.integers(-(2**62), 2**62, (2, n + longest + 1)) * 2 + 1
+        self.marks = rng.integers(1, 2**31, (2, n + longest + 1))
         self.state = np.array([0, 0, 0, upper - self.offset, 0], np.int64)
         self.frames = np.zeros((3, limit + n + 2), np.int64)
         self.frames[2, 0] = -1
         self.start = np.full(n, -1, np.int64)
         self.best = self.start.copy()
         self.use = np.zeros((2, limit + longest + 4), np.int64)
-        self.seen = np.zeros((STATES, 2), np.int64)
-        self.seen_cost = np.zeros(STATES, np.int64)
+        slots = 2 ** min(STATES, n + 8)
+        self.seen = np.zeros((slots, 2), np.int64)
+        self.seen_cost = np.zeros(slots, np.int64)
         self.paid -= self.offset * lagrange.SCALE
         self.data: tuple[Any, ...] = (
             release, weight, length,
@@ -135,6 +137,7 @@ class Search:
 def prove(q: Prepared, run: Run, name: str, prices: lagrange.Prices) -> None:
     """Search every schedule better than the incumbent, as far as the clock allows."""
     assert run.incumbent is not None
+    jit.ready(run.clock.remaining())
     shift = _shift(q)
     search = Search(q, [prices], int(run.incumbent.values[0]) + shift)
     found = 0
@@ -142,8 +145,10 @@ def prove(q: Prepared, run: Run, name: str, prices: lagrange.Prices) -> None:
         known = int(run.incumbent.values[0]) + shift
         if known - search.offset < search.state[exact.UPPER]:
             search.state[exact.UPPER] = known - search.offset
-        over = search.run(SLICE)
-        run.clock.spend(SLICE * 2e-6)
+        per_node = COST * jit.slowdown()
+        nodes = max(10, int(0.05 / per_node))
+        over = search.run(nodes)
+        run.clock.spend(nodes * per_node)
         if search.state[exact.FOUND] > found:
             found = int(search.state[exact.FOUND])
             start = search.starts()
@@ -160,7 +165,7 @@ def prove(q: Prepared, run: Run, name: str, prices: lagrange.Prices) -> None:
 def confirmed(q: Prepared, value: int, prices: lagrange.Prices) -> bool:
     """Whether the search, done again, finds nothing below a value."""
     search = Search(q, [prices], value + _shift(q))
-    while not search.run(SLICE):
+    while not search.run(100_000):
         pass
     return search.starts() is None
 

@@ -10,6 +10,8 @@ from cpsched.core.jit import kernel
 
 #: Rows of the table of counters that `branch` keeps between calls.
 DEPTH, NODES, FOUND, UPPER, COMPLETE = range(5)
+#: Hash values are kept to 62 bits.
+MASK = 2**62 - 1
 
 
 @kernel
@@ -60,7 +62,7 @@ def branch(
     seen, seen_cost
         Open-addressed table of states: two hash values each, and the least cost they were seen at.
     marks
-        Random 64-bit numbers, shape (2, requests + longest).
+        Random 31-bit numbers, shape (2, requests + longest).
     twin
         The identical request that must start first (-1: none).
     cost, least
@@ -180,15 +182,16 @@ def branch(
                             late = max(late, release[i])
                             value += weight[i] * (t + 1)
                     for k in range(longest):
-                        units = use[0, t + 2 + k] * 1024 + use[1, t + 2 + k]
+                        units = use[0, t + 2 + k] * 32 + use[1, t + 2 + k]
                         if units == 0:
                             break
-                        first += marks[0, n + k] * units
-                        second += marks[1, n + k] * units
+                        # Factors below 2**31 keep every product and sum in 63 bits.
+                        first = (first + marks[0, n + k] * units) & MASK
+                        second = (second + marks[1, n + k] * units) & MASK
                     if late > t + 1:
                         # Before the last arrival the same state at another time is another state.
-                        first += marks[0, n] * (7 + 2 * t)
-                        second += marks[1, n] * (7 + 2 * t)
+                        first = (first + marks[0, n] * (7 + 2 * t)) & MASK
+                        second = (second + marks[1, n] * (7 + 2 * t)) & MASK
                     spot = ((first >> 7) ^ first) & (slots - 1)
                     for _ in range(16):
                         if seen[spot, 0] == 0 and seen[spot, 1] == 0:

@@ -46,7 +46,7 @@ def search(q: Prepared, run: Run) -> None:
 
     shaking = q.plain and name in (*LATENCY, "makespan") and not q.problem.reject
     if name == "makespan":
-        _backwards(q, run, 0.6 * run.clock.remaining())
+        _backwards(q, run, (0.6 if q.n > 40 else 0.05) * run.clock.remaining())
         _reorder(q, run, min(5.0, 0.3 * run.clock.remaining()))
     with _Beside(proving, alone=run.deterministic or run.workers < 2) as other:
         if shaking:
@@ -54,8 +54,13 @@ def search(q: Prepared, run: Run) -> None:
     if run.done():
         return
     if name in LATENCY and len(run.objectives) == 1 and prices[0] and branch.applies(q):
-        jit.ready()
-        branch.prove(q, run, name, prices[0])
+        best = prices[0]
+
+        def proving_rest() -> None:
+            branch.prove(q, run, name, best)
+
+        with _Beside(proving_rest, alone=run.deterministic or run.workers < 2) as other:
+            _shake(q, run, name, until=lambda: not other.running)
     if run.done():
         return
     if q.n <= 2000:
@@ -166,13 +171,12 @@ def _shake(
 
 def _backwards(q: Prepared, run: Run, seconds: float) -> None:
     """Short makespans packed from the end, where nothing waits for arrivals or token budgets."""
-    bound_ = run.bound(0)
+    target = run.bound(0)
     arrivals = int(q.release.max()) > int(q.release.min())
     growing = bool((q.budget >= UNLIMITED).all()) and q.allowed is None and q.plain
-    if arrivals or not growing or (q.fixed_machine >= 0).any() or bound_ is None:
+    if arrivals or not growing or (q.fixed_machine >= 0).any() or target is None:
         return
-    if run.clock.remaining() > 1.5:
-        jit.ready()
+    jit.ready(run.clock.remaining())
     origin = int(q.release.min())
     limits = np.stack([q.capacity, q.max_batch])
     rng = random.Random(run.seed * 17 + 3)
@@ -181,28 +185,26 @@ def _backwards(q: Prepared, run: Run, seconds: float) -> None:
         np.argsort(-q.volume, kind="stable"),
         np.lexsort((-q.length.min(axis=0), -(q.prompt + q.output))),
     ]
-    end, number, iterations = run.clock.remaining() - seconds, 0, 20
+    assert run.incumbent is not None
+    end, number = run.clock.remaining() - seconds, 0
     while not run.done() and run.clock.remaining() > end:
-        assert run.incumbent is not None
-        clocked = time.perf_counter()
+        cost = 3e-9 * q.n * float(run.incumbent.values[0] - origin) * jit.slowdown()
+        if 2.0 * cost > run.clock.remaining() - end:
+            return
+        iterations = max(1, int(0.2 / cost) - 1)
         late, where = np.zeros(q.n, np.int64), np.zeros(q.n, np.int64)
         order = starts[number % len(starts)]
         top = kernels_pack.pack_search(
-            order, q.length, q.offset, q.memory, limits, q.kind, int(bound_) - origin,
+            order, q.length, q.offset, q.memory, limits, q.kind, int(target) - origin,
             iterations, rng.randrange(2**31), late, where,
         )  # fmt: skip
-        took = time.perf_counter() - clocked
-        run.clock.spend(2e-7 * iterations * float(q.length.sum()))
+        run.clock.spend((iterations + 1) * cost)
         number += 1
         if top < 0:
             return
         if origin + top < run.incumbent.values[0]:
             start = origin + top - late - q.length[q.kind[where], np.arange(q.n)]
             run.offer(lambda s=start, g=where: q.schedule(s, g), "backwards")  # type: ignore[misc]
-        if run.deterministic:
-            iterations = 100
-        else:
-            iterations = max(2, min(200_000, int(iterations * min(4.0, 0.3 / max(took, 1e-6)))))
 
 
 def _reorder(q: Prepared, run: Run, seconds: float) -> None:
