@@ -406,7 +406,7 @@ def _check_buckets(
         if one.instance == index
         for a, b in working(one, prefill_rounds(r, machine))
     )
-    until = {}
+    until: dict[int, int] = {}
     for a, b, bucket, name in spans:
         for other, last in until.items():
             if other != bucket and last > a:

@@ -49,7 +49,7 @@ def engine_settings(p: ServingProblem, s: ServingSchedule) -> str:
         _, use = peaks([*pieces, *(q for part in parts for q in part["capacity"])])
         active = [Piece(o.start, o.end, 1, 0) for o in whole if o.end > o.start]
         _, batch = peaks([*active, *(q for part in parts for q in part["max_batch"])])
-        settings = {
+        settings: dict[str, object] = {
             "instance": index,
             "max_num_seqs": int(batch.max(initial=0)),
             "kv_cache_tokens": int(use.max(initial=0)) * p.block_tokens,
