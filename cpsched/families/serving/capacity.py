@@ -90,6 +90,8 @@ def _split_bound(q: Prepared, objective: str) -> int:
                     rate = float((prices[mine] / np.maximum(limit[mine], 1)).min())
                     least = max(least, total / rounds * rate)
         whole += least
+    if objective == "instances":
+        whole = min(whole, float(q.machines))
     return int(np.ceil(whole - 1e-6))
 
 
