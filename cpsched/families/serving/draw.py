@@ -6,7 +6,7 @@ import heapq
 from itertools import pairwise
 
 from cpsched.families.serving import check_static
-from cpsched.families.serving.check import (
+from cpsched.families.serving.pieces import (
     is_staged,
     memory_pieces,
     peaks,

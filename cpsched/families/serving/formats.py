@@ -145,7 +145,7 @@ class _Setting:
                 "decode_instances" if decode else "prefill_instances",
                 "needs the other role as well",
             )
-        self.instances = (self.instance,)
+        self.instances: tuple[Instance, ...] = (self.instance,)
         if prefill and decode:
             self.instances = tuple(
                 self.instance.model_copy(update={"name": role, "role": role, "count": count})

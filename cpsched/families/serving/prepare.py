@@ -9,12 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cpsched.errors import Infeasible, ProblemError
-from cpsched.families.serving.check import (
-    allowed_misses,
-    prefill_rounds,
-    shared_units,
-)
+from cpsched.families.serving.check import allowed_misses
 from cpsched.families.serving.check_static import prefix_sizes
+from cpsched.families.serving.pieces import prefill_rounds, shared_units
 from cpsched.families.serving.problem import Instance, Placed, ServingProblem, ServingSchedule
 
 if TYPE_CHECKING:

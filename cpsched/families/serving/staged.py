@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cpsched.families.serving.check import (
+from cpsched.families.serving.greedy import POLICIES
+from cpsched.families.serving.pieces import (
     bucket_of,
     prefill_rounds,
     staged_pieces,
     transfer_rounds,
     working,
 )
-from cpsched.families.serving.greedy import POLICIES
 from cpsched.families.serving.prepare import UNLIMITED, Prepared
 from cpsched.families.serving.problem import Placed, ServingProblem, ServingSchedule
 

@@ -9,9 +9,9 @@ import numpy as np
 from cpsched.core import exact
 from cpsched.errors import OutOfTime
 from cpsched.families.serving import staged
-from cpsched.families.serving.check import (
+from cpsched.families.serving.check import meets_slo
+from cpsched.families.serving.pieces import (
     bucket_of,
-    meets_slo,
     prefill_rounds,
     staged_pieces,
     transfer_rounds,
@@ -185,8 +185,7 @@ class _Model:
     def on_time(self, i: int) -> Any:
         """Whether a request meets its SLO."""
         r = self.q.problem.requests[i]
-        machine = self.q.problem.machines[0]
-        return self.sum_of([x for one, x in self.ways[i] if meets_slo(r, machine, one)])
+        return self.sum_of([x for one, x in self.ways[i] if meets_slo(r, one)])
 
     def value(self, name: str) -> Any:
         """An objective."""

@@ -6,7 +6,7 @@ import json
 
 from cpsched.errors import ProblemError
 from cpsched.families import Writer
-from cpsched.families.serving.check import (
+from cpsched.families.serving.pieces import (
     Piece,
     is_staged,
     memory_pieces,
