@@ -60,6 +60,16 @@ class Stage:
             size = np.ascontiguousarray(pack.size[index])
             self.items.append((index, np.maximum(limit, 0), bonus, size))
 
+    def rounded(self, scaled: int) -> int:
+        """A scaled bound, rounded up to a disruption that is possible.
+
+        When every pod is placed none is evicted for good: the disruption is a number of moves.
+        """
+        pack = self.pack
+        everything = self.values[-1] == int((pack.available * pack.weight).sum())
+        step = self.move if everything and self.move and bool(pack.weight.all()) else 1
+        return -(-scaled // (SCALE * step)) * step
+
     def clamp(self, m: Multipliers) -> Multipliers:
         """Multipliers for which the bound is finite: a+c <= eviction, a+b <= move weight."""
         a, b, c, d, t = (np.maximum(x, 0) for x in m)
@@ -289,7 +299,7 @@ def generate(
             at = stage.clamp(mixed)  # type: ignore[arg-type]
         scaled, fillings = stage.bound(at, master.known_values)
         clock.spend(1e-3 * len(stage.pack.groups))
-        bound = -((-scaled) // SCALE)
+        bound = stage.rounded(scaled)
         if centre is None or scaled > centre_value:
             centre, centre_value = at, scaled
         if bound > best:

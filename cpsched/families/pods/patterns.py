@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from cpsched.core import jit
 from cpsched.core.clock import Clock
 from cpsched.families.pods import kernels
 from cpsched.families.pods.prepare import Bools, Instance, Ints
@@ -23,8 +24,11 @@ SCALE = 10**6
 #: bound; and at least per group.
 PRICING_NODES = 400_000
 LEAST_NODES = 20_000
-#: The same where no proof is needed.
+#: The same where no proof is needed, and where there is time.
 DIVE_NODES = 3_000
+HARDEST_NODES = 60_000_000
+#: Estimated seconds of one branch-and-bound node of the compiled kernel.
+NODE_SECONDS = 2e-7
 #: Further fillings from one pricing.
 REPEATS = 4
 
@@ -297,12 +301,13 @@ def lagrangian(pack: Packing, frozen: list[int], classes: Ints, tiers: Ints, pri
 
 @dataclass
 class Certificate:
-    """What column generation gave for one tier."""
+    """What column generation gave for one tier; ``nodes`` is how hard the bound was to price."""
 
     tier: int
     bound: int | None
     multipliers: tuple[Ints, Ints] | None
     master: Master
+    nodes: int = 0
 
 
 def generate(
@@ -334,7 +339,6 @@ def generate(
         master.add(group, filling)
     best = Certificate(tier, None, None, master)
     nodes = DIVE_NODES
-    most = max(LEAST_NODES, PRICING_NODES // max(1, len(pack.groups)))
     centre: tuple[Ints, Ints] | None = None
     misses = 0
     while clock.remaining() > until and not clock.cancelled:
@@ -350,7 +354,7 @@ def generate(
         bound = lagrangian(pack, frozen, *at, priced)
         clock.spend(2e-3 * len(pack.groups))
         if best.bound is None or bound < best.bound:
-            best.bound, best.multipliers, centre = bound, at, at
+            best.bound, best.multipliers, centre, best.nodes = bound, at, at, nodes
         added = 0
         for g, fillings in enumerate(priced.fillings):
             for filling in fillings:
@@ -361,14 +365,21 @@ def generate(
             misses = 0
         elif quick:
             break
-        elif nodes < most:
+        elif 2 * nodes <= (harder := _affordable(pack, clock.remaining() - until)):
             # Nothing more by quick pricing: look, and prove, harder.
-            nodes = min(most, 12 * nodes)
+            nodes = min(harder, 12 * nodes)
         else:
             misses += 1
             if misses > 2:
                 break
     return best
+
+
+def _affordable(pack: Packing, seconds: float) -> int:
+    """Branch-and-bound nodes per group that one pricing of all groups may take."""
+    each = NODE_SECONDS * jit.slowdown() * max(1, len(pack.groups))
+    least = max(LEAST_NODES, PRICING_NODES // max(1, len(pack.groups)))
+    return int(min(HARDEST_NODES, max(least, 0.25 * min(seconds, 1e9) / each)))
 
 
 def _between(centre: tuple[Ints, Ints], duals: tuple[Ints, Ints]) -> tuple[Ints, Ints]:

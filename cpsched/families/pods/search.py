@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 from collections.abc import Mapping
 
 import numpy as np
 
 from cpsched.core import jit
 from cpsched.core.run import Run
-from cpsched.families.pods import cellpacking, disrupt, dive, patterns, vm, warm
+from cpsched.families.pods import bound, cellpacking, disrupt, dive, patterns, vm, warm
 from cpsched.families.pods.improve import (
     WHOLE,
     end_of,
@@ -93,6 +94,7 @@ def place(instance: Instance, run: Run) -> None:
             _reach(instance, run, pack, last, columns, levels, 0.5 * until * budget)
         if run.done() or all(run.proved(k) for k in levels):
             return
+    _reach_again(instance, run, pack, last, levels, 0.3 * run.clock.remaining())
     # What is left is to place a pod or two more: look closely at a few nodes at a time.
     search_neighbourhoods(
         instance,
@@ -156,6 +158,7 @@ def pattern_bound(
     classes, tiers = found.multipliers
     names = [instance.classes[c].pod.name for c in pack.classes.tolist()]
     data = {
+        "nodes": found.nodes,
         "multipliers": {n: int(m) for n, m in zip(names, classes.tolist(), strict=True) if m},
         "tiers": [int(m) for m in tiers.tolist()],
     }
@@ -181,10 +184,33 @@ def _reach(
         offer_counts(instance, run, dive.lay_out(pack, chosen, run), "patterns:dive")
 
 
+def _reach_again(
+    instance: Instance,
+    run: Run,
+    pack: patterns.Packing,
+    last: patterns.Certificate | None,
+    levels: list[int],
+    until: float,
+) -> None:
+    """Shaken dives, one after the other, until the certified counts are reached."""
+    rng = random.Random(run.seed)
+    while last is not None and not all(run.proved(k) for k in levels):
+        dive.reset(pack, last.master)
+        chosen = dive.dive(pack, last.master, run.clock, until, rng)
+        if chosen is None:
+            return
+        offer_counts(instance, run, dive.lay_out(pack, chosen, run), "patterns:dive", more=True)
+
+
 def offer_counts(
-    instance: Instance, run: Run, counts: Mapping[tuple[int, int], int], source: str
+    instance: Instance,
+    run: Run,
+    counts: Mapping[tuple[int, int], int],
+    source: str,
+    *,
+    more: bool = False,
 ) -> bool:
-    """Put an end state into an executable order and offer it."""
+    """Put an end state into an executable order and offer it; with ``more`` only higher counts."""
     total = np.zeros(len(instance.tiers), dtype=np.int64)
     for (c, _), count in counts.items():
         total[instance.tier_of[c]] += instance.classes[c].weight * count
@@ -194,7 +220,8 @@ def offer_counts(
     levels = placed_levels(instance, run)
     if levels is not None and run.incumbent is not None:
         reached = tuple(int(v) for v in np.cumsum(total))
-        if reached < tuple(run.incumbent.values[: len(levels)]):
+        known = tuple(int(v) for v in run.incumbent.values[: len(levels)])
+        if reached < known or (more and reached == known):
             return False
     try:
         actions = in_order(instance, name_pods(instance, counts))
@@ -218,6 +245,8 @@ def least_disruption(instance: Instance, run: Run) -> None:
     pack = patterns.packing(instance, distinct=True)
     while not run.done():
         values = [int(v) for v in run.incumbent.values[:level]]
+        least = bound.undisturbed(instance, values)
+        run.raise_bound(Bound(least, "no-room-as-it-is", "disruption", given=tuple(values)))
         fixed = patterns.fixed_weights(instance)
         stage = disrupt.Stage(pack, [v - f for v, f in zip(values, fixed, strict=True)])
         counts = dive.counts_of(pack, end_of(instance, run.incumbent.schedule))
