@@ -6,7 +6,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from cpsched.families.pods.check import check, evaluate
+from cpsched.families.pods.check import check
+from cpsched.families.pods.objectives import evaluate
 from cpsched.families.pods.problem import Placement, PodsProblem, PodsSchedule, Step
 from cpsched.families.pods.replay import State
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from cpsched.core.run import Run
 from cpsched.errors import ProblemError
-from cpsched.families.pods.prepare import Instance, Ints
+from cpsched.families.pods.arrays import Ints
+from cpsched.families.pods.prepare import Instance
 from cpsched.families.pods.problem import PodsProblem
 from cpsched.result import Bound, Number
 

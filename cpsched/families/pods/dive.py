@@ -10,8 +10,8 @@ import numpy as np
 from cpsched.core import engine
 from cpsched.core.clock import Clock
 from cpsched.core.run import Run
+from cpsched.families.pods.arrays import Ints
 from cpsched.families.pods.patterns import DIVE_NODES, SCALE, Master, Packing, price, profits_of
-from cpsched.families.pods.prepare import Ints
 
 #: Pricing rounds after each fixing.
 ROUNDS = 3

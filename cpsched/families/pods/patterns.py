@@ -16,7 +16,8 @@ import numpy as np
 from cpsched.core import jit
 from cpsched.core.clock import Clock
 from cpsched.families.pods import kernels
-from cpsched.families.pods.prepare import Bools, Instance, Ints
+from cpsched.families.pods.arrays import Bools, Ints
+from cpsched.families.pods.prepare import Instance
 
 #: Multipliers are rounded to integers of this scale, so that the bound is exact.
 SCALE = 10**6
@@ -379,6 +380,8 @@ def _affordable(pack: Packing, seconds: float) -> int:
     """Branch-and-bound nodes per group that one pricing of all groups may take."""
     each = NODE_SECONDS * jit.slowdown() * max(1, len(pack.groups))
     least = max(LEAST_NODES, PRICING_NODES // max(1, len(pack.groups)))
+    if jit.slowdown() > 1.0:
+        least = DIVE_NODES
     return int(min(HARDEST_NODES, max(least, 0.25 * min(seconds, 1e9) / each)))
 
 

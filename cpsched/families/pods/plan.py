@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cpsched.families.pods.board import Action, Board
-from cpsched.families.pods.check import tier_counts
+from cpsched.families.pods.objectives import tier_counts
 from cpsched.families.pods.prepare import Instance
 from cpsched.families.pods.problem import Placement, PodsSchedule, Step
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cpsched.core import jit
 from cpsched.core.run import Run
 from cpsched.families.pods import bound, cellpacking, disrupt, dive, patterns, vm, warm
+from cpsched.families.pods.arrays import Ints
 from cpsched.families.pods.improve import (
     WHOLE,
     end_of,
@@ -21,7 +21,7 @@ from cpsched.families.pods.improve import (
     stated,
 )
 from cpsched.families.pods.plan import Stuck, in_order, name_pods, schedule_of
-from cpsched.families.pods.prepare import Instance, Ints
+from cpsched.families.pods.prepare import Instance
 from cpsched.families.pods.problem import PodsSchedule
 from cpsched.result import Bound
 
@@ -32,7 +32,6 @@ def search(instance: Instance, run: Run) -> None:
     """Improve and prove until the run is done."""
     if not warm.ready(run.clock):
         return
-    jit.ready(run.clock.remaining())
     if cellpacking.applies(instance, run):
         cellpacking.search(instance, run)
         return
