@@ -49,6 +49,7 @@ def _prepare(problem: PodsProblem, run: Run) -> Any:
     if problem.reassignment is not None:
         return problem
     instance = prepare(problem, run)
+    bounds(instance, run)
     warm.start()
     return instance
 
@@ -63,12 +64,11 @@ def _greedy(instance: Any, run: Run) -> None:
 
 
 def _bounds(instance: Any, run: Run) -> None:
+    """Clusters have their quick bounds since they were prepared."""
     if isinstance(instance, PodsProblem):
         from cpsched.families.pods import reassign
 
         reassign.raise_bounds(instance, run)
-        return
-    bounds(instance, run)
 
 
 def _search(instance: Any, run: Run) -> None:
