@@ -27,6 +27,9 @@ from cpsched.result import Bound
 
 logger = logging.getLogger("cpsched")
 
+#: Variables up to which CP-SAT proves the whole model sooner than shaken dives find a pod more.
+SMALL = 120
+
 
 def search(instance: Instance, run: Run) -> None:
     """Improve and prove until the run is done."""
@@ -43,8 +46,9 @@ def search(instance: Instance, run: Run) -> None:
         least_disruption(instance, run)
     if run.done() or not stated(instance, run):
         return
-    small = size_of(instance) <= WHOLE
-    if run.incumbent is None or (small and not plain(instance)):
+    size = size_of(instance)
+    small = size <= WHOLE
+    if run.incumbent is None or size <= SMALL or (small and not plain(instance)):
         solve_whole(instance, run, 0.6 * run.clock.remaining())
     search_neighbourhoods(instance, run, 0.6 * run.clock.remaining() if small else math.inf)
     if small:
@@ -93,6 +97,8 @@ def place(instance: Instance, run: Run) -> None:
             _reach(instance, run, pack, last, columns, levels, 0.5 * until * budget)
         if run.done() or all(run.proved(k) for k in levels):
             return
+    if size_of(instance) <= SMALL:
+        solve_whole(instance, run, 0.6 * run.clock.remaining())
     _reach_again(instance, run, pack, last, levels, 0.3 * run.clock.remaining())
     # What is left is to place a pod or two more: look closely at a few nodes at a time.
     search_neighbourhoods(
