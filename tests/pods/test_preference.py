@@ -97,7 +97,7 @@ def test_best_preference_of_small_clusters(seed: int) -> None:
         for i in range(4)
     ]
     cluster = problem(nodes, pods, objectives=["placed@0", "disruption", "preference"])
-    result = cpsched.solve(cluster, 20.0, workers=1, strict=True)
+    result = cpsched.solve(cluster, 60.0, workers=1, strict=True)
     assert result.status == "OPTIMAL"
     assert tuple(result.objective) == best_by_brute_force(cluster, cluster.objectives)
 
@@ -146,6 +146,6 @@ def test_disruption_of_a_full_plan_counts_moves() -> None:
         [pod("q", node="a"), pod("r", node="b"), pod("p", 2)],
         move_weight=3,
     )
-    result = cpsched.solve(cluster, 20.0, workers=1, strict=True)
+    result = cpsched.solve(cluster, 60.0, workers=1, strict=True)
     assert (result.status, result.objective) == ("OPTIMAL", [3, 3])
     assert any(b.argument == "no-room-as-it-is" and b.value == 3 for b in result.bounds)
