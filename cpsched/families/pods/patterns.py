@@ -127,10 +127,14 @@ def _limits(instance: Instance, classes: Ints, available: Ints, fixed: Bools) ->
 
 @dataclass(frozen=True)
 class Priced:
-    """Bounds on the best filling of each group for some profits, and good fillings."""
+    """Bounds on the best filling of each group for some profits, and good fillings.
+
+    ``visited`` counts branch-and-bound nodes.
+    """
 
     bounds: list[int]
     fillings: list[list[Ints]]
+    visited: int
 
 
 def price(
@@ -158,15 +162,16 @@ def price(
         Further fillings per group from what the ones before leave, so that one round gives
         columns for all classes.
     """
-    bounds, fillings = [], []
+    bounds, fillings, visited = [], [], 0
     available = pack.available if counts is None else counts
     found = np.zeros((1, len(profits)), dtype=np.int64)
     nodes = nodes or max(LEAST_NODES, PRICING_NODES // max(1, len(pack.groups)))
     for group, known in zip(pack.groups, least, strict=True):
         limit = np.minimum(group.limit, available)
-        _, bound, rows, _ = kernels.knapsack(
+        _, bound, rows, steps = kernels.knapsack(
             profits, pack.size, limit, group.room, nodes, known, found
         )
+        visited += int(steps)
         bounds.append(int(bound))
         kept = [found[0].copy()] * rows
         for _ in range(min(repeats, len(group.members) - 1) if rows else 0):
@@ -179,7 +184,7 @@ def price(
                 break
             kept.append(found[0].copy())
         fillings.append(kept)
-    return Priced(bounds, fillings)
+    return Priced(bounds, fillings, visited)
 
 
 def fixed_weights(instance: Instance) -> list[int]:
@@ -353,7 +358,7 @@ def generate(
         profits = profits_of(pack, tier, *at)
         priced = price(pack, profits, master.known_values(profits), nodes=nodes)
         bound = lagrangian(pack, frozen, *at, priced)
-        clock.spend(2e-3 * len(pack.groups))
+        clock.spend(2e-3 * len(pack.groups) + NODE_SECONDS * jit.slowdown() * priced.visited)
         if best.bound is None or bound < best.bound:
             best.bound, best.multipliers, centre, best.nodes = bound, at, at, nodes
         added = 0

@@ -6,6 +6,7 @@ CP-SAT, whose import takes longest and which the placed counts do not need.
 
 from __future__ import annotations
 
+import atexit
 import threading
 
 from cpsched.core.clock import Clock
@@ -13,6 +14,7 @@ from cpsched.core.clock import Clock
 _linear = threading.Event()
 _all = threading.Event()
 _started = threading.Lock()
+_leaving = threading.Event()
 _thread: threading.Thread | None = None
 
 
@@ -23,6 +25,7 @@ def start() -> None:
         if _thread is None:
             _thread = threading.Thread(target=_load, name="cpsched-import", daemon=True)
             _thread.start()
+            atexit.register(_leave)
 
 
 def ready(clock: Clock) -> bool:
@@ -38,18 +41,26 @@ def ready(clock: Clock) -> bool:
     return True
 
 
+def _leave() -> None:
+    """Let the import that is under way end: a process must not be torn down in the midst of it."""
+    _leaving.set()
+    if _thread is not None:
+        _thread.join(5.0)
+
+
 def _load() -> None:
     import ortools.graph.python.linear_sum_assignment
     import ortools.linear_solver.pywraplp
 
     _linear.set()
     try:
-        from cpsched.core import jit
-        from cpsched.families.pods import kernels
+        if not _leaving.is_set():
+            from cpsched.core import jit
+            from cpsched.families.pods import kernels
 
-        # What only postpones the kernels in a caller with little time does not bind this thread.
-        if jit.ready():
-            kernels.warm_up()
-        import ortools.sat.python.cp_model  # noqa: F401
+            if jit.ready():
+                kernels.warm_up()
+        if not _leaving.is_set():
+            import ortools.sat.python.cp_model  # noqa: F401
     finally:
         _all.set()
