@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from cpsched.core.run import Run
-from cpsched.families.workflow import greedy, kernels, local
+from cpsched.families.workflow import greedy, kernels_paths, local
 from cpsched.families.workflow.extract import Plan
 from cpsched.families.workflow.prepare import Instance
 
@@ -29,7 +29,7 @@ def relist(inst: Instance, run: Run, plan: Plan, compiled: bool) -> Plan:
             run.clock.spend(cost)
             length = inst.dur[best.row, best.mach].astype(np.float64)
             apart = best.mach[source] != best.mach[inst.succ_dst]
-            rank = kernels.upward_ranks(
+            rank = kernels_paths.upward_ranks(
                 inst.topo, inst.succ_ptr, inst.succ_dst, np.where(apart, comm, 0.0), length
             )
             changed = np.where(
