@@ -59,9 +59,7 @@ def saga_cpop(
     return _saga("cpop", problem)
 
 
-def saga_smt(
-    case: Case, problem: WorkflowProblem, limit: float, workers: int, seed: int
-) -> Answer:
+def saga_smt(case: Case, problem: WorkflowProblem, limit: float, workers: int, seed: int) -> Answer:
     """The exact solver of anrg-saga 2.0.2: bisection on the makespan with z3, to 0.001.
 
     It knows no time limit, so it runs in a process of its own and is ended after ten limits.
