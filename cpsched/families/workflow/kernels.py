@@ -65,7 +65,7 @@ class Times(NamedTuple):
 @kernel
 def arrival(g: Graph, t: int, p: int, mach: Any, out: Times) -> int:
     """Earliest start of ``t`` on ``p`` by release, inputs and data; sets its cause."""
-    at = g.release[t]
+    at: int = g.release[t]
     if g.has_inputs and g.inputs[t, p] > at:
         at = g.inputs[t, p]
     out.cause[t] = -1
