@@ -80,9 +80,7 @@ def build(inst: Instance, run: Run, level: int) -> tuple[model.Variables, exact.
                 return run.incumbent.schedule
         return schedule
 
-    # Presolve of CP-SAT 9.15 gives wrong optima on the step functions of rates over time.
-    parameters = {"cp_model_presolve": False} if v.notes.get("varying") else {}
-    return v, exact.Built(v.model, extract, value_of, parameters=parameters)
+    return v, exact.Built(v.model, extract, value_of)
 
 
 def settle(inst: Instance, v: model.Variables, values: Sequence[int]) -> Plan | None:

@@ -445,11 +445,15 @@ def horizon_of(inst: Instance, latest: int | None) -> int:
         return latest
     longest = int(np.where(inst.dur < 0, 0, inst.dur).max(axis=1).sum()) if inst.n else 0
     tails = sum(b[-1][0] if b else 0 for b in inst.blocked)
+    # It may pay to wait for the last change of a rate, but no longer.
+    machines = inst.problem.machines
+    changes = (s.start for mc in machines for s in (*mc.prices, *mc.carbon))
+    waits = inst.ticks(max(changes, default=0.0))
     slow = float(inst.tpb.max()) if len(inst.tpb) else 0.0
     data = float(np.clip(inst.pred_bytes, 0, None).sum()) * slow
     inputs = int(inst.inputs.max()) if inst.inputs is not None else 0
     lat = int(inst.lat.max()) * (len(inst.pred_src) + 1) if len(inst.lat) else 0
-    total = longest + int(inst.release.max() if inst.n else 0) + tails + math.ceil(data)
+    total = longest + int(inst.release.max() if inst.n else 0) + tails + waits + math.ceil(data)
     total += lat + inputs
     bounded = inst.deadline[inst.deadline < NEVER]
     if len(bounded) == inst.n and inst.n:

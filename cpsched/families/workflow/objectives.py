@@ -367,7 +367,6 @@ def _money(
                 parts[t].append(whole * x)
         slack += largest
     if varying:
-        v.notes["varying"] = True
         for t, spent in _varying(v, resource, factor, scale).items():
             parts[t] += spent
             # Slopes are rounded down, and a step's beginning by less than one unit of time.
