@@ -15,9 +15,10 @@ from typing import Any
 import cpsched
 from benchmarks.suite import Case, Suite
 from benchmarks.suites.workflow_peers import cp_sat, saga_cpop, saga_heft, saga_smt
-from cpsched.families.workflow.formats import read_stg, read_wfformat
+from cpsched.families.workflow.formats import read_stg
 from cpsched.families.workflow.generate import agent, layered
 from cpsched.families.workflow.problem import Edge, Machine, Task, WorkflowProblem
+from cpsched.families.workflow.wfformat import read_wfformat
 
 PEERS = {"saga-heft": saga_heft, "saga-cpop": saga_cpop, "cp-sat": cp_sat}
 #: The SMT solver is asked for by name: it takes minutes from 22 tasks on.

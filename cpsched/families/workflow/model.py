@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cpsched.families.workflow.extract import Plan
+from cpsched.families.workflow.extract import Plan, needed_data
 from cpsched.families.workflow.heads import heads_and_tails
 from cpsched.families.workflow.merge import dominators, siblings
 from cpsched.families.workflow.prepare import NEVER, Instance
@@ -450,11 +450,15 @@ def horizon_of(inst: Instance, latest: int | None) -> int:
     changes = (s.start for mc in machines for s in (*mc.prices, *mc.carbon))
     waits = inst.ticks(max(changes, default=0.0))
     slow = float(inst.tpb.max()) if len(inst.tpb) else 0.0
-    data = float(np.clip(inst.pred_bytes, 0, None).sum()) * slow
+    latency = int(inst.lat.max()) if len(inst.lat) else 0
+    if inst.problem.contention:
+        # At worst every file goes to every reader on its own, one after the other.
+        sent = [size for *_, carried in needed_data(inst) for _, size in carried]
+    else:
+        sent = inst.pred_bytes[inst.pred_bytes >= 0].tolist()
+    data = math.ceil(sum(sent) * slow) + (latency + 1) * len(sent)
     inputs = int(inst.inputs.max()) if inst.inputs is not None else 0
-    lat = int(inst.lat.max()) * (len(inst.pred_src) + 1) if len(inst.lat) else 0
-    total = longest + int(inst.release.max() if inst.n else 0) + tails + waits + math.ceil(data)
-    total += lat + inputs
+    total = longest + int(inst.release.max() if inst.n else 0) + tails + waits + data + inputs
     bounded = inst.deadline[inst.deadline < NEVER]
     if len(bounded) == inst.n and inst.n:
         total = min(total, int(bounded.max()))
