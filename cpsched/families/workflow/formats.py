@@ -1,4 +1,4 @@
-"""Readers of the workflow family: WfFormat (see `wfformat`), SAGA, STG, the matrix JSON, networkx."""
+"""Readers of the workflow family: SAGA, STG, matrix JSON, networkx; WfFormat is in `wfformat`."""
 
 from __future__ import annotations
 
