@@ -266,7 +266,9 @@ def offer(run: Run, inst: Instance, plan: Plan | None, source: str) -> bool:
 def is_compiled(inst: Instance, run: Run) -> bool:
     """Whether kernels run compiled; small instances do not wait for the compiled code to load."""
     plain = [o.name for o in run.objectives] == ["makespan"]
-    return inst.rows * inst.m > (100 if plain else 3000) and jit.ready(run.clock.remaining(), "workflow")
+    return inst.rows * inst.m > (100 if plain else 3000) and jit.ready(
+        run.clock.remaining(), "workflow"
+    )
 
 
 def portfolio(inst: Instance, run: Run) -> None:

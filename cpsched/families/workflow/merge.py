@@ -88,15 +88,16 @@ def dominators(inst: Instance) -> dict[int, int]:
     if "dominators" not in inst.cache:
         found: dict[int, int] = {}
         for t in range(inst.n):
-            rows = list(inst.rows_of(t))
-            vectors = {r: _burden(inst, r) for r in rows}
-            for r in rows:
-                for other in rows:
-                    if other == r or other in found or not (vectors[other] <= vectors[r]).all():
-                        continue
-                    if other < r or bool((vectors[other] < vectors[r]).any()):
-                        found[r] = other
-                        break
+            rows = inst.rows_of(t)
+            if len(rows) > 1:
+                burden = np.array([_burden(inst, r) for r in rows])
+                least = (burden[:, None, :] <= burden[None, :, :]).all(axis=2)
+                # Of equal rows the first one stays.
+                before = np.tri(len(rows), k=-1, dtype=np.bool_).T
+                better = least & (~least.T | before)
+                best = ~better.any(axis=0)
+                for k in np.flatnonzero(~best).tolist():
+                    found[rows[k]] = rows[int(np.argmax(better[:, k] & best))]
         inst.cache["dominators"] = found
     out: dict[int, int] = inst.cache["dominators"]
     return out
@@ -117,14 +118,8 @@ def undominated(inst: Instance, plan: Plan) -> Plan:
     if not better:
         return plan
     end = plan.end(inst)
-    row = np.array([_best(better, r) for r in plan.row.tolist()], dtype=np.int64)
+    row = np.array([better.get(r, r) for r in plan.row.tolist()], dtype=np.int64)
     return Plan(end - inst.dur[row, plan.mach], row, plan.mach, plan.sent)
-
-
-def _best(better: dict[int, int], row: int) -> int:
-    while row in better:
-        row = better[row]
-    return row
 
 
 def _takes_no_time(inst: Instance, t: int) -> bool:
