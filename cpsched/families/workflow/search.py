@@ -102,9 +102,9 @@ def _makespan(inst: Instance, run: Run) -> None:
 
 
 def _start_by_chains(inst: Instance, run: Run) -> Plan:
-    """Search with chains of tasks merged, where that leaves clearly fewer; the best plan so far."""
+    """Search with chains of tasks merged, where that leaves fewer; the best plan so far."""
     coarse = merge.without_chains(inst)
-    if coarse.n <= 0.8 * inst.n:
+    if coarse.n <= 0.95 * inst.n:
         for make in (greedy.heft, greedy.peft):
             greedy.offer(run, coarse, make(coarse), "greedy:chains")
         start = greedy.heft(coarse)
