@@ -1,7 +1,8 @@
 """Suites of the `workflow` family: WfInstances, STG, random graphs, large graphs, agents.
 
-Peers: HEFT and CPOP of anrg-saga (its licence allows no more than comparing with it) and a plain
-CP-SAT model with default parameters.
+Peers: HEFT, CPOP and the SMT solver of anrg-saga (extra ``bench-saga``, or without the headers of
+graphviz ``pip install --no-deps anrg-saga==2.0.2`` and networkx, pysmt, z3-solver; its licence
+allows no more than comparing with it) and a plain CP-SAT model with default parameters.
 """
 
 from __future__ import annotations
