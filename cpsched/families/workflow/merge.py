@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,7 +152,7 @@ class _Groups:
             t: _Group(
                 [t],
                 t,
-                (inst.dur[inst.row_ptr[t] : inst.row_ptr[t + 1]] >= 0).any(axis=0),
+                np.any(inst.dur[inst.row_ptr[t] : inst.row_ptr[t + 1]] >= 0, axis=0),
                 int(inst.release[t]),
                 int(inst.deadline[t]),
             )
@@ -254,7 +255,7 @@ class _Groups:
                     data[pair] = max(size, data.get(pair, -1.0))
         src = np.array([u for u, _ in data], dtype=np.int64)
         dst = np.array([v for _, v in data], dtype=np.int64)
-        size = np.array(list(data.values()), dtype=np.float64)
+        sizes = np.array(list(data.values()), dtype=np.float64)
         n = len(listed)
         pred_ptr, by_target = csr(dst, n)
         succ_ptr, by_source = csr(src, n)
@@ -264,7 +265,8 @@ class _Groups:
             inputs = np.array([inst.inputs[g.members].max(axis=0) for g in listed])
         members = [g.members for g in listed]
         merged = Merged(inst, members, mains, np.array(rows, dtype=np.int64))
-        kept = {k: inst.cache[k] for k in ("plain", "area_rows") if k in inst.cache}
+        names = ("plain", "area_rows")
+        kept: dict[str, Any] = {k: inst.cache[k] for k in names if k in inst.cache}
         return dataclasses.replace(
             inst,
             n=n,
@@ -277,10 +279,10 @@ class _Groups:
             deadline=np.array([min(NEVER, g.deadline) for g in listed], dtype=np.int64),
             pred_ptr=pred_ptr,
             pred_src=src[by_target],
-            pred_bytes=size[by_target],
+            pred_bytes=sizes[by_target],
             succ_ptr=succ_ptr,
             succ_dst=dst[by_source],
-            succ_bytes=size[by_source],
+            succ_bytes=sizes[by_source],
             topo=topological(n, pred_ptr, succ_ptr, dst[by_source]),
             inputs=inputs,
             conditional=inst.conditional[mains],
