@@ -1,8 +1,10 @@
-"""Peers of the `workflow` family: anrg-saga's list schedulers and a plain CP-SAT model."""
+"""Peers of the `workflow` family: anrg-saga's schedulers and a plain CP-SAT model."""
 
 from __future__ import annotations
 
+import multiprocessing
 import time
+from multiprocessing.connection import Connection
 from typing import Any
 
 from benchmarks.suite import Answer, Case
@@ -19,7 +21,7 @@ def _saga(scheduler: str, problem: WorkflowProblem) -> Answer:
     if any(len(t.choices) > 1 or t.work is None for t in problem.tasks):
         return Answer("UNSUPPORTED", None)
     from saga import Network, TaskGraph
-    from saga.schedulers import CpopScheduler, HeftScheduler
+    from saga.schedulers import CpopScheduler, HeftScheduler, SMTScheduler
 
     rates = link_rates(problem)
     names = [m.name for m in problem.machines]
@@ -36,7 +38,7 @@ def _saga(scheduler: str, problem: WorkflowProblem) -> Answer:
             for (u, v), carried in dependencies(problem).items()
         ],
     )
-    made = {"heft": HeftScheduler, "cpop": CpopScheduler}[scheduler]()
+    made = {"heft": HeftScheduler, "cpop": CpopScheduler, "smt": SMTScheduler}[scheduler]()
     started = time.perf_counter()
     makespan = made.schedule(network, graph).makespan
     elapsed = time.perf_counter() - started
@@ -55,6 +57,31 @@ def saga_cpop(
 ) -> Answer:
     """CPOP of anrg-saga 2.0.2."""
     return _saga("cpop", problem)
+
+
+def saga_smt(case: Case, problem: WorkflowProblem, limit: float, workers: int, seed: int) -> Answer:
+    """The exact solver of anrg-saga 2.0.2: bisection on the makespan with z3, to 0.001.
+
+    It knows no time limit, so it runs in a process of its own and is ended after ten limits.
+    """
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send_smt, args=(problem, sender), daemon=True)
+    started = time.perf_counter()
+    process.start()
+    sender.close()
+    try:
+        if not receiver.poll(10 * limit):
+            return Answer("UNKNOWN", None)
+        makespan = receiver.recv()
+    finally:
+        process.kill()
+        process.join()
+    return Answer("OPTIMAL", makespan, makespan, ((time.perf_counter() - started, makespan),))
+
+
+def _send_smt(problem: WorkflowProblem, sender: Connection) -> None:
+    sender.send(_saga("smt", problem).objective)
 
 
 def cp_sat(case: Case, problem: WorkflowProblem, limit: float, workers: int, seed: int) -> Answer:

@@ -78,14 +78,16 @@ _asked: dict[str, float] = {}
 _postponed: set[str] = set()
 
 
-def ready(seconds: float = math.inf) -> bool:
+def ready(seconds: float = math.inf, family: str | None = None) -> bool:
     """Whether the kernels in use run compiled from now on; never waits for a compiler.
 
     Call it before a hot loop. With a warm cache the compiled code is loaded when ``seconds``, the
     time the caller has left, allows it, and otherwise when no call runs; with a cold cache the
-    background compiler is started. Kernels are in use when their module has been imported.
+    background compiler is started. Kernels are in use when their module has been imported; with
+    ``family`` only that family's count, so that cold kernels of others do not matter.
     """
-    waiting = _groups_in_use() - _active
+    wanted = _groups_in_use() if family is None else {family}
+    waiting = wanted - _active
     if not waiting:
         return bool(_active)
     if not available():
@@ -102,7 +104,7 @@ def ready(seconds: float = math.inf) -> bool:
         elif group not in _postponed:
             _postponed.add(group)
             idle.when_idle(seconds + 0.2, functools.partial(_activate, group))
-    return not _groups_in_use() - _active
+    return not wanted - _active
 
 
 #: How much slower interpreted kernels are, for the counted work of deterministic runs.

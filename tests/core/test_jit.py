@@ -48,3 +48,16 @@ def test_a_cold_cache_never_waits(tmp_path):
         "print(jit.ready(), asked, 'numba' in __import__('sys').modules)"
     )
     assert run(code, XDG_CACHE_HOME=str(tmp_path)) == "False ['rcpsp'] False"
+
+
+def test_cold_kernels_of_another_family_do_not_matter():
+    """Asked about one family whose kernels run compiled, ready() says yes whatever the others."""
+    code = (
+        "from cpsched.core import jit\n"
+        "import cpsched.families.workflow.kernels, cpsched.families.rcpsp.kernels\n"
+        "jit._spawn_compiler = lambda group: None\n"
+        "jit._active.add('workflow')\n"
+        "jit._stamp = lambda group: __import__('pathlib').Path('/nonexistent')\n"
+        "print(jit.ready(), jit.ready(family='workflow'))"
+    )
+    assert run(code) == "False True"

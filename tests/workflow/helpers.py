@@ -52,7 +52,7 @@ def rules(p: WorkflowProblem, s: WorkflowSchedule) -> set[str]:
     return {v.rule for v in check(p, s)}
 
 
-def solved(p: WorkflowProblem, seconds: float = 10.0, **settings: Any) -> cpsched.Result:
+def solved(p: WorkflowProblem, seconds: float = 60.0, **settings: Any) -> cpsched.Result:
     """The result of a call that contradicts nothing."""
     settings.setdefault("workers", 2)
     return cpsched.solve(p, time_limit=seconds, strict=True, **settings)

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from cpsched.families.workflow.check import check, evaluate
-from tests.workflow.helpers import problem, rules, schedule
+from tests.workflow.helpers import problem, rules, schedule, solved
 
 CHAIN = {
     "tasks": [{"id": "a", "work": 4}, {"id": "b", "work": 2}],
@@ -275,3 +275,16 @@ def test_peak_storage():
     assert value(p, schedule(("a", "m0", 0, 4), ("b", "m1", 4, 5)), "peak_storage") == 7
     slow = p.model_copy(update={"bandwidth": 7.0})
     assert value(slow, schedule(("a", "m0", 0, 4), ("b", "m1", 5, 6)), "peak_storage") == 14
+
+
+def test_files_from_one_place_wait_for_each_other():
+    """Files that lie on one machine and are needed on another one share the link from time 0."""
+    p = problem(
+        tasks=[{"id": k, "work": 1, "machines": ["m0"]} for k in "abcd"],
+        files=[{"id": k, "size": 10, "location": "m1", "consumers": [k]} for k in "abcd"],
+        machines=[{"name": "m0", "cores": 4}, {"name": "m1"}],
+        bandwidth=1,
+        contention=True,
+    )
+    result = solved(p)
+    assert (result.status, result.objective) == ("OPTIMAL", 41.0)

@@ -32,7 +32,7 @@ def quick_bounds(inst: Instance, run: Run) -> None:
     from cpsched.core import jit
 
     pairs = inst.m if inst.communicates and not inst.uniform else 1
-    if cells * pairs > 1e5 and not jit.ready(run.clock.remaining()):
+    if cells * pairs > 1e5 and not jit.ready(run.clock.remaining(), "workflow"):
         return
     heads, tails = heads_and_tails(inst)
     _refute(inst, heads)

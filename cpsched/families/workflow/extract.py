@@ -39,8 +39,44 @@ class Plan:
         return int(self.end(inst).max()) if inst.n else 0
 
 
+@dataclass(frozen=True)
+class Merged:
+    """How the tasks of a coarser instance come from those of another one.
+
+    A task consists of ``members``, which run in that order without a break on one machine. Its
+    rows are those of its ``main`` member; every other member has a single row.
+    """
+
+    inst: Instance
+    members: list[list[int]]
+    main: Ints
+    row: Ints
+
+    def expand(self, plan: Plan) -> Plan:
+        """The plan of the tasks that were merged."""
+        inst = self.inst
+        start, row, mach = (np.zeros(inst.n, dtype=np.int64) for _ in range(3))
+        for k, members in enumerate(self.members):
+            at = int(plan.start[k])
+            for t in members:
+                main = t == self.main[k]
+                row[t] = self.row[plan.row[k]] if main else inst.row_ptr[t]
+                start[t], mach[t] = at, plan.mach[k]
+                at += int(inst.dur[row[t], mach[t]])
+        return Plan(start, row, mach)
+
+    def contract(self, plan: Plan, row_ptr: Ints) -> Plan:
+        """The plan with every merged task where its main member is."""
+        main = self.main
+        row = row_ptr[:-1] + plan.row[main] - self.inst.row_ptr[main]
+        return Plan(plan.start[main], row, plan.mach[main])
+
+
 def plan_of(inst: Instance, schedule: WorkflowSchedule) -> Plan:
     """The plan of a complete schedule, times rounded to ticks."""
+    if inst.merged is not None:
+        plan = plan_of(inst.merged.inst, schedule)
+        return inst.merged.contract(plan, inst.row_ptr)
     at = {p.task: p for p in schedule.tasks}
     start = np.zeros(inst.n, dtype=np.int64)
     row = np.zeros(inst.n, dtype=np.int64)
@@ -62,6 +98,8 @@ def plan_of(inst: Instance, schedule: WorkflowSchedule) -> Plan:
 
 def schedule_of(inst: Instance, plan: Plan) -> WorkflowSchedule:
     """The schedule of a plan, with every transfer that it needs."""
+    if inst.merged is not None:
+        return schedule_of(inst.merged.inst, inst.merged.expand(plan))
     names = [mc.name for mc in inst.problem.machines]
     ends = plan.end(inst)
     starts_at, ends_at = inst.times(plan.start), inst.times(ends)

@@ -8,14 +8,14 @@ max-min and sufferage (Maheswaran et al. 1999).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from cpsched.core import jit
 from cpsched.core.run import Run
-from cpsched.families.workflow import kernels
+from cpsched.families.workflow import kernels, kernels_paths
 from cpsched.families.workflow.extract import Plan, schedule_of
 from cpsched.families.workflow.prepare import NEVER, Floats, Instance, Ints
 
@@ -55,7 +55,9 @@ def mean_transfers(inst: Instance, sizes: Floats) -> Floats:
 def upward_ranks(inst: Instance) -> Floats:
     """HEFT's upward ranks, rounded so that equal ranks stay equal."""
     comm = mean_transfers(inst, inst.succ_bytes)
-    rank = kernels.upward_ranks(inst.topo, inst.succ_ptr, inst.succ_dst, comm, mean_durations(inst))
+    rank = kernels_paths.upward_ranks(
+        inst.topo, inst.succ_ptr, inst.succ_dst, comm, mean_durations(inst)
+    )
     return _rounded(rank)
 
 
@@ -63,7 +65,9 @@ def downward_ranks(inst: Instance) -> Floats:
     """Longest mean way from the beginning to the task, its own duration not included."""
     mean = mean_durations(inst)
     comm = mean_transfers(inst, inst.pred_bytes)
-    reverse = kernels.upward_ranks(inst.topo[::-1].copy(), inst.pred_ptr, inst.pred_src, comm, mean)
+    reverse = kernels_paths.upward_ranks(
+        inst.topo[::-1].copy(), inst.pred_ptr, inst.pred_src, comm, mean
+    )
     return _rounded(reverse - mean)
 
 
@@ -99,16 +103,43 @@ def ready_order(inst: Instance, keys: list[tuple[float, float]]) -> Ints:
     return np.array(out, dtype=np.int64)
 
 
-def profiles(inst: Instance, room: int) -> tuple[Ints, Ints, Ints]:
-    """Empty use-over-time arrays of the machines, their breaks marked as fully used."""
+def graph(inst: Instance) -> kernels.Graph:
+    """The arrays of the instance as the kernels take them."""
+    if "graph" not in inst.cache:
+        given = inst.inputs is not None
+        inputs = inst.inputs if given else np.zeros((1, 1), dtype=np.int64)
+        arrays = {k: getattr(inst, k) for k in kernels.Graph._fields[:-2]}
+        inst.cache["graph"] = kernels.Graph(**arrays, inputs=inputs, has_inputs=given)
+    found: kernels.Graph = inst.cache["graph"]
+    return found
+
+
+def unused(inst: Instance, room: int) -> kernels.Use:
+    """Machines in use at no time but their breaks, with ``room`` for further rows."""
     longest = max((len(b) for b in inst.blocked), default=0)
-    pt = np.zeros((inst.m, room + 2 * longest + 4), dtype=np.int64)
-    pu = np.zeros((inst.m, pt.shape[1], 3), dtype=np.int64)
-    pn = np.ones(inst.m, dtype=np.int64)
+    rows = room + 2 * longest + 4
+    use = kernels.Use(
+        np.zeros((inst.m, rows), dtype=np.int64),
+        np.zeros((inst.m, rows, 3), dtype=np.int64),
+        np.ones(inst.m, dtype=np.int64),
+    )
     for p, breaks in enumerate(inst.blocked):
         for begin, until in breaks:
-            kernels.occupy(pt, pu, pn, p, begin, until, 2**55, 0, 0)
-    return pt, pu, pn
+            kernels.occupy(use, p, begin, until, 2**55, 0, 0)
+    return use
+
+
+def _rooms(inst: Instance) -> Iterator[kernels.Use]:
+    """Empty machines with more room each time."""
+    room = max(16, 8 * inst.n // max(1, inst.m))
+    while True:
+        yield unused(inst, room)
+        room *= 2
+
+
+def _blank(inst: Instance) -> tuple[kernels.Times, Ints, Ints]:
+    start, end, cause, row, mach = (np.zeros(inst.n, dtype=np.int64) for _ in range(5))
+    return kernels.Times(start, end, cause), row, mach
 
 
 def list_plan(
@@ -127,51 +158,34 @@ def list_plan(
     free = np.full(inst.n, -1, dtype=np.int64)
     fix_row = free if fix_row is None else fix_row
     fix_mach = free if fix_mach is None else fix_mach
-    room = max(16, 8 * inst.n // max(1, inst.m))
-    inputs = inst.inputs if inst.inputs is not None else np.zeros((1, 1), dtype=np.int64)
-    while True:
-        pt, pu, pn = profiles(inst, room)
-        start, end, row, mach = (np.zeros(inst.n, dtype=np.int64) for _ in range(4))
-        chunk = max(1, 2_000_000 // max(1, inst.rows * inst.m // max(1, inst.n)) // 20)
-        overflow = False
+    bias = np.zeros((0, 0)) if bias is None else bias
+    chunk = max(1, 2_000_000 // max(1, inst.rows * inst.m // max(1, inst.n)) // 20)
+    for use in _rooms(inst):
+        times, row, mach = _blank(inst)
         for first in range(0, inst.n, chunk):
             if check is not None:
                 check()
             part = order[first : first + chunk]
             placed = kernels.list_schedule(
-                part, inst.row_ptr, inst.dur, inst.demand, inst.cap, inst.unit,
-                inst.pred_ptr, inst.pred_src, inst.pred_bytes, inst.link, inst.tpb, inst.lat,
-                inst.release, inst.deadline, inputs, inst.inputs is not None,
-                fix_row, fix_mach,
-                np.zeros((1, 1)) if bias is None else bias, bias is not None,
-                pt, pu, pn, start, end, row, mach,
-            )  # fmt: skip
+                part, graph(inst), fix_row, fix_mach, bias, use, times, row, mach
+            )
             if placed < 0:
-                overflow = True
                 break
             if placed < len(part):
                 return None
-        if not overflow:
-            return Plan(start, row, mach)
-        room *= 2
+        else:
+            return Plan(times.start, row, mach)
+    return None
 
 
 def dynamic_plan(inst: Instance, rule: int) -> Plan | None:
     """Min-min (0), max-min (1) or sufferage (2)."""
-    room = max(16, 8 * inst.n // max(1, inst.m))
-    inputs = inst.inputs if inst.inputs is not None else np.zeros((1, 1), dtype=np.int64)
-    while True:
-        pt, pu, pn = profiles(inst, room)
-        start, end, row, mach = (np.zeros(inst.n, dtype=np.int64) for _ in range(4))
-        placed = kernels.dynamic_schedule(
-            rule, inst.row_ptr, inst.dur, inst.demand, inst.cap, inst.unit,
-            inst.pred_ptr, inst.pred_src, inst.pred_bytes, inst.succ_ptr, inst.succ_dst,
-            inst.link, inst.tpb, inst.lat, inst.release, inst.deadline,
-            inputs, inst.inputs is not None, pt, pu, pn, start, end, row, mach,
-        )  # fmt: skip
+    for use in _rooms(inst):
+        times, row, mach = _blank(inst)
+        placed = kernels.dynamic_schedule(rule, graph(inst), use, times, row, mach)
         if placed >= 0:
-            return Plan(start, row, mach) if placed == inst.n else None
-        room *= 2
+            return Plan(times.start, row, mach) if placed == inst.n else None
+    return None
 
 
 def heft(inst: Instance, check: Callable[[], object] | None = None) -> Plan | None:
@@ -204,7 +218,7 @@ def peft(inst: Instance) -> Plan | None:
     """Predict earliest finish time: the optimistic cost of what follows joins the choice."""
     comm = mean_transfers(inst, inst.succ_bytes)
     dmin = least_durations(inst)
-    table = kernels.optimistic_costs(inst.topo, inst.succ_ptr, inst.succ_dst, comm, dmin)
+    table = kernels_paths.optimistic_costs(inst.topo, inst.succ_ptr, inst.succ_dst, comm, dmin)
     rank = _rounded(table.mean(axis=1))
     order = ready_order(inst, [(0.0, -r) for r in rank.tolist()])
     return list_plan(inst, order, bias=table)
@@ -214,7 +228,7 @@ def lookahead(inst: Instance) -> Plan | None:
     """HEFT's order with PEFT's choice: places tasks with a view to what follows them."""
     comm = mean_transfers(inst, inst.succ_bytes)
     dmin = least_durations(inst)
-    table = kernels.optimistic_costs(inst.topo, inst.succ_ptr, inst.succ_dst, comm, dmin)
+    table = kernels_paths.optimistic_costs(inst.topo, inst.succ_ptr, inst.succ_dst, comm, dmin)
     return list_plan(inst, by_rank(inst, upward_ranks(inst)), bias=table)
 
 
@@ -252,7 +266,9 @@ def offer(run: Run, inst: Instance, plan: Plan | None, source: str) -> bool:
 def is_compiled(inst: Instance, run: Run) -> bool:
     """Whether kernels run compiled; small instances do not wait for the compiled code to load."""
     plain = [o.name for o in run.objectives] == ["makespan"]
-    return inst.rows * inst.m > (100 if plain else 3000) and jit.ready(run.clock.remaining())
+    return inst.rows * inst.m > (100 if plain else 3000) and jit.ready(
+        run.clock.remaining(), "workflow"
+    )
 
 
 def portfolio(inst: Instance, run: Run) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cpsched.families.workflow import kernels
+from cpsched.families.workflow import kernels_paths
 from cpsched.families.workflow.greedy import least_durations
 from cpsched.families.workflow.prepare import NEVER, Instance, Ints
 
@@ -25,12 +25,12 @@ def heads_and_tails(inst: Instance) -> tuple[Ints, Ints]:
             none = np.zeros_like(low)
             tails = _plain(inst, none, dmin, inst.topo[::-1], inst.succ_ptr, inst.succ_dst)
         else:
-            heads = kernels.machine_heads(
+            heads = kernels_paths.machine_heads(
                 inst.topo, inst.pred_ptr, inst.pred_src, inst.pred_bytes, *args, low, dmin,
                 exclusive,
             )  # fmt: skip
             back = (np.ascontiguousarray(inst.link.T), inst.tpb, inst.lat)
-            tails = kernels.machine_heads(
+            tails = kernels_paths.machine_heads(
                 inst.topo[::-1].copy(), inst.succ_ptr, inst.succ_dst, inst.succ_bytes, *back,
                 np.zeros_like(low), dmin, exclusive,
             )  # fmt: skip

@@ -1,12 +1,11 @@
-"""Hot loops of the `workflow` family in numba's subset: ranks, list scheduling, local search.
+"""List scheduling in numba's subset: where a task fits on a machine, and what to place next.
 
-A machine's use over time is a step function: row ``k`` of ``pt[machine]`` is the time from which
-``pu[machine, k]`` (cores, memory, GPUs) is in use, up to the next row; ``pn`` counts the rows.
+The other hot loops of the family are in `kernels_paths` (ranks, heads) and `kernels_search`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,374 +13,271 @@ from cpsched.core.jit import kernel
 
 NEVER = 2**60
 
+#: Added to the score of a choice that misses its deadline: any other choice is better.
+LATE = 2.0**61
+
+
+class Graph(NamedTuple):
+    """The arrays of an `Instance` that kernels read, by the same names.
+
+    ``inputs`` is one by one where ``has_inputs`` is false.
+    """
+
+    row_ptr: Any
+    dur: Any
+    demand: Any
+    cap: Any
+    unit: Any
+    pred_ptr: Any
+    pred_src: Any
+    pred_bytes: Any
+    succ_ptr: Any
+    succ_dst: Any
+    link: Any
+    tpb: Any
+    lat: Any
+    release: Any
+    deadline: Any
+    inputs: Any
+    has_inputs: bool
+
+
+class Use(NamedTuple):
+    """What is in use on every machine over time, as step functions.
+
+    ``amount[machine, k]`` (cores, memory, GPUs) is in use from ``time[machine, k]`` to the next
+    row; ``count`` is the number of rows per machine.
+    """
+
+    time: Any
+    amount: Any
+    count: Any
+
+
+class Times(NamedTuple):
+    """Start and end per task, and the task that it waits for (-1: none)."""
+
+    start: Any
+    end: Any
+    cause: Any
+
 
 @kernel
-def upward_ranks(topo: Any, succ_ptr: Any, succ_dst: Any, comm: Any, mean: Any) -> Any:
-    """Longest way to the end per task, its own mean duration and mean transfers included."""
-    rank = np.zeros(len(topo))
-    for i in range(len(topo) - 1, -1, -1):
-        t = topo[i]
-        best = 0.0
-        for e in range(succ_ptr[t], succ_ptr[t + 1]):
-            way = comm[e] + rank[succ_dst[e]]
-            if way > best:
-                best = way
-        rank[t] = mean[t] + best
-    return rank
-
-
-@kernel
-def optimistic_costs(topo: Any, succ_ptr: Any, succ_dst: Any, comm: Any, dmin: Any) -> Any:
-    """PEFT's optimistic cost table: per task and machine the least remaining way after it."""
-    n, m = dmin.shape
-    table = np.zeros((n, m))
-    for i in range(n - 1, -1, -1):
-        t = topo[i]
-        for e in range(succ_ptr[t], succ_ptr[t + 1]):
-            w = succ_dst[e]
-            low1 = np.inf
-            low2 = np.inf
-            where = -1
-            for p in range(m):
-                if dmin[w, p] < NEVER:
-                    way = table[w, p] + dmin[w, p]
-                    if way < low1:
-                        low2 = low1
-                        low1 = way
-                        where = p
-                    elif way < low2:
-                        low2 = way
-            for p in range(m):
-                other = low2 if p == where else low1
-                way = other + comm[e]
-                if dmin[w, p] < NEVER:
-                    here = table[w, p] + dmin[w, p]
-                    if here < way:
-                        way = here
-                if way > table[t, p]:
-                    table[t, p] = way
-    return table
-
-
-@kernel
-def data_ready(
-    t: int,
-    pred_ptr: Any,
-    pred_src: Any,
-    pred_bytes: Any,
-    link: Any,
-    tpb: Any,
-    lat: Any,
-    end: Any,
-    mach: Any,
-    ready: Any,
-) -> None:
-    """Raise ``ready`` per machine to the arrival of the data of the predecessors of ``t``."""
-    m = len(ready)
-    for e in range(pred_ptr[t], pred_ptr[t + 1]):
-        u = pred_src[e]
-        done = end[u]
-        size = pred_bytes[e]
-        home = mach[u]
-        for p in range(m):
+def arrival(g: Graph, t: int, p: int, mach: Any, out: Times) -> int:
+    """Earliest start of ``t`` on ``p`` by release, inputs and data; sets its cause."""
+    at: int = g.release[t]
+    if g.has_inputs and g.inputs[t, p] > at:
+        at = g.inputs[t, p]
+    out.cause[t] = -1
+    for e in range(g.pred_ptr[t], g.pred_ptr[t + 1]):
+        u = g.pred_src[e]
+        done = out.end[u]
+        k = g.link[mach[u], p]
+        if k >= 0 and g.pred_bytes[e] >= 0.0:
+            done += np.int64(np.rint(g.pred_bytes[e] * g.tpb[k])) + g.lat[k]
+        if done > at:
             at = done
-            k = link[home, p]
-            if size >= 0.0 and k >= 0:
-                at += np.int64(np.rint(size * tpb[k])) + lat[k]
-            if at > ready[p]:
-                ready[p] = at
+            out.cause[t] = u
+    return at
 
 
 @kernel
-def earliest(
-    pt: Any,
-    pu: Any,
-    count: int,
-    ready: int,
-    length: int,
-    need0: int,
-    need1: int,
-    need2: int,
-    cap: Any,
-) -> int:
-    """First time from ``ready`` on when the needs fit for ``length`` ticks; NEVER if none."""
-    if length == 0:
-        return ready
+def row_before(times: Any, count: int, time: int) -> int:
+    """The last of the first ``count`` rows that begins at ``time`` or before."""
     low = 0
     high = count - 1
     while low < high:
         middle = (low + high + 1) // 2
-        if pt[middle] <= ready:
+        if times[middle] <= time:
             low = middle
         else:
             high = middle - 1
+    return low
+
+
+@kernel
+def earliest(g: Graph, use: Use, r: int, p: int, ready: int) -> int:
+    """First time from ``ready`` on when row ``r`` fits on machine ``p``; NEVER if none."""
+    length = g.dur[r, p]
+    if length == 0:
+        return ready
+    need0, need1, need2 = np.int64(1), np.int64(0), np.int64(0)
+    if not g.unit[p]:
+        need0, need1, need2 = g.demand[r, 0], g.demand[r, 1], g.demand[r, 2]
+    times = use.time[p]
+    amount = use.amount[p]
+    count = use.count[p]
+    room0, room1, room2 = g.cap[p, 0] - need0, g.cap[p, 1] - need1, g.cap[p, 2] - need2
+    k = row_before(times, count, ready)
     at = ready
-    k = low
     while k < count:
-        if pu[k, 0] + need0 > cap[0] or pu[k, 1] + need1 > cap[1] or pu[k, 2] + need2 > cap[2]:
+        if amount[k, 0] > room0 or amount[k, 1] > room1 or amount[k, 2] > room2:
             if k + 1 >= count:
                 return NEVER
-            at = pt[k + 1]
-        elif k + 1 >= count or pt[k + 1] >= at + length:
+            at = times[k + 1]
+        elif k + 1 >= count or times[k + 1] >= at + length:
             return at
         k += 1
     return NEVER
 
 
 @kernel
-def occupy(
-    pt: Any, pu: Any, pn: Any, p: int, start: int, stop: int, need0: int, need1: int, need2: int
-) -> bool:
+def occupy(use: Use, p: int, start: int, stop: int, need0: int, need1: int, need2: int) -> bool:
     """Add a use to machine ``p``; False when its arrays are full."""
     if stop <= start:
         return True
-    if pn[p] + 2 > pt.shape[1]:
+    times = use.time[p]
+    amount = use.amount[p]
+    if use.count[p] + 2 > len(times):
         return False
     for side in range(2):
         time = start if side == 0 else stop
-        count = pn[p]
-        low = 0
-        high = count - 1
-        while low < high:
-            middle = (low + high + 1) // 2
-            if pt[p, middle] <= time:
-                low = middle
-            else:
-                high = middle - 1
-        if pt[p, low] != time:
+        count = use.count[p]
+        low = row_before(times, count, time)
+        if times[low] != time:
             for j in range(count, low + 1, -1):
-                pt[p, j] = pt[p, j - 1]
-                pu[p, j, 0] = pu[p, j - 1, 0]
-                pu[p, j, 1] = pu[p, j - 1, 1]
-                pu[p, j, 2] = pu[p, j - 1, 2]
-            pt[p, low + 1] = time
-            pu[p, low + 1, 0] = pu[p, low, 0]
-            pu[p, low + 1, 1] = pu[p, low, 1]
-            pu[p, low + 1, 2] = pu[p, low, 2]
-            pn[p] = count + 1
-    first = 0
-    high = pn[p] - 1
-    while first < high:
-        middle = (first + high + 1) // 2
-        if pt[p, middle] <= start:
-            first = middle
-        else:
-            high = middle - 1
+                times[j] = times[j - 1]
+                amount[j, 0] = amount[j - 1, 0]
+                amount[j, 1] = amount[j - 1, 1]
+                amount[j, 2] = amount[j - 1, 2]
+            times[low + 1] = time
+            amount[low + 1, 0] = amount[low, 0]
+            amount[low + 1, 1] = amount[low, 1]
+            amount[low + 1, 2] = amount[low, 2]
+            use.count[p] = count + 1
+    first = row_before(times, use.count[p], start)
     k = first
-    while k < pn[p] and pt[p, k] < stop:
-        pu[p, k, 0] += need0
-        pu[p, k, 1] += need1
-        pu[p, k, 2] += need2
+    while k < use.count[p] and times[k] < stop:
+        amount[k, 0] += need0
+        amount[k, 1] += need1
+        amount[k, 2] += need2
         k += 1
     # Equal neighbours are merged, so that a machine without gaps stays two rows long.
     for at in (k, first):
         if (
             at > 0
-            and at < pn[p]
-            and pu[p, at, 0] == pu[p, at - 1, 0]
-            and pu[p, at, 1] == pu[p, at - 1, 1]
-            and pu[p, at, 2] == pu[p, at - 1, 2]
+            and at < use.count[p]
+            and amount[at, 0] == amount[at - 1, 0]
+            and amount[at, 1] == amount[at - 1, 1]
+            and amount[at, 2] == amount[at - 1, 2]
         ):
-            for j in range(at, pn[p] - 1):
-                pt[p, j] = pt[p, j + 1]
-                pu[p, j, 0] = pu[p, j + 1, 0]
-                pu[p, j, 1] = pu[p, j + 1, 1]
-                pu[p, j, 2] = pu[p, j + 1, 2]
-            pn[p] -= 1
+            for j in range(at, use.count[p] - 1):
+                times[j] = times[j + 1]
+                amount[j, 0] = amount[j + 1, 0]
+                amount[j, 1] = amount[j + 1, 1]
+                amount[j, 2] = amount[j + 1, 2]
+            use.count[p] -= 1
     return True
 
 
 @kernel
-def place(
-    t: int,
-    row_ptr: Any,
-    dur: Any,
-    demand: Any,
-    cap: Any,
-    unit: Any,
-    deadline: Any,
-    fix_row: Any,
-    fix_mach: Any,
-    bias: Any,
-    biased: bool,
-    pt: Any,
-    pu: Any,
-    pn: Any,
-    ready: Any,
-    out: Any,
-) -> float:
-    """Best row, machine and start of a task by end (plus bias), into ``out``; its score.
+def book(g: Graph, use: Use, r: int, p: int, at: int) -> bool:
+    """Occupy machine ``p`` with row ``r`` from a time on; False when its arrays are full."""
+    if g.unit[p]:
+        return occupy(use, p, at, at + g.dur[r, p], 1, 0, 0)
+    return occupy(use, p, at, at + g.dur[r, p], g.demand[r, 0], g.demand[r, 1], g.demand[r, 2])
 
-    A choice that meets the deadline goes before one that does not.
+
+@kernel
+def place(
+    g: Graph,
+    t: int,
+    fix_row: int,
+    fix_mach: int,
+    bias: Any,
+    use: Use,
+    mach: Any,
+    out: Times,
+    choice: Any,
+    score: Any,
+    runner: bool,
+) -> None:
+    """Best (row, machine, start) of a task by end plus bias, into ``choice``.
+
+    ``score`` gets its score and, when the ``runner``-up is asked for, the best on another machine,
+    which goes into ``choice[3]``; -1 where there is none. ``bias`` is empty for none.
     """
-    m = dur.shape[1]
-    best = np.inf
-    late = True
-    out[0] = -1
-    for r in range(row_ptr[t], row_ptr[t + 1]):
-        if fix_row[t] >= 0 and r != fix_row[t]:
+    m = g.dur.shape[1]
+    choice[0] = choice[1] = choice[3] = -1
+    score[0] = score[1] = np.inf
+    for p in range(m):
+        if fix_mach >= 0 and p != fix_mach:
             continue
-        for p in range(m):
-            length = dur[r, p]
-            if length < 0 or (fix_mach[t] >= 0 and p != fix_mach[t]):
+        ready = arrival(g, t, p, mach, out)
+        for r in range(g.row_ptr[t], g.row_ptr[t + 1]):
+            length = g.dur[r, p]
+            if length < 0 or (fix_row >= 0 and r != fix_row):
                 continue
-            extra = bias[t, p] if biased else 0.0
-            if not late and ready[p] + length + extra >= best:
+            extra = float(length)
+            if len(bias) > 0:
+                extra += bias[t, p]
+            if ready + extra >= score[1 if runner else 0]:
                 continue
-            if unit[p]:
-                at = earliest(pt[p], pu[p], pn[p], ready[p], length, 1, 0, 0, cap[p])
-            else:
-                at = earliest(
-                    pt[p],
-                    pu[p],
-                    pn[p],
-                    ready[p],
-                    length,
-                    demand[r, 0],
-                    demand[r, 1],
-                    demand[r, 2],
-                    cap[p],
-                )
+            at = earliest(g, use, r, p, ready)
             if at >= NEVER:
                 continue
-            tardy = at + length > deadline[t]
-            score = at + length + extra
-            if (late and not tardy) or (late == tardy and score < best):
-                best = score
-                late = tardy
-                out[0] = r
-                out[1] = p
-                out[2] = at
-    return best
+            value = at + extra
+            if at + length > g.deadline[t]:
+                value += LATE
+            if value < score[0]:
+                if choice[1] != p:
+                    score[1] = score[0]
+                    choice[3] = choice[1]
+                score[0] = value
+                choice[0] = r
+                choice[1] = p
+                choice[2] = at
+            elif p != choice[1] and value < score[1]:
+                score[1] = value
+                choice[3] = p
 
 
 @kernel
 def list_schedule(
-    order: Any,
-    row_ptr: Any,
-    dur: Any,
-    demand: Any,
-    cap: Any,
-    unit: Any,
-    pred_ptr: Any,
-    pred_src: Any,
-    pred_bytes: Any,
-    link: Any,
-    tpb: Any,
-    lat: Any,
-    release: Any,
-    deadline: Any,
-    inputs: Any,
-    has_inputs: bool,
-    fix_row: Any,
-    fix_mach: Any,
-    bias: Any,
-    biased: bool,
-    pt: Any,
-    pu: Any,
-    pn: Any,
-    start: Any,
-    end: Any,
-    row: Any,
+    order: Any, g: Graph, fix_row: Any, fix_mach: Any, bias: Any, use: Use, out: Times, row: Any,
     mach: Any,
-) -> int:
+) -> int:  # fmt: skip
     """Place tasks in the given order where they end first, in gaps too.
 
     Returns the number of tasks placed: less than all when an array is full (``-1 - number``) or a
     task finds no place.
     """
-    m = dur.shape[1]
-    ready = np.zeros(m, dtype=np.int64)
-    out = np.zeros(3, dtype=np.int64)
+    choice = np.zeros(4, dtype=np.int64)
+    score = np.zeros(2)
     for i in range(len(order)):
         t = order[i]
-        for p in range(m):
-            ready[p] = release[t]
-            if has_inputs and inputs[t, p] > ready[p]:
-                ready[p] = inputs[t, p]
-        data_ready(t, pred_ptr, pred_src, pred_bytes, link, tpb, lat, end, mach, ready)
-        place(
-            t,
-            row_ptr,
-            dur,
-            demand,
-            cap,
-            unit,
-            deadline,
-            fix_row,
-            fix_mach,
-            bias,
-            biased,
-            pt,
-            pu,
-            pn,
-            ready,
-            out,
-        )
-        if out[0] < 0:
+        place(g, t, fix_row[t], fix_mach[t], bias, use, mach, out, choice, score, False)
+        if choice[0] < 0:
             return i
-        r, p, at = out[0], out[1], out[2]
-        start[t] = at
-        end[t] = at + dur[r, p]
+        r, p, at = choice[0], choice[1], choice[2]
+        out.start[t] = at
+        out.end[t] = at + g.dur[r, p]
         row[t] = r
         mach[t] = p
-        if unit[p]:
-            fits = occupy(pt, pu, pn, p, at, end[t], 1, 0, 0)
-        else:
-            fits = occupy(pt, pu, pn, p, at, end[t], demand[r, 0], demand[r, 1], demand[r, 2])
-        if not fits:
+        if not book(g, use, r, p, at):
             return -1 - i
     return len(order)
 
 
 @kernel
-def dynamic_schedule(
-    rule: int,
-    row_ptr: Any,
-    dur: Any,
-    demand: Any,
-    cap: Any,
-    unit: Any,
-    pred_ptr: Any,
-    pred_src: Any,
-    pred_bytes: Any,
-    succ_ptr: Any,
-    succ_dst: Any,
-    link: Any,
-    tpb: Any,
-    lat: Any,
-    release: Any,
-    deadline: Any,
-    inputs: Any,
-    has_inputs: bool,
-    pt: Any,
-    pu: Any,
-    pn: Any,
-    start: Any,
-    end: Any,
-    row: Any,
-    mach: Any,
-) -> int:
+def dynamic_schedule(rule: int, g: Graph, use: Use, out: Times, row: Any, mach: Any) -> int:
     """Min-min (rule 0), max-min (1) or sufferage (2) over the tasks whose data exist.
 
     Returns the number of tasks placed, or ``-1 - number`` when an array is full.
     """
-    n = len(row_ptr) - 1
-    m = dur.shape[1]
+    n = len(g.row_ptr) - 1
     waiting = np.zeros(n, dtype=np.int64)
     pool = np.zeros(n, dtype=np.int64)
     fresh = np.zeros(n, dtype=np.bool_)
     count = 0
     for t in range(n):
-        waiting[t] = pred_ptr[t + 1] - pred_ptr[t]
+        waiting[t] = g.pred_ptr[t + 1] - g.pred_ptr[t]
         if waiting[t] == 0:
             pool[count] = t
             count += 1
-    first = np.zeros(n)
-    second = np.zeros(n)
-    choice = np.zeros((n, 3), dtype=np.int64)
-    runner = np.zeros(n, dtype=np.int64)
-    ready = np.zeros(m, dtype=np.int64)
+    scores = np.zeros((n, 2))
+    choices = np.zeros((n, 4), dtype=np.int64)
+    unbiased = np.zeros((0, 0))
     done = 0
     touched = -1
     while count > 0:
@@ -389,81 +285,35 @@ def dynamic_schedule(
         value = 0.0
         for i in range(count):
             t = pool[i]
-            if not fresh[t] or choice[t, 1] == touched or runner[t] == touched:
+            choice = choices[t]
+            if not fresh[t] or choice[1] == touched or choice[3] == touched:
                 fresh[t] = True
-                for p in range(m):
-                    ready[p] = release[t]
-                    if has_inputs and inputs[t, p] > ready[p]:
-                        ready[p] = inputs[t, p]
-                data_ready(t, pred_ptr, pred_src, pred_bytes, link, tpb, lat, end, mach, ready)
-                first[t] = np.inf
-                second[t] = np.inf
-                runner[t] = -1
-                choice[t, 1] = -1
-                for r in range(row_ptr[t], row_ptr[t + 1]):
-                    for p in range(m):
-                        length = dur[r, p]
-                        if length < 0:
-                            continue
-                        if ready[p] + length >= second[t]:
-                            continue
-                        if unit[p]:
-                            at = earliest(pt[p], pu[p], pn[p], ready[p], length, 1, 0, 0, cap[p])
-                        else:
-                            at = earliest(
-                                pt[p],
-                                pu[p],
-                                pn[p],
-                                ready[p],
-                                length,
-                                demand[r, 0],
-                                demand[r, 1],
-                                demand[r, 2],
-                                cap[p],
-                            )
-                        if at >= NEVER:
-                            continue
-                        score = float(at + length)
-                        if score < first[t]:
-                            if choice[t, 1] != p:
-                                second[t] = first[t]
-                                runner[t] = choice[t, 1]
-                            first[t] = score
-                            choice[t, 0] = r
-                            choice[t, 1] = p
-                            choice[t, 2] = at
-                        elif p != choice[t, 1] and score < second[t]:
-                            second[t] = score
-                            runner[t] = p
-                if choice[t, 1] < 0:
+                place(g, t, -1, -1, unbiased, use, mach, out, choice, scores[t], True)
+                if choice[1] < 0:
                     return done
             if rule == 0:
-                score = -first[t]
+                score = -scores[t, 0]
             elif rule == 1:
-                score = first[t]
+                score = scores[t, 0]
             else:
-                score = second[t] - first[t]
+                score = scores[t, 1] - scores[t, 0]
             if best < 0 or score > value:
                 best = i
                 value = score
         t = pool[best]
         count -= 1
         pool[best] = pool[count]
-        r, p = choice[t, 0], choice[t, 1]
-        start[t] = choice[t, 2]
-        end[t] = start[t] + dur[r, p]
+        r, p, at = choices[t, 0], choices[t, 1], choices[t, 2]
+        out.start[t] = at
+        out.end[t] = at + g.dur[r, p]
         row[t] = r
         mach[t] = p
-        if unit[p]:
-            fits = occupy(pt, pu, pn, p, start[t], end[t], 1, 0, 0)
-        else:
-            fits = occupy(pt, pu, pn, p, start[t], end[t], demand[r, 0], demand[r, 1], demand[r, 2])
-        if not fits:
+        if not book(g, use, r, p, at):
             return -1 - done
         touched = p
         done += 1
-        for e in range(succ_ptr[t], succ_ptr[t + 1]):
-            w = succ_dst[e]
+        for e in range(g.succ_ptr[t], g.succ_ptr[t + 1]):
+            w = g.succ_dst[e]
             waiting[w] -= 1
             if waiting[w] == 0:
                 pool[count] = w
@@ -471,180 +321,42 @@ def dynamic_schedule(
     return done
 
 
-@kernel
-def machine_heads(
-    topo: Any,
-    pred_ptr: Any,
-    pred_src: Any,
-    pred_bytes: Any,
-    link: Any,
-    tpb: Any,
-    lat: Any,
-    low: Any,
-    dmin: Any,
-    exclusive: Any,
-) -> Any:
-    """Per task and machine a lower bound on its start there, transfers included.
-
-    ``low`` holds releases per task and machine, ``dmin`` the least duration (NEVER where it cannot
-    run). A predecessor either runs on the same machine or sends its data. On a machine that runs
-    one task at a time (``exclusive``) the predecessors that must be there for the task to start
-    before a given time run one after the other.
-    """
-    n, m = dmin.shape
-    head = np.zeros((n, m), dtype=np.int64)
-    # With one class of links the best other machine is the best or the second best of all.
-    uniform = len(tpb) <= 1
-    low1 = np.full(n, NEVER, dtype=np.int64)
-    low2 = np.full(n, NEVER, dtype=np.int64)
-    best_at = np.full(n, -1, dtype=np.int64)
-    for i in range(n):
-        t = topo[i]
-        first, last = pred_ptr[t], pred_ptr[t + 1]
-        degree = last - first
-        remote = np.zeros(degree, dtype=np.int64)
-        for p in range(m):
-            if dmin[t, p] >= NEVER:
-                head[t, p] = NEVER
-                continue
-            value = low[t, p]
-            for j in range(degree):
-                u = pred_src[first + j]
-                size = pred_bytes[first + j]
-                best: Any = np.int64(NEVER)
-                if uniform:
-                    best = low2[u] if best_at[u] == p else low1[u]
-                    if size >= 0.0 and best < NEVER:
-                        best += np.int64(np.rint(size * tpb[0])) + lat[0]
-                for q in range(m):
-                    if uniform:
-                        break
-                    if q == p or dmin[u, q] >= NEVER:
-                        continue
-                    at = head[u, q] + dmin[u, q]
-                    k = link[q, p]
-                    if size >= 0.0 and k >= 0:
-                        at += np.int64(np.rint(size * tpb[k])) + lat[k]
-                    if at < best:
-                        best = at
-                remote[j] = best
-                here = NEVER
-                if dmin[u, p] < NEVER:
-                    here = head[u, p] + dmin[u, p]
-                nearest = min(best, here)
-                if nearest > value:
-                    value = nearest
-            if exclusive[p] and degree > 1:
-                # The start is at least C only if all predecessors whose data come after C from
-                # elsewhere run here before: the smallest C for which they fit is a bound.
-                by_arrival = np.argsort(-remote)
-                smallest = NEVER
-                local = np.zeros(degree, dtype=np.int64)
-                count = 0
-                done: Any = np.int64(0)
-                for j in range(degree + 1):
-                    outside = remote[by_arrival[j]] if j < degree else np.int64(0)
-                    here = max(outside, done)
-                    if here < smallest:
-                        smallest = here
-                    if j == degree or done >= smallest or count >= 64:
-                        if count >= 64 and j < degree:
-                            smallest = min(smallest, done)
-                        break
-                    u = pred_src[first + by_arrival[j]]
-                    if dmin[u, p] >= NEVER:
-                        break
-                    spot = count
-                    while spot > 0 and head[local[spot - 1], p] > head[u, p]:
-                        local[spot] = local[spot - 1]
-                        spot -= 1
-                    local[spot] = u
-                    count = j + 1
-                    done = np.int64(0)
-                    for k in range(count):
-                        w = local[k]
-                        done = max(done, head[w, p]) + dmin[w, p]
-                if smallest > value and smallest < NEVER:
-                    value = smallest
-            head[t, p] = value
-            if uniform:
-                done = value + dmin[t, p]
-                if done < low1[t]:
-                    low2[t] = low1[t]
-                    low1[t] = done
-                    best_at[t] = p
-                elif done < low2[t]:
-                    low2[t] = done
-    return head
+def tiny() -> tuple[Graph, Use, Times, Any, Any]:
+    """One task on one machine, in arrays of the production types."""
+    one = np.zeros(1, dtype=np.int64)
+    none = one[:0]
+    empty = np.zeros(2, dtype=np.int64)
+    square = np.ones((1, 1), dtype=np.int64)
+    triple = np.ones((1, 3), dtype=np.int64)
+    graph = Graph(
+        row_ptr=np.array([0, 1], dtype=np.int64),
+        dur=square,
+        demand=triple,
+        cap=triple,
+        unit=np.ones(1, dtype=np.bool_),
+        pred_ptr=empty,
+        pred_src=none,
+        pred_bytes=np.zeros(0),
+        succ_ptr=empty,
+        succ_dst=none,
+        link=square - 2,
+        tpb=np.zeros(1),
+        lat=one,
+        release=one,
+        deadline=one + NEVER,
+        inputs=square,
+        has_inputs=False,
+    )
+    use = Use(np.zeros((1, 8), dtype=np.int64), np.zeros((1, 8, 3), dtype=np.int64), one + 1)
+    return graph, use, Times(one.copy(), one.copy(), one.copy()), one.copy(), one.copy()
 
 
 def warm_up() -> None:
     """Call every kernel once on tiny arrays of the production types."""
-    one = np.zeros(1, dtype=np.int64)
-    none = one[:0]
-    two = np.array([0, 1], dtype=np.int64)
-    empty = np.zeros(2, dtype=np.int64)
-    square = np.ones((1, 1), dtype=np.int64)
-    triple = np.ones((1, 3), dtype=np.int64)
-    unit = np.ones(1, dtype=np.bool_)
-    link = np.full((1, 1), -1, dtype=np.int64)
-
-    def profile() -> tuple[Any, Any, Any]:
-        return np.zeros((1, 8), dtype=np.int64), np.zeros((1, 8, 3), dtype=np.int64), one + 1
-
-    def result() -> tuple[Any, Any, Any, Any]:
-        return one.copy(), one.copy(), one.copy(), one.copy()
-
-    times, used, count = profile()
-    earliest(times[0], used[0], 1, 0, 1, 1, 0, 0, triple[0])
-    occupy(times, used, count, 0, 0, 1, 1, 0, 0)
-    upward_ranks(one, empty, none, np.zeros(0), np.ones(1))
-    optimistic_costs(one, empty, none, np.zeros(0), square)
-    machine_heads(one, empty, none, np.zeros(0), link, np.zeros(1), one, square, square, unit)
-    list_schedule(
-        one,
-        two,
-        square,
-        triple,
-        triple,
-        unit,
-        empty,
-        none,
-        np.zeros(0),
-        link,
-        np.zeros(1),
-        one,
-        one,
-        one + NEVER,
-        square,
-        False,
-        one - 1,
-        one - 1,
-        np.zeros((1, 1)),
-        False,
-        *profile(),
-        *result(),
-    )
+    graph, use, times, row, mach = tiny()
+    one = row.copy()
+    book(graph, use, 0, 0, earliest(graph, use, 0, 0, 0))
+    occupy(use, 0, 0, 1, 1, 0, 0)
+    list_schedule(one, graph, one - 1, one - 1, np.zeros((1, 1)), use, times, row, mach)
     for rule in range(3):
-        dynamic_schedule(
-            rule,
-            two,
-            square,
-            triple,
-            triple,
-            unit,
-            empty,
-            none,
-            np.zeros(0),
-            empty,
-            none,
-            link,
-            np.zeros(1),
-            one,
-            one,
-            one + NEVER,
-            square,
-            False,
-            *profile(),
-            *result(),
-        )
+        dynamic_schedule(rule, graph, use, times, row, mach)

@@ -12,79 +12,36 @@ from typing import Any
 import numpy as np
 
 from cpsched.core.jit import kernel
-from cpsched.families.workflow.kernels import earliest, occupy
-
-NEVER = 2**60
+from cpsched.families.workflow.kernels import (
+    NEVER,
+    Graph,
+    Times,
+    Use,
+    arrival,
+    book,
+    earliest,
+    tiny,
+)
 
 
 @kernel
-def arrival(
-    t: int,
-    p: int,
-    pred_ptr: Any,
-    pred_src: Any,
-    pred_bytes: Any,
-    link: Any,
-    tpb: Any,
-    lat: Any,
-    end: Any,
-    mach: Any,
-    floor: int,
-    cause: Any,
-) -> int:
-    """Earliest start of ``t`` on ``p`` by release and data; ``cause[t]`` is the latest source."""
-    at = floor
-    cause[t] = -1
-    for e in range(pred_ptr[t], pred_ptr[t + 1]):
-        u = pred_src[e]
-        done = end[u]
-        k = link[mach[u], p]
-        if k >= 0 and pred_bytes[e] >= 0.0:
-            done += np.int64(np.rint(pred_bytes[e] * tpb[k])) + lat[k]
-        if done > at:
-            at = done
-            cause[t] = u
-    return at
+def following(state: int) -> int:
+    """The next state of a linear congruential generator."""
+    return state * 48271 % 2147483647
 
 
 @kernel
 def decode(
-    first: int,
-    order: Any,
-    row: Any,
-    mach: Any,
-    simple: bool,
-    dur: Any,
-    demand: Any,
-    cap: Any,
-    unit: Any,
-    pred_ptr: Any,
-    pred_src: Any,
-    pred_bytes: Any,
-    link: Any,
-    tpb: Any,
-    lat: Any,
-    release: Any,
-    inputs: Any,
-    has_inputs: bool,
-    pt0: Any,
-    pu0: Any,
-    pn0: Any,
-    pt: Any,
-    pu: Any,
-    pn: Any,
-    start: Any,
-    end: Any,
-    cause: Any,
-    last: Any,
-    free: Any,
-) -> Any:
-    """Start and end of every task from position ``first`` of the order on; the makespan.
+    first: int, order: Any, row: Any, mach: Any, simple: bool, g: Graph, use0: Use, use: Use,
+    out: Times, last: Any, free: Any,
+) -> Any:  # fmt: skip
+    """Times of every task from position ``first`` of the order on; the makespan.
 
-    ``last`` and ``free`` are scratch per machine. Returns NEVER when a task has no place.
+    ``use0`` holds the breaks of the machines; ``use``, and ``last`` and ``free`` per machine, are
+    scratch. Returns NEVER when a task has no place.
     """
     n = len(order)
-    m = dur.shape[1]
+    m = g.dur.shape[1]
     makespan: Any = np.int64(0)
     if simple:
         for p in range(m):
@@ -93,51 +50,44 @@ def decode(
         for i in range(first):
             t = order[i]
             p = mach[t]
-            if end[t] >= free[p] and dur[row[t], p] > 0:
-                free[p] = end[t]
+            if out.end[t] >= free[p] and g.dur[row[t], p] > 0:
+                free[p] = out.end[t]
                 last[p] = t
-            if end[t] > makespan:
-                makespan = end[t]
+            if out.end[t] > makespan:
+                makespan = out.end[t]
     else:
         first = 0
         for p in range(m):
-            pn[p] = pn0[p]
-            for k in range(pn0[p]):
-                pt[p, k] = pt0[p, k]
-                pu[p, k, 0] = pu0[p, k, 0]
-                pu[p, k, 1] = pu0[p, k, 1]
-                pu[p, k, 2] = pu0[p, k, 2]
+            use.count[p] = use0.count[p]
+            for k in range(use0.count[p]):
+                use.time[p, k] = use0.time[p, k]
+                use.amount[p, k, 0] = use0.amount[p, k, 0]
+                use.amount[p, k, 1] = use0.amount[p, k, 1]
+                use.amount[p, k, 2] = use0.amount[p, k, 2]
     for i in range(first, n):
         t = order[i]
         p = mach[t]
-        r = row[t]
-        length = dur[r, p]
-        floor = release[t]
-        if has_inputs and inputs[t, p] > floor:
-            floor = inputs[t, p]
-        at = arrival(t, p, pred_ptr, pred_src, pred_bytes, link, tpb, lat, end, mach, floor, cause)
+        length = g.dur[row[t], p]
+        at = arrival(g, t, p, mach, out)
         if simple:
             if length > 0:
                 if free[p] > at:
                     at = free[p]
-                    cause[t] = last[p]
+                    out.cause[t] = last[p]
                 free[p] = at + length
                 last[p] = t
         else:
-            c0, c1, c2 = demand[r, 0], demand[r, 1], demand[r, 2]
-            if unit[p]:
-                c0, c1, c2 = np.int64(1), np.int64(0), np.int64(0)
-            place = earliest(pt[p], pu[p], pn[p], at, length, c0, c1, c2, cap[p])
-            if place >= NEVER:
+            fits = earliest(g, use, row[t], p, at)
+            if fits >= NEVER:
                 return NEVER
-            if place > at:
-                cause[t] = last[p]
-                at = place
+            if fits > at:
+                out.cause[t] = last[p]
+                at = fits
             last[p] = t
-            if not occupy(pt, pu, pn, p, at, at + length, c0, c1, c2):
+            if not book(g, use, row[t], p, at):
                 return NEVER
-        start[t] = at
-        end[t] = at + length
+        out.start[t] = at
+        out.end[t] = at + length
         if at + length > makespan:
             makespan = at + length
     return makespan
@@ -145,39 +95,9 @@ def decode(
 
 @kernel
 def anneal(
-    iterations: int,
-    warm: float,
-    cold: float,
-    seed: int,
-    target: int,
-    order: Any,
-    row: Any,
-    mach: Any,
-    simple: bool,
-    row_ptr: Any,
-    dur: Any,
-    demand: Any,
-    cap: Any,
-    unit: Any,
-    pred_ptr: Any,
-    pred_src: Any,
-    pred_bytes: Any,
-    succ_ptr: Any,
-    succ_dst: Any,
-    link: Any,
-    tpb: Any,
-    lat: Any,
-    release: Any,
-    deadline: Any,
-    inputs: Any,
-    has_inputs: bool,
-    pt0: Any,
-    pu0: Any,
-    pn0: Any,
-    best_order: Any,
-    best_row: Any,
-    best_mach: Any,
-) -> Any:
+    iterations: int, warm: float, cold: float, seed: int, target: int, order: Any, row: Any,
+    mach: Any, simple: bool, g: Graph, use0: Use, best_order: Any, best_row: Any, best_mach: Any,
+) -> Any:  # fmt: skip
     """Simulated annealing on the makespan; the best found goes into ``best_*``.
 
     ``order``, ``row`` and ``mach`` are the current state, changed in place. ``warm`` and ``cold``
@@ -186,61 +106,26 @@ def anneal(
     included.
     """
     n = len(order)
-    m = dur.shape[1]
-    pt = pt0.copy()
-    pu = pu0.copy()
-    pn = pn0.copy()
+    m = g.dur.shape[1]
+    use = Use(use0.time.copy(), use0.amount.copy(), use0.count.copy())
     position = np.zeros(n, dtype=np.int64)
     for i in range(n):
         position[order[i]] = i
-    start = np.zeros(n, dtype=np.int64)
-    end = np.zeros(n, dtype=np.int64)
-    cause = np.full(n, -1, dtype=np.int64)
-    start2 = np.zeros(n, dtype=np.int64)
-    end2 = np.zeros(n, dtype=np.int64)
-    cause2 = np.full(n, -1, dtype=np.int64)
+    none = np.full(n, -1, dtype=np.int64)
+    now = Times(np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64), none)
+    then = Times(now.start.copy(), now.end.copy(), none.copy())
     last = np.full(m, -1, dtype=np.int64)
     free = np.zeros(m, dtype=np.int64)
     chain = np.zeros(n, dtype=np.int64)
     bounded = False
     for t in range(n):
-        if deadline[t] < NEVER:
+        if g.deadline[t] < NEVER:
             bounded = True
-    makespan = decode(
-        0,
-        order,
-        row,
-        mach,
-        simple,
-        dur,
-        demand,
-        cap,
-        unit,
-        pred_ptr,
-        pred_src,
-        pred_bytes,
-        link,
-        tpb,
-        lat,
-        release,
-        inputs,
-        has_inputs,
-        pt0,
-        pu0,
-        pn0,
-        pt,
-        pu,
-        pn,
-        start,
-        end,
-        cause,
-        last,
-        free,
-    )
+    makespan = decode(0, order, row, mach, simple, g, use0, use, now, last, free)
     late: Any = np.int64(0)
     if bounded:
         for t in range(n):
-            late += max(np.int64(0), end[t] - deadline[t])
+            late += max(np.int64(0), now.end[t] - g.deadline[t])
     spread = 0.0
     for p in range(m):
         spread += free[p]
@@ -261,61 +146,61 @@ def anneal(
             length = 0
             at = 0
             for t in range(n):
-                if end[t] > end[at]:
+                if now.end[t] > now.end[at]:
                     at = t
             while at >= 0 and length < n:
                 chain[length] = at
                 length += 1
-                at = cause[at]
-        state = state * 48271 % 2147483647
+                at = now.cause[at]
+        state = following(state)
         if state % 10 < 7:
-            state = state * 48271 % 2147483647
+            state = following(state)
             t = chain[state % length]
         else:
-            state = state * 48271 % 2147483647
+            state = following(state)
             t = state % n
         old_row, old_mach, old_position = row[t], mach[t], position[t]
-        state = state * 48271 % 2147483647
+        state = following(state)
         kind = state % 12
         other = -1
         new_position = old_position
         moved = False
         if kind >= 9:
             # Exchange the machines of two tasks: balances loads to the last tick.
-            state = state * 48271 % 2147483647
+            state = following(state)
             u = state % n
             p, q = mach[t], mach[u]
-            if p != q and dur[row[t], q] >= 0 and dur[row[u], p] >= 0:
+            if p != q and g.dur[row[t], q] >= 0 and g.dur[row[u], p] >= 0:
                 other = u
                 mach[t] = q
                 mach[u] = p
                 moved = True
         elif kind < 6:
-            rows = row_ptr[t + 1] - row_ptr[t]
+            rows = g.row_ptr[t + 1] - g.row_ptr[t]
             if rows * m > 1:
-                state = state * 48271 % 2147483647
+                state = following(state)
                 pick = state % (rows * m)
-                r = row_ptr[t] + pick // m
+                r = g.row_ptr[t] + pick // m
                 p = pick % m
-                if dur[r, p] >= 0 and (r != old_row or p != old_mach):
+                if g.dur[r, p] >= 0 and (r != old_row or p != old_mach):
                     row[t] = r
                     mach[t] = p
                     moved = True
         if 4 <= kind < 9:
             low = 0
-            for e in range(pred_ptr[t], pred_ptr[t + 1]):
-                if position[pred_src[e]] + 1 > low:
-                    low = position[pred_src[e]] + 1
+            for e in range(g.pred_ptr[t], g.pred_ptr[t + 1]):
+                if position[g.pred_src[e]] + 1 > low:
+                    low = position[g.pred_src[e]] + 1
             high = n - 1
-            for e in range(succ_ptr[t], succ_ptr[t + 1]):
-                if position[succ_dst[e]] - 1 < high:
-                    high = position[succ_dst[e]] - 1
+            for e in range(g.succ_ptr[t], g.succ_ptr[t + 1]):
+                if position[g.succ_dst[e]] - 1 < high:
+                    high = position[g.succ_dst[e]] - 1
             if n > 400:
                 # Far moves in long lists mostly destroy: keep them near.
                 low = max(low, old_position - 200)
                 high = min(high, old_position + 200)
             if high > low:
-                state = state * 48271 % 2147483647
+                state = following(state)
                 new_position = low + state % (high - low + 1)
         if new_position != old_position:
             moved = True
@@ -332,55 +217,23 @@ def anneal(
         first = min(old_position, new_position)
         if other >= 0:
             first = min(first, position[other])
-        end2[:] = end
-        start2[:] = start
-        cause2[:] = cause
-        makespan2 = decode(
-            first,
-            order,
-            row,
-            mach,
-            simple,
-            dur,
-            demand,
-            cap,
-            unit,
-            pred_ptr,
-            pred_src,
-            pred_bytes,
-            link,
-            tpb,
-            lat,
-            release,
-            inputs,
-            has_inputs,
-            pt0,
-            pu0,
-            pn0,
-            pt,
-            pu,
-            pn,
-            start2,
-            end2,
-            cause2,
-            last,
-            free,
-        )
+        then.end[:] = now.end
+        then.start[:] = now.start
+        then.cause[:] = now.cause
+        makespan2 = decode(first, order, row, mach, simple, g, use0, use, then, last, free)
         late2 = np.int64(0)
         if bounded:
             for w in range(n):
-                late2 += max(np.int64(0), end2[w] - deadline[w])
+                late2 += max(np.int64(0), then.end[w] - g.deadline[w])
         spread = 0.0
         for p in range(m):
             spread += free[p]
         cost2 = float(makespan2 + 10 * late2) + 0.01 * spread / m
-        state = state * 48271 % 2147483647
+        state = following(state)
         chance = state / 2147483647.0
         if cost2 <= cost or chance < np.exp((cost - cost2) / heat):
             cost = cost2
-            start, start2 = start2, start
-            end, end2 = end2, end
-            cause, cause2 = cause2, cause
+            now, then = then, now
             length = -1
             if makespan2 + 10 * late2 < best:
                 best = makespan2 + 10 * late2
@@ -406,39 +259,7 @@ def anneal(
 
 def warm_up() -> None:
     """Call every kernel once on tiny arrays of the production types."""
-    one = np.zeros(1, dtype=np.int64)
+    graph, use, _, row, mach = tiny()
+    best = row.copy(), row.copy(), row.copy()
     for simple in (True, False):
-        anneal(
-            3,
-            1.0,
-            0.5,
-            1,
-            0,
-            one.copy(),
-            one.copy(),
-            one.copy(),
-            simple,
-            np.array([0, 1], dtype=np.int64),
-            np.ones((1, 1), dtype=np.int64),
-            np.zeros((1, 3), dtype=np.int64),
-            np.ones((1, 3), dtype=np.int64),
-            np.ones(1, dtype=np.bool_),
-            np.zeros(2, dtype=np.int64),
-            one[:0],
-            np.zeros(0),
-            np.zeros(2, dtype=np.int64),
-            one[:0],
-            np.full((1, 1), -1, dtype=np.int64),
-            np.zeros(1),
-            one,
-            one,
-            one + NEVER,
-            np.zeros((1, 1), dtype=np.int64),
-            False,
-            np.zeros((1, 4), dtype=np.int64),
-            np.zeros((1, 4, 3), dtype=np.int64),
-            one + 1,
-            one.copy(),
-            one.copy(),
-            one.copy(),
-        )
+        anneal(3, 1.0, 0.5, 1, 0, row.copy(), row, mach, simple, graph, use, *best)

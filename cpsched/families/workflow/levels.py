@@ -7,8 +7,9 @@ from typing import Any
 
 from cpsched.core import exact
 from cpsched.core.run import Run
-from cpsched.families.workflow import greedy, local, model, objectives
+from cpsched.families.workflow import greedy, local, model, model_data, objectives
 from cpsched.families.workflow.extract import Plan, plan_of, schedule_of
+from cpsched.families.workflow.merge import undominated
 from cpsched.families.workflow.prepare import Instance
 from cpsched.families.workflow.problem import MAXIMISED
 
@@ -25,7 +26,7 @@ def constrained(
     run.clock.check()
     model.resources(v)
     if inst.problem.contention:
-        model.contention(v)
+        model_data.contention(v)
     model.makespan(v)
     return v
 
@@ -37,7 +38,9 @@ def build(inst: Instance, run: Run, level: int) -> tuple[model.Variables, exact.
     if run.incumbent is not None:
         values_before = run.incumbent.values[:level]
         earlier = [(o.name, x) for o, x in zip(run.objectives, values_before, strict=False)]
-    plan = None if run.incumbent is None else plan_of(inst, run.incumbent.schedule)
+    plan = None
+    if run.incumbent is not None:
+        plan = undominated(inst, plan_of(inst, run.incumbent.schedule))
     latest = None
     for other, value in earlier:
         if other == "makespan":
@@ -62,7 +65,7 @@ def build(inst: Instance, run: Run, level: int) -> tuple[model.Variables, exact.
             return e.bound(bound, maximise)
 
     if not v.notes.get("stored"):
-        model.storage(v)
+        model_data.storage(v)
     if plan is not None:
         model.hint(v, plan)
 
@@ -77,9 +80,7 @@ def build(inst: Instance, run: Run, level: int) -> tuple[model.Variables, exact.
                 return run.incumbent.schedule
         return schedule
 
-    # Presolve of CP-SAT 9.15 gives wrong optima on the step functions of rates over time.
-    parameters = {"cp_model_presolve": False} if v.notes.get("varying") else {}
-    return v, exact.Built(v.model, extract, value_of, parameters=parameters)
+    return v, exact.Built(v.model, extract, value_of)
 
 
 def settle(inst: Instance, v: model.Variables, values: Sequence[int]) -> Plan | None:

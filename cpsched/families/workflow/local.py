@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cpsched.core.run import Run
-from cpsched.families.workflow import greedy, kernels_search
+from cpsched.families.workflow import greedy, kernels, kernels_search
 from cpsched.families.workflow.extract import Plan
 from cpsched.families.workflow.prepare import NEVER, Instance, Ints
 
@@ -45,7 +45,7 @@ class Annealer:
         room = 1 if self.simple else 2 * inst.n + 8
         if not self.simple and inst.m * room > 20_000_000:
             room = max(64, 16 * inst.n // inst.m)
-        self.profiles = greedy.profiles(inst, room)
+        self.use = greedy.unused(inst, room)
 
     def anneal(self, moves: int, target: int) -> Plan | None:
         """One round of ``moves``; the plan when it is better than any before."""
@@ -55,15 +55,9 @@ class Annealer:
         best = (np.empty_like(order), np.empty_like(row), np.empty_like(mach))
         # The temperature is a fraction of the makespan, lower in longer rounds.
         warm = max(1.0, self.best * (0.02, 0.005, 0.001)[self.round % 3] / max(1.0, inst.n**0.5))
-        pt, pu, pn = self.profiles
-        inputs = inst.inputs if inst.inputs is not None else np.zeros((1, 1), dtype=np.int64)
         value = kernels_search.anneal(
             moves, warm, warm * 0.01, self.seed + 7919 * self.round, target,
-            order, row, mach, self.simple,
-            inst.row_ptr, inst.dur, inst.demand, inst.cap, inst.unit,
-            inst.pred_ptr, inst.pred_src, inst.pred_bytes, inst.succ_ptr, inst.succ_dst,
-            inst.link, inst.tpb, inst.lat, inst.release, inst.deadline,
-            inputs, inst.inputs is not None, pt, pu, pn, *best,
+            order, row, mach, self.simple, greedy.graph(inst), self.use, *best,
         )  # fmt: skip
         if value >= NEVER:
             return None
@@ -77,18 +71,14 @@ class Annealer:
     def decode(self, order: Ints, row: Ints, mach: Ints) -> Plan:
         """The plan of an order and assignment."""
         inst = self.inst
-        start, end = np.zeros(inst.n, dtype=np.int64), np.zeros(inst.n, dtype=np.int64)
-        cause, last = np.full(inst.n, -1, dtype=np.int64), np.full(inst.m, -1, dtype=np.int64)
-        pt0, pu0, pn0 = self.profiles
-        inputs = inst.inputs if inst.inputs is not None else np.zeros((1, 1), dtype=np.int64)
+        times = kernels.Times(*(np.full(inst.n, -1, dtype=np.int64) for _ in range(3)))
+        scratch = np.full(inst.m, -1, dtype=np.int64)
+        use = kernels.Use(*(a.copy() for a in self.use))
         kernels_search.decode(
-            0, order, row, mach, self.simple, inst.dur, inst.demand, inst.cap, inst.unit,
-            inst.pred_ptr, inst.pred_src, inst.pred_bytes, inst.link, inst.tpb, inst.lat,
-            inst.release, inputs, inst.inputs is not None,
-            pt0, pu0, pn0, pt0.copy(), pu0.copy(), pn0.copy(),
-            start, end, cause, last, np.zeros(inst.m, dtype=np.int64),
+            0, order, row, mach, self.simple, greedy.graph(inst), self.use, use,
+            times, scratch, scratch.copy(),
         )  # fmt: skip
-        return Plan(start, row.copy(), mach.copy())
+        return Plan(times.start, row.copy(), mach.copy())
 
     def learn(self, seconds: float) -> None:
         """Remember what a move took; a round that ended at its target says too little."""

@@ -12,6 +12,7 @@ from cpsched.core import lns
 from cpsched.core.run import Run
 from cpsched.families.workflow import levels, objectives
 from cpsched.families.workflow.extract import Plan, plan_of
+from cpsched.families.workflow.merge import undominated
 from cpsched.families.workflow.prepare import Instance
 from cpsched.families.workflow.problem import MAXIMISED
 
@@ -26,7 +27,7 @@ def improve_levels(inst: Instance, run: Run) -> None:
         name: str, choose: Callable[[Plan, int, random.Random], set[int]]
     ) -> lns.Neighbourhood:
         def build(schedule: Any, size: float, rng: random.Random) -> lns.SubModel | None:
-            plan = plan_of(inst, schedule)
+            plan = undominated(inst, plan_of(inst, schedule))
             count = max(2, round(size * inst.n))
             return submodel(inst, run, plan, choose(plan, count, rng), level)
 

@@ -10,7 +10,8 @@ from fractions import Fraction
 from typing import Any
 
 from cpsched.families.workflow import terms
-from cpsched.families.workflow.model import Variables, storage, storage_scale
+from cpsched.families.workflow.model import Variables
+from cpsched.families.workflow.model_data import storage, storage_scale
 from cpsched.families.workflow.prepare import integers
 from cpsched.families.workflow.problem import MAXIMISED, Machine, Option
 from cpsched.families.workflow.terms import exact
@@ -366,7 +367,6 @@ def _money(
                 parts[t].append(whole * x)
         slack += largest
     if varying:
-        v.notes["varying"] = True
         for t, spent in _varying(v, resource, factor, scale).items():
             parts[t] += spent
             # Slopes are rounded down, and a step's beginning by less than one unit of time.

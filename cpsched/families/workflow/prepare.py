@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from cpsched.families.workflow import terms
 from cpsched.families.workflow.consistent import dependencies
 from cpsched.families.workflow.problem import Machine, Option, Task, WorkflowProblem
 from cpsched.families.workflow.terms import exact
+
+if TYPE_CHECKING:
+    from cpsched.families.workflow.extract import Merged
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -61,6 +64,8 @@ class Instance:
         Per machine the times it is not available, sorted.
     conditional
         Whether a task belongs to a branch.
+    merged
+        Of which tasks of the problem the tasks of this instance consist; None for one each.
     """
 
     problem: WorkflowProblem
@@ -92,6 +97,7 @@ class Instance:
     conditional: NDArray[np.bool_]
     index: dict[str, int]
     machine_index: dict[str, int]
+    merged: Merged | None = None
     cache: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -189,8 +195,8 @@ def prepare(problem: WorkflowProblem) -> Instance:
     src = np.array([index[u] for u, _ in data], dtype=np.int64)
     dst = np.array([index[v] for _, v in data], dtype=np.int64)
     size = np.array(list(data.values()), dtype=np.float64)
-    pred_ptr, by_target = _csr(dst, n)
-    succ_ptr, by_source = _csr(src, n)
+    pred_ptr, by_target = csr(dst, n)
+    succ_ptr, by_source = csr(src, n)
     tpb = np.array(
         [0.0 if bw is None else float(scale / exact(bw)) for bw, _ in rates], dtype=np.float64
     )
@@ -220,7 +226,7 @@ def prepare(problem: WorkflowProblem) -> Instance:
         succ_ptr=succ_ptr,
         succ_dst=dst[by_source],
         succ_bytes=size[by_source],
-        topo=_topological(n, pred_ptr, succ_ptr, dst[by_source]),
+        topo=topological(n, pred_ptr, succ_ptr, dst[by_source]),
         link=link,
         tpb=tpb,
         lat=lat,
@@ -391,14 +397,16 @@ def _resources(options: Sequence[Option], machines: Sequence[Machine]) -> tuple[
     return demand, cap
 
 
-def _csr(keys: Ints, n: int) -> tuple[Ints, Ints]:
+def csr(keys: Ints, n: int) -> tuple[Ints, Ints]:
+    """Row pointers of a compressed sparse row table, and the order that sorts the keys."""
     order = np.argsort(keys, kind="stable")
     ptr = np.zeros(n + 1, dtype=np.int64)
     np.cumsum(np.bincount(keys, minlength=n), out=ptr[1:])
     return ptr, order
 
 
-def _topological(n: int, pred_ptr: Ints, succ_ptr: Ints, succ_dst: Ints) -> Ints:
+def topological(n: int, pred_ptr: Ints, succ_ptr: Ints, succ_dst: Ints) -> Ints:
+    """Tasks in an order of precedence."""
     waiting = np.diff(pred_ptr).tolist()
     ptr, dst = succ_ptr.tolist(), succ_dst.tolist()
     out = [t for t in range(n) if waiting[t] == 0]

@@ -85,7 +85,7 @@ def with_links(inst: Instance, order: Ints, row: Ints, mach: Ints) -> Plan | Non
         needs.setdefault(t, []).append((u, source, carried))
     busy: dict[tuple[int, int], list[tuple[int, int]]] = {}
     sent: dict[tuple[str, int], tuple[int, int]] = {}
-    pt, pu, pn = greedy.profiles(inst, 2 * inst.n + 8)
+    g, use = greedy.graph(inst), greedy.unused(inst, 2 * inst.n + 8)
     start = np.zeros(inst.n, dtype=np.int64)
     end = np.zeros(inst.n, dtype=np.int64)
     for t in order.tolist():
@@ -102,12 +102,10 @@ def with_links(inst: Instance, order: Ints, row: Ints, mach: Ints) -> Plan | Non
                     since = int(end[u]) if u >= 0 else 0
                     sent[file, p] = _gap(busy.setdefault((source, p), []), since, lag)
                 ready = max(ready, sent[file, p][1])
-        a, b, c = (1, 0, 0) if inst.unit[p] else inst.demand[r].tolist()
-        length = int(inst.dur[r, p])
-        at = kernels.earliest(pt[p], pu[p], int(pn[p]), ready, length, a, b, c, inst.cap[p])
-        if at >= NEVER or not kernels.occupy(pt, pu, pn, p, at, at + length, a, b, c):
+        at = kernels.earliest(g, use, r, p, ready)
+        if at >= NEVER or not kernels.book(g, use, r, p, at):
             return None
-        start[t], end[t] = at, at + length
+        start[t], end[t] = at, at + int(inst.dur[r, p])
     return Plan(start, row.copy(), mach.copy(), sent)
 
 

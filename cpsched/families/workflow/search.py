@@ -6,7 +6,7 @@ import math
 
 from cpsched.core import engine, exact
 from cpsched.core.run import Run
-from cpsched.families.workflow import greedy, levels, local, model
+from cpsched.families.workflow import greedy, levels, local, merge, model
 from cpsched.families.workflow.extract import Plan, plan_of
 from cpsched.families.workflow.prepare import NEVER, Instance
 from cpsched.families.workflow.problem import WorkflowSchedule
@@ -61,10 +61,16 @@ def search(inst: Instance, run: Run) -> None:
 def _makespan(inst: Instance, run: Run) -> None:
     """Only the makespan counts: annealing beside the exact model, and bounds once more."""
     assert run.incumbent is not None
-    plan = plan_of(inst, run.incumbent.schedule)
+    if inst.n <= 20_000:
+        inst = merge.without_idle_tasks(inst)
     compiled = greedy.is_compiled(inst, run)
+    plan = plan_of(inst, run.incumbent.schedule)
     if inst.n > 2000:
         relist(inst, run, plan, compiled)
+        return
+    if compiled:
+        plan = _start_by_chains(inst, run)
+    if run.done():
         return
     annealer = local.Annealer(inst, plan, run.seed, compiled)
     small = inst.rows * inst.m <= 400
@@ -95,6 +101,20 @@ def _makespan(inst: Instance, run: Run) -> None:
         local.anneal_for(inst, run, annealer, run.clock.remaining())
 
 
+def _start_by_chains(inst: Instance, run: Run) -> Plan:
+    """Search with chains of tasks merged, where that leaves fewer; the best plan so far."""
+    coarse = merge.without_chains(inst)
+    if coarse.n <= 0.95 * inst.n:
+        for make in (greedy.heft, greedy.peft):
+            greedy.offer(run, coarse, make(coarse), "greedy:chains")
+        start = greedy.heft(coarse)
+        if start is not None and not run.done():
+            annealer = local.Annealer(coarse, start, run.seed, True)
+            local.anneal_for(coarse, run, annealer, min(0.02 * run.clock.remaining(), 0.5))
+    assert run.incumbent is not None
+    return plan_of(inst, run.incumbent.schedule)
+
+
 def _affordable(inst: Instance, run: Run) -> bool:
     """Whether a model of the whole problem can be expected to find what annealing does not."""
     cells = inst.rows * inst.m + 2 * len(inst.pred_src)
@@ -110,7 +130,7 @@ def _exact_makespan(
     settled on a better one, a model with that horizon proves more than the old one.
     """
     assert run.incumbent is not None
-    plan = plan_of(inst, run.incumbent.schedule)
+    plan = merge.undominated(inst, plan_of(inst, run.incumbent.schedule))
     v = makespan_model(inst, run, plan, fine)
     source = "cp-sat"
     own: Incumbent | None = run.incumbent
@@ -165,7 +185,8 @@ def makespan_model(inst: Instance, run: Run, plan: Plan, fine: bool) -> model.Va
         v.model.add(v.makespan >= min(v.coarse(bound), v.horizon))
     model.energy(v, inst.cache.get("area_rows", ()))
     v.model.minimize(v.makespan)
-    model.hint(v, plan)
+    groups = model.symmetry(v)
+    model.hint(v, merge.sorted_siblings(inst, groups, plan))
     return v
 
 
