@@ -14,8 +14,17 @@ from cpsched.core import engine
 from cpsched.core.clock import Clock
 from cpsched.core.run import Run
 from cpsched.families import family
-from cpsched.families.rcpsp import blocking, flow, kernels_blocking, kernels_flow, open_shop, orders
+from cpsched.families.rcpsp import (
+    blocking,
+    flow,
+    kernels_blocking,
+    kernels_flow,
+    open_shop,
+    orders,
+    rolling,
+)
 from cpsched.families.rcpsp.bound import bounds
+from cpsched.families.rcpsp.generate import GENERATORS
 from cpsched.families.rcpsp.greedy import greedy
 from cpsched.families.rcpsp.prepare import Instance, prepare
 from cpsched.families.rcpsp.problem import RcpspProblem
@@ -213,3 +222,21 @@ def test_job_shops_are_no_flow_shops() -> None:
     jobs = jobs_of(instance)
     assert jobs is not None
     assert flow.flow_of(jobs) is None
+
+
+@pytest.mark.parametrize("alternatives", [1, 2])
+def test_rolling_windows_keep_the_schedule_valid(alternatives: int) -> None:
+    """Windows from left to right, twice over, never lengthen the schedule they hold."""
+    drawn = {"jobs": "30", "machines": "5", "alternatives": str(alternatives), "duration": "9"}
+    make = next(g.make for g in GENERATORS if g.name == "shop")
+    instance, run = begun(make(drawn))  # type: ignore[arg-type]
+    jobs = jobs_of(instance)
+    assert jobs is not None
+    windows = rolling.RollingHorizon(instance, jobs, run)
+    value = run.value()
+    assert value is not None
+    for _ in range(6):
+        windows.step(run, 1)
+        assert windows.value <= value
+        assert run.value() == windows.value
+        value = windows.value

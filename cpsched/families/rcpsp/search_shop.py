@@ -14,6 +14,7 @@ from cpsched.families.rcpsp.decision import decision
 from cpsched.families.rcpsp.flow import IteratedGreedy, flow_of
 from cpsched.families.rcpsp.neighbourhoods import neighbourhoods
 from cpsched.families.rcpsp.orders import order_neighbourhoods, unit_shop_of
+from cpsched.families.rcpsp.rolling import RollingHorizon
 from cpsched.families.rcpsp.schedule import schedule_of
 from cpsched.families.rcpsp.shop import Jobs, TabuSearch
 from cpsched.result import Bound
@@ -55,9 +56,8 @@ def search_shop(instance: Instance, jobs: Jobs, run: Run) -> None:
     try:
         if provable and engine.ready(run.clock):
             _prove(instance, run, others)
-        kit = kit_of(instance)
-        if kit is not None and engine.ready(run.clock) and not run.done():
-            lns.search(run, neighbourhoods(instance, kit), workers=others, call_seconds=0.5)
+        if engine.ready(run.clock) and not run.done():
+            _by_windows(instance, jobs, run, others)
         while not run.done():
             for one in searchers:
                 one.join(0.1)
@@ -108,6 +108,23 @@ def _prove(instance: Instance, run: Run, workers: int) -> None:
             refuter.decide(int(run.value() or 0) - 1, workers, run.clock.remaining() - end)
 
 
+def _by_windows(instance: Instance, jobs: Jobs, run: Run, workers: int) -> None:
+    """Rolling horizon and neighbourhoods in turns."""
+    kit, units = kit_of(instance), unit_shop_of(instance)
+    arms = [] if kit is None else neighbourhoods(instance, kit)
+    arms += [] if units is None else order_neighbourhoods(instance, units)
+    rolling = RollingHorizon(instance, jobs, run)
+    while not run.done():
+        left = run.clock.remaining()
+        left = left if math.isfinite(left) else 600.0
+        end = run.clock.remaining() - max(1.0, 0.2 * left)
+        while not run.done() and run.clock.remaining() > end:
+            rolling.step(run, workers)
+        if arms:
+            seconds = max(1.0, 0.1 * left)
+            lns.search(run, arms, workers=workers, call_seconds=0.5, seconds=seconds)
+
+
 class Steps(Protocol):
     """A search in short steps."""
 
@@ -141,6 +158,7 @@ class Searcher(threading.Thread):
 def _in_turns(instance: Instance, jobs: Jobs, run: Run) -> None:
     search, refuter = TabuSearch(instance, jobs, run, run.seed), Refuter(instance, run)
     provable = instance.n <= PROVABLE
+    rolling = None if provable else RollingHorizon(instance, jobs, run)
     longest = max(0.05, 0.004 * instance.n)  # small shops are decided in the first turns
     while not run.done():
         share = min(0.1 * run.clock.remaining(), longest, 2.0)
@@ -150,6 +168,8 @@ def _in_turns(instance: Instance, jobs: Jobs, run: Run) -> None:
             search.step(run, SLICE)
         if provable and engine.ready(run.clock) and not run.done():
             refuter.advance(1, max(0.1, 2.0 * share))
+        elif rolling is not None and engine.ready(run.clock) and not run.done():
+            rolling.step(run, 1)
 
 
 class Refuter:
