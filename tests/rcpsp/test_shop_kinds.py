@@ -16,14 +16,16 @@ from cpsched.core.run import Run
 from cpsched.families import family
 from cpsched.families.rcpsp import (
     blocking,
+    bound,
     flow,
     kernels_blocking,
     kernels_flow,
+    kernels_machine,
+    one_machine,
     open_shop,
     orders,
     rolling,
 )
-from cpsched.families.rcpsp.bound import bounds
 from cpsched.families.rcpsp.generate import GENERATORS
 from cpsched.families.rcpsp.greedy import greedy
 from cpsched.families.rcpsp.prepare import Instance, prepare
@@ -185,7 +187,7 @@ def test_open_shop_meets_its_bound() -> None:
     instance, run = begun(problem)
     shop = open_shop.open_shop_of(instance)
     assert shop is not None
-    bounds(instance, run)
+    bound.bounds(instance, run)
     open_shop.search(instance, shop, run)
     result = cpsched.solve(problem, time_limit=20.0, workers=1, deterministic=True, strict=True)
     assert result.status.name == "OPTIMAL"
@@ -240,3 +242,46 @@ def test_rolling_windows_keep_the_schedule_valid(alternatives: int) -> None:
         assert windows.value <= value
         assert run.value() == windows.value
         value = windows.value
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_one_machine_is_solved_to_its_optimum(seed: int) -> None:
+    """Carlier's search agrees with all orders; Jackson's schedule is never longer."""
+    rng = np.random.default_rng(seed)
+    head, dur, tail = rng.integers(0, 20, 5), rng.integers(1, 9, 5), rng.integers(0, 20, 5)
+
+    def length(order: tuple[int, ...]) -> int:
+        now = longest = 0
+        for i in order:
+            now = max(now, int(head[i])) + int(dur[i])
+            longest = max(longest, now + int(tail[i]))
+        return longest
+
+    best = min(length(order) for order in permutations(range(5)))
+    assert kernels_machine.carlier(head, dur, tail, 300) == best
+    assert kernels_machine.carlier(head, dur, tail, 1) <= best
+    assert kernels_machine.jackson(head, dur, tail, np.zeros(5, np.int64)) <= best
+
+
+def test_one_machine_bounds_hold_and_can_be_recomputed() -> None:
+    """On random shops the bound stays below a schedule, and recomputing gives it again."""
+    seen = 0
+    for seed in range(12):
+        problem = shop_of(seed, 6, 3)
+        instance, run = begun(problem)
+        one_machine.one_machine(instance, run)
+        assert run.contradiction is None
+        for known in run.bounds():
+            if known.argument == "one-machine":
+                seen += 1
+                assert bound.recompute(problem, known) == known.value
+    assert seen
+
+
+def test_one_machine_needs_a_machine() -> None:
+    """A claim about a resource that serves two tasks at a time is refused."""
+    data = shop_of(1, 2, 2).model_dump(mode="json")
+    data["resources"][0]["capacity"] = 2
+    claim = cpsched.result.Bound(9, "one-machine", "makespan", {"resource": "M0", "nodes": 5})
+    with pytest.raises(cpsched.ProblemError, match="machine"):
+        bound.recompute(RcpspProblem.parse(data), claim)

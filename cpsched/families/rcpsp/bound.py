@@ -57,6 +57,9 @@ def bounds(instance: Instance, run: Run) -> None:
             run.raise_bound(found)
         if run.done():
             return
+    from cpsched.families.rcpsp.one_machine import one_machine
+
+    one_machine(instance, run)
 
 
 def critical_path(instance: Instance) -> Bound:
@@ -352,6 +355,10 @@ def recompute(problem: RcpspProblem, bound: Bound) -> int:
         if not all(clash[i, j] for i in tasks for j in tasks if i != j):
             raise ProblemError("the tasks of a clique must exclude each other", value=data["tasks"])
         return window_value(instance, clique_line(instance, tasks), data["head"], data["tail"])
+    if bound.argument == "one-machine":
+        from cpsched.families.rcpsp import one_machine
+
+        return one_machine.recompute(instance, bound)
     if bound.argument == "lagrangian":
         from cpsched.families.rcpsp import tardiness
 
