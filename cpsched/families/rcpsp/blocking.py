@@ -1,4 +1,4 @@
-"""Blocking job shops: orders in which the jobs enter, improved by annealing and neighbourhoods."""
+"""Blocking job shops: deadlock-free construction, annealing of sequences, neighbourhoods."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 IntArray = NDArray[np.int64]
 
-#: Virtual seconds per operation and order tried.
-COST = 5e-7
-#: Orders tried in the first cooling; every further one takes twice as many.
-FIRST_CYCLE = 4000
+#: Virtual seconds per operation and sequence tried.
+COST = 3e-7
+#: Changes per operation in the first cooling; every further one takes twice as many.
+FIRST_CYCLE = 500
 #: Steps of one cooling.
 STEPS = 40
 #: Above this many operations CP-SAT proves nothing in useful time.
@@ -97,57 +97,73 @@ def _blocking_of(instance: Instance) -> BlockingShop | None:
 
 
 class Annealing:
-    """Orders of entry, in cycles of cooling that double in length."""
+    """Sequences of the machines, in cycles of cooling that double in length.
+
+    The first ones come from jobs that enter one after the other, long ones first.
+    """
 
     def __init__(self, instance: Instance, shop: BlockingShop, seed: int) -> None:
         self.instance, self.shop = instance, shop
-        self._room: Any = kernels.room_of(shop.jobs, shop.machines)
-        n, jobs = len(shop.task), len(shop.jobs.first) - 1
-        self._best = np.full((2, n + 1), kernels.NEVER, np.int64)
+        jobs, n = shop.jobs, len(shop.task)
+        work = instance.tail[shop.task[jobs.first[:-1]]]
+        order = np.argsort(-work, kind="stable").astype(np.int64)
+        room: Any = kernels.room_of(jobs, shop.machines)
+        self.value = int(kernels.decode(jobs, order, *room, kernels.NEVER))
+        start, self.mode = room[4], room[5]
+        self._start = start.copy()
+        self._best = np.append(start, self.value)
+        self._machine, self._dur = jobs.machine[self.mode], jobs.dur[self.mode]
+        lines = [
+            sorted(np.flatnonzero(self._machine == k).tolist(), key=lambda o: int(start[o]))
+            for k in range(shop.machines)
+        ]
+        self._count = np.array([len(line) for line in lines], np.int64)
+        self._line = np.full((shop.machines, max(1, int(self._count.max()) + 1)), -1, np.int64)
+        for k, line in enumerate(lines):
+            self._line[k, : len(line)] = line
+        self._job = np.repeat(np.arange(len(order)), np.diff(jobs.first))
+        self._room = np.zeros((3, shop.machines + len(order)), np.int64)
         self._rng = np.array([(seed * 2654435761 + 59) & 0xFFFFFFFF])
-        work = [int(instance.tail[shop.task[k]]) for k in shop.jobs.first[:-1].tolist()]
-        # Long jobs first.
-        self.order = np.argsort(-np.array(work), kind="stable").astype(np.int64)
-        self.value = self._decode()
-        self._cycle, self._phase, self._jobs = FIRST_CYCLE, 0, jobs
+        self._cycle, self._phase = FIRST_CYCLE * n, 0
         self._offered = kernels.NEVER
-        self._count = 1
-
-    def _decode(self) -> int:
-        value = int(kernels.decode(self.shop.jobs, self.order, *self._room, kernels.NEVER))
-        n = len(self.shop.task)
-        if value < self._best[0, n]:
-            self._best[0, :n], self._best[1, :n] = self._room[4], self._room[5]
-            self._best[0, n] = value
-        return value
+        self._moves = 1
 
     def step(self, run: Run, seconds: float) -> None:
-        """Try orders for about that time, or for that much counted work when deterministic."""
+        """Try sequences for about that time, or for that much counted work when deterministic."""
         per_move = COST * len(self.shop.task) * jit.slowdown()
         if run.deterministic:
-            self._count = max(1, int(seconds / per_move))
+            self._moves = max(1, int(seconds / per_move))
         # The acceptance falls to nothing along a cycle.
-        heat = 1.0 - self._phase / self._cycle
-        slack = int(0.06 * heat * heat * self.value)
+        heat = max(0.0, 1.0 - self._phase / self._cycle)
+        slack = int(0.05 * heat * heat * self.value)
+        jobs = self.shop.jobs
         began = time.perf_counter()
         self.value = int(
             kernels.anneal(
-                self.shop.jobs,
-                self.order,
-                self.value,
-                *self._room,
-                self._rng,
+                jobs.first,
+                self._job,
+                self._machine,
+                self._dur,
+                jobs.release,
+                jobs.lag,
+                jobs.stays,
+                self._line,
                 self._count,
+                self.value,
+                self._room,
+                self._start,
+                self._rng,
+                self._moves,
                 slack,
                 self._best,
             )
         )
-        self._phase += self._count
-        run.clock.spend(self._count * per_move)
+        self._phase += self._moves
+        run.clock.spend(self._moves * per_move)
         if not run.deterministic:
             took = max(1e-6, time.perf_counter() - began)
-            fitting = int(self._count * seconds / took)
-            self._count = max(1, min(2 * self._count, fitting, self._cycle // STEPS))
+            fitting = int(self._moves * seconds / took)
+            self._moves = max(1, min(2 * self._moves, fitting, self._cycle // STEPS))
         if self._phase >= self._cycle:
             self._phase, self._cycle = 0, 2 * self._cycle
         self.offer(run)
@@ -155,15 +171,15 @@ class Annealing:
     def offer(self, run: Run) -> None:
         """Offer the best schedule when it is new."""
         n = len(self.shop.task)
-        if self._best[0, n] >= self._offered:
+        if self._best[n] >= self._offered:
             return
-        self._offered = int(self._best[0, n])
+        self._offered = int(self._best[n])
         starts, modes = np.zeros((2, n), np.int64)
-        starts[self.shop.task] = self._best[0, :n]
-        modes[self.shop.task] = self.shop.modes[self._best[1, :n]]
+        starts[self.shop.task] = self._best[:n]
+        modes[self.shop.task] = self.shop.modes[self.mode]
         run.offer(
             lambda: schedule_of(self.instance, starts.tolist(), modes.tolist()),
-            "blocking:entry-order",
+            "blocking:annealing",
             (self._offered,) if [o.name for o in run.objectives] == ["makespan"] else None,
         )
 
@@ -177,14 +193,14 @@ def construct(instance: Instance, shop: BlockingShop, run: Run) -> None:
 def search(
     instance: Instance, shop: BlockingShop, run: Run, exact: Callable[[int, float], object]
 ) -> None:
-    """Annealing beside neighbourhoods until the run is done; small shops are proved first.
+    """Annealing beside neighbourhoods until the run is done; small shops also by CP-SAT.
 
     ``exact(workers, seconds)`` runs CP-SAT on the whole problem.
     """
     annealing = Annealing(instance, shop, run.seed)
     units = unit_shop_of(instance)
     assert units is not None
-    neighbourhoods = order_neighbourhoods(instance, units)
+    neighbourhoods = order_neighbourhoods(instance, units, 25)
     jit.ready(run.clock.remaining())
     alone = run.deterministic or run.workers == 1
     left = run.clock.remaining()
@@ -202,11 +218,9 @@ def search(
             return
         rounds = share
         while not run.done():
-            if instance.n <= PROVABLE:
-                exact(others, 2.0 * rounds)
-            lns.search(run, neighbourhoods, workers=others, call_seconds=1.0, seconds=2.0 * rounds)
-            if instance.n > PROVABLE and not run.done():
-                exact(others, 0.5 * rounds)
+            lns.search(run, neighbourhoods, workers=others, call_seconds=0.5, seconds=2.0 * rounds)
+            if not run.done():
+                exact(others, (2.0 if instance.n <= PROVABLE else 0.25) * rounds)
             rounds *= 2.0
     finally:
         if not alone:

@@ -94,8 +94,10 @@ def _unit_shop_of(instance: Instance) -> UnitShop | None:
     return UnitShop(machine.astype(np.int64), instance.disjunctive, job, len(instance.capacity))
 
 
-def order_neighbourhoods(instance: Instance, shop: UnitShop) -> list[Neighbourhood]:
-    """Free tasks by time, by machine, by job, and by time on some machines.
+def order_neighbourhoods(
+    instance: Instance, shop: UnitShop, tasks: int = 60
+) -> list[Neighbourhood]:
+    """Free tasks by time, by machine, by job, and by time on some machines; ``tasks`` at first.
 
     For the makespan alone.
     """
@@ -112,7 +114,7 @@ def order_neighbourhoods(instance: Instance, shop: UnitShop) -> list[Neighbourho
         return sub_model(instance, shop, state, free, max(state.end) - 1)
 
     kinds = {"time": _by_time, "machines": _by_machine, "jobs": _by_job, "corner": _corner}
-    size = min(1.0, max(0.15, 60 / instance.n))
+    size = min(1.0, max(0.15, tasks / instance.n))
     return [Neighbourhood(name, partial(build, choose), size) for name, choose in kinds.items()]
 
 

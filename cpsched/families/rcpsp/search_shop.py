@@ -92,7 +92,7 @@ def _prove(instance: Instance, run: Run, workers: int) -> None:
     refuter = Refuter(instance, run)
     units = unit_shop_of(instance)
     neighbourhoods = [] if units is None else order_neighbourhoods(instance, units)
-    small = instance.n <= SMALL
+    small = instance.n <= SMALL and instance.single_mode
     while not run.done():
         left = run.clock.remaining()
         left = left if math.isfinite(left) else 600.0
