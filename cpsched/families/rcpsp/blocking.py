@@ -1,4 +1,4 @@
-"""Blocking job shops: deadlock-free construction, annealing of sequences, neighbourhoods."""
+"""Blocking job shops: orders in which the jobs enter, improved by annealing and neighbourhoods."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 
 IntArray = NDArray[np.int64]
 
-#: Virtual seconds per operation and sequence tried.
-COST = 3e-7
-#: Changes per operation in the first cooling; every further one takes twice as many.
-FIRST_CYCLE = 500
+#: Virtual seconds per operation and order tried.
+COST = 5e-7
+#: Orders tried in the first cooling; every further one takes twice as many.
+FIRST_CYCLE = 4000
 #: Steps of one cooling.
 STEPS = 40
-#: Above this many operations CP-SAT proves nothing in useful time.
-PROVABLE = 60
+#: Up to so many operations CP-SAT proves the optimum at once; above the other number it proves
+#: nothing in useful time.
+TINY, PROVABLE = 30, 60
 
 
 @dataclass(frozen=True)
@@ -97,73 +98,68 @@ def _blocking_of(instance: Instance) -> BlockingShop | None:
 
 
 class Annealing:
-    """Sequences of the machines, in cycles of cooling that double in length.
-
-    The first ones come from jobs that enter one after the other, long ones first.
-    """
+    """Orders of entry, in cycles of cooling that double in length."""
 
     def __init__(self, instance: Instance, shop: BlockingShop, seed: int) -> None:
         self.instance, self.shop = instance, shop
-        jobs, n = shop.jobs, len(shop.task)
-        work = instance.tail[shop.task[jobs.first[:-1]]]
-        order = np.argsort(-work, kind="stable").astype(np.int64)
-        room: Any = kernels.room_of(jobs, shop.machines)
-        self.value = int(kernels.decode(jobs, order, *room, kernels.NEVER))
-        start, self.mode = room[4], room[5]
-        self._start = start.copy()
-        self._best = np.append(start, self.value)
-        self._machine, self._dur = jobs.machine[self.mode], jobs.dur[self.mode]
-        lines = [
-            sorted(np.flatnonzero(self._machine == k).tolist(), key=lambda o: int(start[o]))
-            for k in range(shop.machines)
-        ]
-        self._count = np.array([len(line) for line in lines], np.int64)
-        self._line = np.full((shop.machines, max(1, int(self._count.max()) + 1)), -1, np.int64)
-        for k, line in enumerate(lines):
-            self._line[k, : len(line)] = line
-        self._job = np.repeat(np.arange(len(order)), np.diff(jobs.first))
-        self._room = np.zeros((3, shop.machines + len(order)), np.int64)
+        self._room = kernels.room_of(shop.jobs, shop.machines)
+        n = len(shop.task)
+        self._best = np.full((2, n + 1), kernels.NEVER, np.int64)
         self._rng = np.array([(seed * 2654435761 + 59) & 0xFFFFFFFF])
-        self._cycle, self._phase = FIRST_CYCLE * n, 0
+        work = [int(instance.tail[shop.task[k]]) for k in shop.jobs.first[:-1].tolist()]
+        # Long jobs first.
+        self.order = np.argsort(-np.array(work), kind="stable").astype(np.int64)
+        self.value = self._decode()
+        self._cycle, self._phase = FIRST_CYCLE, 0
         self._offered = kernels.NEVER
-        self._moves = 1
+        self._count = 1
+
+    def _decode(self) -> int:
+        busy, count, at, gap, start, mode = self._room
+        value = int(
+            kernels.decode(
+                self.shop.jobs, self.order, busy, count, at, gap, start, mode, kernels.NEVER
+            )
+        )
+        n = len(self.shop.task)
+        if value < self._best[0, n]:
+            self._best[0, :n], self._best[1, :n] = self._room[4], self._room[5]
+            self._best[0, n] = value
+        return value
 
     def step(self, run: Run, seconds: float) -> None:
-        """Try sequences for about that time, or for that much counted work when deterministic."""
+        """Try orders for about that time, or for that much counted work when deterministic."""
         per_move = COST * len(self.shop.task) * jit.slowdown()
         if run.deterministic:
-            self._moves = max(1, int(seconds / per_move))
+            self._count = max(1, int(seconds / per_move))
         # The acceptance falls to nothing along a cycle.
-        heat = max(0.0, 1.0 - self._phase / self._cycle)
-        slack = int(0.05 * heat * heat * self.value)
-        jobs = self.shop.jobs
+        heat = 1.0 - self._phase / self._cycle
+        slack = int(0.06 * heat * heat * self.value)
         began = time.perf_counter()
+        busy, count, at, gap, start, mode = self._room
         self.value = int(
             kernels.anneal(
-                jobs.first,
-                self._job,
-                self._machine,
-                self._dur,
-                jobs.release,
-                jobs.lag,
-                jobs.stays,
-                self._line,
-                self._count,
+                self.shop.jobs,
+                self.order,
                 self.value,
-                self._room,
-                self._start,
+                busy,
+                count,
+                at,
+                gap,
+                start,
+                mode,
                 self._rng,
-                self._moves,
+                self._count,
                 slack,
                 self._best,
             )
         )
-        self._phase += self._moves
-        run.clock.spend(self._moves * per_move)
+        self._phase += self._count
+        run.clock.spend(self._count * per_move)
         if not run.deterministic:
             took = max(1e-6, time.perf_counter() - began)
-            fitting = int(self._moves * seconds / took)
-            self._moves = max(1, min(2 * self._moves, fitting, self._cycle // STEPS))
+            fitting = int(self._count * seconds / took)
+            self._count = max(1, min(2 * self._count, fitting, self._cycle // STEPS))
         if self._phase >= self._cycle:
             self._phase, self._cycle = 0, 2 * self._cycle
         self.offer(run)
@@ -171,15 +167,15 @@ class Annealing:
     def offer(self, run: Run) -> None:
         """Offer the best schedule when it is new."""
         n = len(self.shop.task)
-        if self._best[n] >= self._offered:
+        if self._best[0, n] >= self._offered:
             return
-        self._offered = int(self._best[n])
+        self._offered = int(self._best[0, n])
         starts, modes = np.zeros((2, n), np.int64)
-        starts[self.shop.task] = self._best[:n]
-        modes[self.shop.task] = self.shop.modes[self.mode]
+        starts[self.shop.task] = self._best[0, :n]
+        modes[self.shop.task] = self.shop.modes[self._best[1, :n]]
         run.offer(
             lambda: schedule_of(self.instance, starts.tolist(), modes.tolist()),
-            "blocking:annealing",
+            "blocking:entry-order",
             (self._offered,) if [o.name for o in run.objectives] == ["makespan"] else None,
         )
 
@@ -193,7 +189,7 @@ def construct(instance: Instance, shop: BlockingShop, run: Run) -> None:
 def search(
     instance: Instance, shop: BlockingShop, run: Run, exact: Callable[[int, float], object]
 ) -> None:
-    """Annealing beside neighbourhoods until the run is done; small shops also by CP-SAT.
+    """Annealing beside neighbourhoods until the run is done; the smallest are proved first.
 
     ``exact(workers, seconds)`` runs CP-SAT on the whole problem.
     """
@@ -218,6 +214,8 @@ def search(
             return
         rounds = share
         while not run.done():
+            if instance.n <= TINY:
+                exact(others, 4.0 * rounds)
             lns.search(run, neighbourhoods, workers=others, call_seconds=0.5, seconds=2.0 * rounds)
             if not run.done():
                 exact(others, (2.0 if instance.n <= PROVABLE else 0.25) * rounds)

@@ -78,10 +78,10 @@ class IteratedGreedy:
     def __init__(self, flow: FlowShop, seed: int) -> None:
         self.flow = flow
         jobs, machines = flow.time.shape
-        self._room = np.zeros((2, jobs + 1, machines), np.int64)
+        self._head, self._tail = np.zeros((2, jobs + 1, machines), np.int64)
         self._rng = np.array([(seed * 2654435761 + 131) & 0xFFFFFFFF])
         self.order = np.zeros(jobs, np.int64)
-        self._value = int(kernels.neh(flow.time, self.order, *self._room, self._rng))
+        self._value = int(kernels.neh(flow.time, self.order, self._head, self._tail, self._rng))
         self.best = self.order.copy()
         self._count = 1
 
@@ -92,21 +92,26 @@ class IteratedGreedy:
         if run.deterministic:
             self._count = max(1, int(seconds / per_round))
         began = time.perf_counter()
+        self.iterate(self._count)
+        took = max(1e-6, time.perf_counter() - began)
+        run.clock.spend(self._count * per_round)
+        if not run.deterministic:
+            self._count = max(1, min(2 * self._count, int(self._count * seconds / took)))
+
+    def iterate(self, rounds: int) -> None:
+        """That many rounds."""
         self._value = int(
             kernels.iterate(
                 self.flow.time,
                 self.order,
                 self._value,
                 self.best,
-                *self._room,
+                self._head,
+                self._tail,
                 self._rng,
-                self._count,
+                rounds,
             )
         )
-        took = max(1e-6, time.perf_counter() - began)
-        run.clock.spend(self._count * per_round)
-        if not run.deterministic:
-            self._count = max(1, min(2 * self._count, int(self._count * seconds / took)))
 
     def offer(self, instance: Instance, run: Run, source: str) -> None:
         """Offer the permutation schedule of the best order."""
@@ -126,7 +131,5 @@ def permutation(time_of: IntArray, moves: int, seed: int = 0) -> IntArray:
     """
     table = np.ascontiguousarray(time_of, np.int64)
     search = IteratedGreedy(FlowShop(table, np.arange(table.size).reshape(table.shape)), seed)
-    kernels.iterate(
-        table, search.order, search._value, search.best, *search._room, search._rng, moves
-    )
+    search.iterate(moves)
     return search.best

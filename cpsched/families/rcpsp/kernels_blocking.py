@@ -3,8 +3,7 @@
 A job that enters a machine stays there until it enters the next one. With the other jobs' times
 given, every machine is free in gaps, and the earliest way of a job through the gaps is a longest
 path, operation by operation: to reach a gap earlier never hurts, since a job may wait where it is.
-Whatever the order of the jobs, the schedule has no deadlock. Annealing then changes the sequences
-of the machines; a simulation that lets jobs swap places turns any of them into a schedule.
+Whatever the order of the jobs, the schedule has no deadlock.
 """
 
 from __future__ import annotations
@@ -159,196 +158,56 @@ def decode(
 
 
 @kernel
-def first_now(line: Any, begin: int, o: int) -> None:
-    """Bring operation ``o`` of a machine's sequence to place ``begin``."""
-    x = begin
-    while line[x] != o:
-        x += 1
-    while x > begin:
-        line[x] = line[x - 1]
-        x -= 1
-    line[begin] = o
-
-
-@kernel
-def simulate(
-    first: Any,
-    job: Any,
-    machine: Any,
-    dur: Any,
-    release: Any,
-    lag: Any,
-    stays: Any,
-    line: Any,
-    count: Any,
-    most: int,
-    room: Any,
-    start: Any,
-) -> int:
-    """Follow the machines' sequences in time; the makespan, or a value above ``most``.
-
-    ``machine`` and ``dur`` (n,) are those of the chosen modes, ``line`` (machines, slots) the
-    sequences with ``count`` operations each. Jobs that wait for each other's machines in a circle
-    move together. Where sequences cannot go on, an operation jumps the queue, so that every call
-    ends with a schedule; ``line`` is then changed to what happened. ``room`` (3, machines + jobs)
-    is scratch.
-    """
-    jobs, machines, n = first.shape[0] - 1, count.shape[0], job.shape[0]
-    holder, place, follow = room[0], room[1], room[2]
-    ready, upcoming = room[0, machines:], room[1, machines:]
-    for k in range(machines):
-        holder[k], place[k] = -1, 0
-    for j in range(jobs):
-        upcoming[j], ready[j] = first[j], release[first[j]]
-    now, begun, makespan = 0, 0, 0
-    while begun < n:
-        moved = True
-        while moved:
-            moved = False
-            for k in range(machines):
-                o = holder[k]
-                gone = o >= 0 and start[o] + dur[o] <= now
-                if gone and not stays[o]:
-                    holder[k] = -1
-                follow[k] = -1
-            for j in range(jobs):
-                o = upcoming[j]
-                if o == first[j + 1] or ready[j] > now:
-                    continue
-                k = machine[o]
-                if k >= 0 and line[k, place[k]] != o:
-                    continue
-                before = -1
-                if o > first[j] and machine[o - 1] >= 0 and holder[machine[o - 1]] == o - 1:
-                    before = machine[o - 1]
-                if k >= 0 and holder[k] >= 0 and k != before:
-                    follow[k] = before
-                    continue
-                if before >= 0:
-                    holder[before] = -1
-                if k >= 0:
-                    holder[k] = o
-                    place[k] += 1
-                moved = True
-                begun += 1
-                start[o] = now
-                makespan = max(makespan, now + dur[o])
-                upcoming[j] = o + 1
-                ready[j] = now + dur[o] + lag[o]
-                if o + 1 < first[j + 1]:
-                    ready[j] = max(ready[j], release[o + 1])
-            if moved:
-                continue
-            for k in range(machines):
-                # A circle of machines, each taken by the job that stands on the next.
-                x = k
-                for _ in range(machines):
-                    if x >= 0:
-                        x = follow[x]
-                    if x == k:
-                        break
-                if x != k or follow[k] < 0:
-                    continue
-                while holder[x] >= 0:
-                    holder[x] = -1
-                    x = follow[x]
-                moved = True
-                break
-            # The emptied machines of the circle are taken in the next round.
-        if makespan > most:
-            return makespan
-        if begun == n:
-            break
-        event = NEVER
-        for j in range(jobs):
-            if upcoming[j] < first[j + 1] and now < ready[j] < event:
-                event = ready[j]
-        for k in range(machines):
-            o = holder[k]
-            if o >= 0 and now < start[o] + dur[o] < event:
-                event = start[o] + dur[o]
-        if event < NEVER:
-            now = event
-            continue
-        stuck = -1
-        for j in range(jobs):
-            o = upcoming[j]
-            if o == first[j + 1]:
-                continue
-            if holder[machine[o]] < 0:
-                first_now(line[machine[o]], place[machine[o]], o)
-                stuck = -1
-                break
-            if o > first[j]:
-                stuck = o
-        if stuck >= 0:
-            # All wait for machines that others hold: some of them in a circle.
-            for _ in range(machines):
-                stuck = upcoming[job[holder[machine[stuck]]]]
-            begin = stuck
-            while True:
-                k = machine[stuck]
-                first_now(line[k], place[k], stuck)
-                stuck = upcoming[job[holder[k]]]
-                if stuck == begin:
-                    break
-    return makespan
-
-
-@kernel
 def anneal(
-    first: Any,
-    job: Any,
-    machine: Any,
-    dur: Any,
-    release: Any,
-    lag: Any,
-    stays: Any,
-    line: Any,
-    count: Any,
+    jobs: Any,
+    order: Any,
     value: int,
-    room: Any,
+    busy: Any,
+    count: Any,
+    at: Any,
+    gap: Any,
     start: Any,
+    mode: Any,
     rng: Any,
     moves: int,
     slack: int,
     best: Any,
 ) -> int:
-    """Change the machines' sequences ``moves`` times; the value of ``line``, changed in place.
+    """Change the order of entry ``moves`` times; the value of ``order``, which changes in place.
 
-    Accepts what is at most a random part of ``slack`` above the present value. ``best`` (n + 1,)
-    holds the starts of the best schedule, and its makespan last.
+    Accepts what is at most a random part of ``slack`` above the present value. ``best`` (2, n)
+    holds starts and modes of the best schedule and ``best[0, n]`` its makespan.
     """
-    n, machines = job.shape[0], count.shape[0]
-    trial = line.copy()
+    n = order.shape[0]
+    size = start.shape[0]
+    trial = order.copy()
     for _ in range(moves):
-        k = draw(rng, machines)
-        if count[k] < 2:
-            continue
-        a = draw(rng, count[k])
-        b = min(count[k] - 1, max(0, a + 1 + draw(rng, 5) - 3))
+        trial[:] = order
+        a, b = draw(rng, n), draw(rng, n)
         if a == b:
             continue
-        trial[:, :] = line
-        moved = trial[k, a]
-        step = 1 if b > a else -1
-        while a != b:
-            trial[k, a] = trial[k, a + step]
-            a += step
-        trial[k, b] = moved
+        if draw(rng, 2) == 0:
+            trial[a], trial[b] = trial[b], trial[a]
+        else:
+            moved = trial[a]
+            step = 1 if b > a else -1
+            k = a
+            while k != b:
+                trial[k] = trial[k + step]
+                k += step
+            trial[b] = moved
         # The square favours small losses.
         share = draw(rng, 1024)
         most = value + slack * share * share // 1048576
-        made = simulate(
-            first, job, machine, dur, release, lag, stays, trial, count, most, room, start
-        )
+        made = decode(jobs, trial, busy, count, at, gap, start, mode, most)
         if made > most:
             continue
         value = made
-        line[:, :] = trial
-        if made < best[n]:
-            best[:n] = start
-            best[n] = made
+        order[:] = trial
+        if made < best[0, size]:
+            best[0, :size] = start
+            best[1, :size] = mode
+            best[0, size] = made
     return value
 
 
@@ -366,25 +225,9 @@ def warm_up() -> None:
     )
     order = np.arange(2)
     busy, count, at, gap, start, mode = room_of(jobs, 2)
-    decode(jobs, order, busy, count, at, gap, start, mode, NEVER)
-    anneal(
-        jobs.first,
-        np.array([0, 0, 1, 1]),
-        jobs.machine,
-        jobs.dur,
-        jobs.release,
-        jobs.lag,
-        jobs.stays,
-        np.array([[0, 3], [1, 2]]),
-        np.array([2, 2]),
-        NEVER,
-        np.zeros((3, 4), np.int64),
-        start,
-        np.array([7]),
-        3,
-        1,
-        np.full(5, NEVER),
-    )
+    best = np.full((2, 5), NEVER)
+    value = decode(jobs, order, busy, count, at, gap, start, mode, NEVER)
+    anneal(jobs, order, value, busy, count, at, gap, start, mode, np.array([7]), 3, 1, best)
 
 
 def room_of(jobs: Jobs, machines: int) -> tuple[Any, Any, Any, Any, Any, Any]:

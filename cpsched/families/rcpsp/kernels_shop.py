@@ -718,9 +718,16 @@ def order_of(n: int, machines: int) -> Order:
 
 def work_of(n: int, modes: int, seed: int) -> Work:
     """Fresh scratch."""
-    arrays = (np.zeros(n, np.int64) for _ in range(8))
+    degree, topo, head, tail, pos, length, path, reach = np.zeros((8, n), np.int64)
     return Work(
-        *arrays,
+        degree,
+        topo,
+        head,
+        tail,
+        pos,
+        length,
+        path,
+        reach,
         order_until=np.zeros(CELLS, np.int64),
         mode_until=np.zeros(modes, np.int64),
         state=np.array([0, 2**62, 0, 2**62]),
