@@ -285,3 +285,13 @@ def test_one_machine_needs_a_machine() -> None:
     claim = cpsched.result.Bound(9, "one-machine", "makespan", {"resource": "M0", "nodes": 5})
     with pytest.raises(cpsched.ProblemError, match="machine"):
         bound.recompute(RcpspProblem.parse(data), claim)
+
+
+def test_total_work_is_recomputed() -> None:
+    """Two tasks that choose between two machines: half of their least work each."""
+    modes = [{"duration": 7, "demands": {"A": 1}}, {"duration": 6, "demands": {"B": 1}}]
+    tasks = [{"id": name, "modes": modes} for name in ("x", "y")]
+    problem = RcpspProblem.parse({"tasks": tasks, "resources": [{"name": "A"}, {"name": "B"}]})
+    claim = cpsched.result.Bound(6, "total-work", "makespan")
+    assert bound.recompute(problem, claim) == 6
+    assert cpsched.solve(problem, 10.0, workers=1, strict=True).objective == 7
