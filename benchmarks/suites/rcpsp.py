@@ -13,7 +13,7 @@ from typing import Any
 
 import cpsched
 from benchmarks.suite import Case, Suite
-from benchmarks.suites.rcpsp_peers import cp_sat, pyjobshop
+from benchmarks.suites.rcpsp_peers import cp_sat, pyjobshop, rule_with_swaps
 from cpsched.families.rcpsp.generate import GENERATORS
 
 PEERS = {"pyjobshop": pyjobshop, "cp-sat": cp_sat}
@@ -128,6 +128,28 @@ def with_operators(data: Path | None) -> list[Case]:
         if path.is_file():
             cases.append(case(name, path, *known, options={"operators": count}))
     return cases
+
+
+def blocking_shops(data: Path | None) -> list[Case]:
+    """The job shops la01 to la20 with blocking; jobs may swap places."""
+    if data is None:
+        return []
+    root = data / "rcpsp"
+    known = bounds(root / "blocking_jobshop" / "bounds.csv")
+    names = [f"la{k:02}" for k in range(1, 21)]
+    return [
+        case(name, root / "jobshop" / f"{name}.txt", *known[name], options={"blocking": "true"})
+        for name in names
+    ]
+
+
+def tardiness(data: Path | None) -> list[Case]:
+    """Total tardiness of 500 jobs, over the factors T and R of the due dates."""
+    return [
+        generated("total-tardiness", n=500, T=T, R=R, seed=1)
+        for T in (0.2, 0.4, 0.6, 0.8)
+        for R in (0.2, 0.6)
+    ]
 
 
 def open_shops(data: Path | None) -> list[Case]:
@@ -253,6 +275,19 @@ SUITES: dict[str, Suite] = {
             "Hurink's flexible job shops edata, rdata, vdata, every 5th",
             listed("fjsp", "bounds.csv", r".*_[erv]data", 5),
             30.0,
+        ),
+        _suite(
+            "jobshop-blocking",
+            "blocking job shops la01 to la20, swap allowed",
+            blocking_shops,
+            60.0,
+        ),
+        Suite(
+            name="tardiness-500",
+            description="generated total tardiness, 500 jobs, against rules with local search",
+            cases=tardiness,
+            limit=10.0,
+            peers={f"{rule}+swaps": rule_with_swaps(rule) for rule in ("edd", "mdd")},
         ),
         _suite("wt40", "weighted tardiness, 40 tasks", weighted_tardiness(40)),
         _suite("wt50", "weighted tardiness, 50 tasks", weighted_tardiness(50)),

@@ -5,10 +5,47 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from benchmarks.suite import Answer, Case
+from benchmarks.suite import Answer, Case, Peer
 from cpsched.families.rcpsp.problem import RcpspProblem
 
 UNSUPPORTED = Answer("UNSUPPORTED", None)
+
+
+def rule_with_swaps(rule: str) -> Peer:
+    """Earliest (modified) due date on one machine, then swaps of neighbours while they help."""
+
+    def peer(case: Case, problem: RcpspProblem, limit: float, workers: int, seed: int) -> Answer:
+        jobs = [(t.modes[0].duration, t.due or 0, t.weight) for t in problem.tasks]
+        order = sorted(range(len(jobs)), key=lambda j: jobs[j][1])
+        if rule == "mdd":
+            now, left, order = 0, set(order), []
+            while left:
+                j = min(left, key=lambda i: (max(now + jobs[i][0], jobs[i][1]), i))
+                left.remove(j)
+                order.append(j)
+                now += jobs[j][0]
+
+        def cost(j: int, end: int) -> int:
+            return jobs[j][2] * max(0, end - jobs[j][1])
+
+        improved = True
+        while improved:
+            improved, now = False, 0
+            for k in range(len(order) - 1):
+                i, j = order[k], order[k + 1]
+                end = now + jobs[i][0] + jobs[j][0]
+                kept = cost(i, now + jobs[i][0]) + cost(j, end)
+                if cost(j, now + jobs[j][0]) + cost(i, end) < kept:
+                    order[k], order[k + 1] = j, i
+                    improved = True
+                now += jobs[order[k]][0]
+        total = now = 0
+        for j in order:
+            now += jobs[j][0]
+            total += cost(j, now)
+        return Answer("FEASIBLE", total)
+
+    return peer
 
 
 def expressible(problem: RcpspProblem) -> bool:
@@ -20,13 +57,17 @@ def expressible(problem: RcpspProblem) -> bool:
         and plain_resources
         and problem.calendar is None
         and not problem.selections
+        and not problem.setups
+        and all(t.blocks_until is None or len(t.modes) == 1 for t in problem.tasks)
         and problem.objectives in (("makespan",), ("weighted_tardiness",))
     )
 
 
 def pyjobshop(case: Case, problem: RcpspProblem, limit: float, workers: int, seed: int) -> Answer:
     """PyJobShop with its OR-Tools backend; only demands that are not zero are passed on."""
-    if not expressible(problem) or any(r.type == "reservoir" for r in problem.resources):
+    blocking = any(t.blocks_until is not None for t in problem.tasks)
+    tanks = any(r.type == "reservoir" for r in problem.resources)
+    if blocking or tanks or not expressible(problem):
         return UNSUPPORTED
     from pyjobshop import Machine, Model
 
@@ -104,6 +145,7 @@ def cp_sat(case: Case, problem: RcpspProblem, limit: float, workers: int, seed: 
     horizon += max((t.release for t in problem.tasks), default=0)
     start, end = {}, {}
     uses: dict[str, list[Any]] = {}
+    held: dict[str, Any] = {}
     by_resource: dict[str, list[tuple[Any, int]]] = {r.name: [] for r in problem.resources}
     consumed: dict[str, list[Any]] = {r.name: [] for r in problem.resources}
     renewable = {r.name for r in problem.resources if r.type == "renewable"}
@@ -125,6 +167,13 @@ def cp_sat(case: Case, problem: RcpspProblem, limit: float, workers: int, seed: 
                     start[t.id], mode.duration, end[t.id], literal, ""
                 )
             uses[t.id].append(interval)
+            if t.blocks_until is not None and mode.duration:
+                held[t.id] = interval = model.new_interval_var(
+                    start[t.id],
+                    model.new_int_var(mode.duration, horizon, ""),
+                    model.new_int_var(0, horizon, ""),
+                    "",
+                )
             for name, units in mode.demands.items():
                 if name in renewable:
                     by_resource[name].append((interval, units))
@@ -132,6 +181,9 @@ def cp_sat(case: Case, problem: RcpspProblem, limit: float, workers: int, seed: 
                     consumed[name].append(units * literal)
         if literals:
             model.add_exactly_one(literals)
+    for t in problem.tasks:
+        if t.id in held:
+            model.add(held[t.id].end_expr() == start[t.blocks_until])
     for r in problem.resources:
         intervals, units = [i for i, _ in by_resource[r.name]], [u for _, u in by_resource[r.name]]
         if r.type == "reservoir":

@@ -142,6 +142,10 @@ def test_moves_keep_schedules_valid(alternatives: int) -> None:
         report = cpsched.validate(problem, schedule)
         assert report.valid, report.violations
         assert schedule.makespan == work.state[3]
+        head, tail = work.head.copy(), work.tail.copy()
+        assert kernels_shop.evaluate(jobs.shop, order, work) == work.state[3]
+        assert head.tolist() == work.head.tolist()
+        assert tail.tolist() == work.tail.tolist()
     assert best <= made
 
 
@@ -164,11 +168,13 @@ def test_estimates_never_close_a_cycle() -> None:
                 on.append(int(order.next[on[-1]]))
             if v not in on:
                 continue
+            arrays = (jobs.shop.before, jobs.shop.after, order.prev, order.next)
+            arrays += (work.length, work.head, work.tail, work.reach, work.order_until)
             if behind:
-                value, taken, to = kernels_shop.later(jobs.shop, order, work, u, v), u, v
+                value, taken, to = kernels_shop.later(*arrays, 0, u, v), u, v
             else:
                 to = int(order.prev[u])
-                value, taken = kernels_shop.sooner(jobs.shop, order, work, v, u), v
+                value, taken = kernels_shop.sooner(*arrays, 0, v, u), v
             if value < 0:
                 continue
             tried += 1

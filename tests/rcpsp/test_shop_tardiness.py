@@ -65,7 +65,7 @@ def test_search_and_bound_enclose_the_optimum(seed: int) -> None:
     instance, run, single = begun(problem)
     tardiness.dispatch(instance, single, run)
     first, best = run.value(), optimum(single)
-    prices = tardiness.Prices(single)
+    prices = tardiness.Prices(single, np.arange(single.n))
     while not run.done() and not prices.stalled:
         prices.step(run, 1e-5)
     local = tardiness.LocalSearch(instance, single, seed)

@@ -57,6 +57,11 @@ def bounds(instance: Instance, run: Run) -> None:
             run.raise_bound(found)
         if run.done():
             return
+    from cpsched.families.rcpsp.one_machine import one_machine
+
+    if len(instance.capacity) and not instance.single_mode:
+        run.raise_bound(Bound(all_machines(instance), "total-work", "makespan"))
+    one_machine(instance, run)
 
 
 def critical_path(instance: Instance) -> Bound:
@@ -65,6 +70,15 @@ def critical_path(instance: Instance) -> Bound:
     i = int(total.argmax())
     value = int(total[i])
     return Bound(value, "critical-path", "makespan", {"task": instance.ids[i]})
+
+
+def all_machines(instance: Instance) -> int:
+    """All work in its least demanding modes, shared evenly by all renewable resources.
+
+    Where tasks choose among machines, no single machine's work is sure, but the sum is.
+    """
+    work = int(least_over_modes(instance, (instance.demand.sum(axis=1)) * instance.duration).sum())
+    return -(-work // max(1, int(instance.capacity.sum())))
 
 
 # ---------------------------------------------------------------------- lines
@@ -352,6 +366,12 @@ def recompute(problem: RcpspProblem, bound: Bound) -> int:
         if not all(clash[i, j] for i in tasks for j in tasks if i != j):
             raise ProblemError("the tasks of a clique must exclude each other", value=data["tasks"])
         return window_value(instance, clique_line(instance, tasks), data["head"], data["tail"])
+    if bound.argument == "total-work":
+        return all_machines(instance)
+    if bound.argument == "one-machine":
+        from cpsched.families.rcpsp import one_machine
+
+        return one_machine.recompute(instance, bound)
     if bound.argument == "lagrangian":
         from cpsched.families.rcpsp import tardiness
 

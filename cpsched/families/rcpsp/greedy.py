@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpsched.core import jit
-from cpsched.families.rcpsp import tardiness
+from cpsched.families.rcpsp import blocking, tardiness
 from cpsched.families.rcpsp.arrays import LARGE, Kit, kit_of
 from cpsched.families.rcpsp.bound import critical_path
 from cpsched.families.rcpsp.general import choose_present, general_kit
@@ -39,6 +39,10 @@ def greedy(instance: Instance, run: Run) -> None:
     single = tardiness.single_of(instance)
     if single is not None and tardiness.only_tardiness(run):
         tardiness.dispatch(instance, single, run)
+        return
+    blocked = blocking.blocking_of(instance)
+    if blocked is not None:
+        blocking.construct(instance, blocked, run)
         return
     kit = kit_of(instance)
     if kit is None:

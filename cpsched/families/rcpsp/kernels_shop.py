@@ -17,7 +17,7 @@ from cpsched.core.jit import kernel
 from cpsched.families.rcpsp.kernels import draw
 
 #: Cells of the table of forbidden orders; pairs that share a cell are forbidden together.
-CELLS = 1 << 16
+CELLS = 1 << 18
 
 
 class Shop(NamedTuple):
@@ -51,6 +51,8 @@ class Work(NamedTuple):
     topo: Any  # (n,) a topological order of the current schedule
     head: Any  # (n,)
     tail: Any  # (n,) longest path from the operation's start to the end
+    pos: Any  # (n,) place of each operation in that order
+    length: Any  # (n,) duration in the current mode
     path: Any  # (n,) a critical path
     reach: Any  # (n,) new heads along a move
     order_until: Any  # (CELLS,) the move until which an order of two operations is forbidden
@@ -64,7 +66,7 @@ class Work(NamedTuple):
 def evaluate(shop: Any, order: Any, work: Any) -> int:
     """Heads, tails and a topological order; the makespan, or -1 when there is a cycle."""
     n = shop.before.shape[0]
-    degree, topo, head, tail = work.degree, work.topo, work.head, work.tail
+    degree, topo, head = work.degree, work.topo, work.head
     filled = 0
     for i in range(n):
         degree[i] = 0
@@ -94,16 +96,10 @@ def evaluate(shop: Any, order: Any, work: Any) -> int:
                     filled += 1
     if filled < n:
         return -1
-    for k in range(n - 1, -1, -1):
-        i = topo[k]
-        longest = 0
-        j = shop.after[i]
-        if j >= 0:
-            longest = tail[j]
-        j = order.next[i]
-        if j >= 0 and tail[j] > longest:
-            longest = tail[j]
-        tail[i] = longest + shop.dur[order.mode[i]]
+    for k in range(n):
+        work.pos[topo[k]] = k
+        work.length[k] = shop.dur[order.mode[k]]
+    sweep_tails(shop.after, order.next, work.length, topo, work.tail, n - 1)
     return makespan
 
 
@@ -150,133 +146,385 @@ def move(shop: Any, order: Any, u: int, mode: int, behind: int) -> None:
 
 
 @kernel
-def ready_at(shop: Any, order: Any, head: Any, i: int) -> int:
-    """When an operation's job reaches it."""
-    j = shop.before[i]
-    if j < 0:
-        return 0
-    end: int = head[j] + shop.dur[order.mode[j]]
-    return end
-
-
-@kernel
-def rest_of(shop: Any, tail: Any, i: int) -> int:
-    """The longest path behind an operation in its job."""
-    j = shop.after[i]
-    if j < 0:
-        return 0
-    rest: int = tail[j]
-    return rest
-
-
-@kernel
 def cell(n: int, i: int, j: int) -> int:
     """The table's cell of "i before j"."""
-    return ((i * n + j) * 2654435761 >> 7) & (CELLS - 1)
+    return (i * n + j) & (CELLS - 1)
+
+
+# The kernels of a single move take plain arrays: compiled functions count references to tuples of
+# arrays on every call, which costs more than the move itself.
 
 
 @kernel
-def later(shop: Any, order: Any, work: Any, u: int, v: int) -> int:
+def later(
+    before: Any,
+    after: Any,
+    prev: Any,
+    following: Any,
+    length: Any,
+    head: Any,
+    tail: Any,
+    reach: Any,
+    until: Any,
+    move_number: int,
+    u: int,
+    v: int,
+) -> int:
     """Estimated makespan with ``u`` right behind ``v``; -1 when that may close a cycle.
 
-    The sign is never used otherwise; the lowest bit tells whether the move is forbidden.
+    Twice the estimate; the lowest bit tells whether the move is forbidden, which it is when it
+    only restores orders that are.
     """
-    n, head, tail, reach = shop.before.shape[0], work.head, work.tail, work.reach
-    j = shop.after[u]
-    if j >= 0 and (j == v or tail[v] + shop.dur[order.mode[j]] <= tail[j]):
-        return -1
-    moves, until = work.state[0], work.order_until
-    forbidden = 0
+    n = before.shape[0]
+    j = after[u]
+    rest = 0
+    if j >= 0:
+        if j == v or tail[v] + length[j] <= tail[j]:
+            return -1
+        rest = tail[j]
+    forbidden = 1
     end = 0
-    p = order.prev[u]
+    p = prev[u]
     if p >= 0:
-        end = head[p] + shop.dur[order.mode[p]]
+        end = head[p] + length[p]
     w = u
     while w != v:
-        w = order.next[w]
-        reach[w] = max(ready_at(shop, order, head, w), end)
-        end = reach[w] + shop.dur[order.mode[w]]
-        if until[cell(n, w, u)] > moves:
-            forbidden = 1
-    own = max(ready_at(shop, order, head, u), end)
-    rest = rest_of(shop, tail, u)
-    s = order.next[v]
+        w = following[w]
+        j = before[w]
+        if j >= 0 and head[j] + length[j] > end:
+            end = head[j] + length[j]
+        reach[w] = end
+        end += length[w]
+        if until[cell(n, w, u)] <= move_number:
+            forbidden = 0
+    j = before[u]
+    if j >= 0 and head[j] + length[j] > end:
+        end = head[j] + length[j]
+    s = following[v]
     if s >= 0 and tail[s] > rest:
         rest = tail[s]
-    rest += shop.dur[order.mode[u]]
-    longest = own + rest
+    rest += length[u]
+    longest = end + rest
     while w != u:
-        rest = max(rest, rest_of(shop, tail, w)) + shop.dur[order.mode[w]]
+        j = after[w]
+        if j >= 0 and tail[j] > rest:
+            rest = tail[j]
+        rest += length[w]
         if reach[w] + rest > longest:
             longest = reach[w] + rest
-        w = order.prev[w]
+        w = prev[w]
     value: int = 2 * longest + forbidden
     return value
 
 
 @kernel
-def sooner(shop: Any, order: Any, work: Any, v: int, u: int) -> int:
+def sooner(
+    before: Any,
+    after: Any,
+    prev: Any,
+    following: Any,
+    length: Any,
+    head: Any,
+    tail: Any,
+    reach: Any,
+    until: Any,
+    move_number: int,
+    v: int,
+    u: int,
+) -> int:
     """Estimated makespan with ``v`` right before ``u``, as in `later`."""
-    n, head, tail, reach = shop.before.shape[0], work.head, work.tail, work.reach
-    j = shop.before[v]
-    if j >= 0 and (j == u or head[u] + shop.dur[order.mode[u]] <= head[j]):
-        return -1
-    moves, until = work.state[0], work.order_until
-    forbidden = 0
-    end = ready_at(shop, order, head, v)
-    p = order.prev[u]
-    if p >= 0:
-        end = max(end, head[p] + shop.dur[order.mode[p]])
+    n = before.shape[0]
+    j = before[v]
+    end = 0
+    if j >= 0:
+        if j == u or head[u] + length[u] <= head[j]:
+            return -1
+        end = head[j] + length[j]
+    forbidden = 1
+    p = prev[u]
+    if p >= 0 and head[p] + length[p] > end:
+        end = head[p] + length[p]
     own = end
-    end += shop.dur[order.mode[v]]
+    end += length[v]
     w = u
     while w != v:
-        reach[w] = max(ready_at(shop, order, head, w), end)
-        end = reach[w] + shop.dur[order.mode[w]]
-        if until[cell(n, v, w)] > moves:
-            forbidden = 1
-        w = order.next[w]
+        j = before[w]
+        if j >= 0 and head[j] + length[j] > end:
+            end = head[j] + length[j]
+        reach[w] = end
+        end += length[w]
+        if until[cell(n, v, w)] <= move_number:
+            forbidden = 0
+        w = following[w]
     rest = 0
-    s = order.next[v]
+    s = following[v]
     if s >= 0:
         rest = tail[s]
     longest = 0
     while w != u:
-        w = order.prev[w]
-        rest = max(rest, rest_of(shop, tail, w)) + shop.dur[order.mode[w]]
+        w = prev[w]
+        j = after[w]
+        if j >= 0 and tail[j] > rest:
+            rest = tail[j]
+        rest += length[w]
         if reach[w] + rest > longest:
             longest = reach[w] + rest
-    rest = max(rest, rest_of(shop, tail, v)) + shop.dur[order.mode[v]]
+    j = after[v]
+    if j >= 0 and tail[j] > rest:
+        rest = tail[j]
+    rest += length[v]
     value: int = 2 * max(longest, own + rest) + forbidden
     return value
 
 
 @kernel
-def critical_path(shop: Any, order: Any, work: Any, makespan: int) -> int:
-    """Write one critical path, drawn at random, into ``work.path``; its length."""
-    n, head, path = shop.before.shape[0], work.head, work.path
+def critical_path(
+    before: Any, prev: Any, length: Any, head: Any, path: Any, rng: Any, makespan: int
+) -> int:
+    """Write one critical path, drawn at random, into ``path``; its length."""
     seen = 0
     i = -1
-    for k in range(n):
-        if head[k] + shop.dur[order.mode[k]] == makespan:
+    for k in range(before.shape[0]):
+        if head[k] + length[k] == makespan:
             seen += 1
-            if draw(work.rng, seen) == 0:
+            if seen == 1 or draw(rng, seen) == 0:
                 i = k
-    length = 0
+    count = 0
     while i >= 0:
-        path[length] = i
-        length += 1
-        a, b = shop.before[i], order.prev[i]
-        if a >= 0 and head[a] + shop.dur[order.mode[a]] != head[i]:
+        path[count] = i
+        count += 1
+        a, b = before[i], prev[i]
+        if a >= 0 and head[a] + length[a] != head[i]:
             a = -1
-        if b >= 0 and head[b] + shop.dur[order.mode[b]] != head[i]:
+        if b >= 0 and head[b] + length[b] != head[i]:
             b = -1
-        if a >= 0 and b >= 0 and draw(work.rng, 2) == 0:
+        if a >= 0 and b >= 0 and draw(rng, 2) == 0:
             a = -1
         i = a if a >= 0 else b
-    for k in range(length // 2):
-        path[k], path[length - 1 - k] = path[length - 1 - k], path[k]
-    return length
+    for k in range(count // 2):
+        path[k], path[count - 1 - k] = path[count - 1 - k], path[k]
+    return count
+
+
+@kernel
+def sweep_heads(before: Any, prev: Any, length: Any, topo: Any, head: Any, first: int) -> int:
+    """New heads from a place of the topological order on; the makespan."""
+    for k in range(first, topo.shape[0]):
+        i = topo[k]
+        start = 0
+        j = before[i]
+        if j >= 0:
+            start = head[j] + length[j]
+        j = prev[i]
+        if j >= 0 and head[j] + length[j] > start:
+            start = head[j] + length[j]
+        head[i] = start
+    makespan = 0
+    for i in range(topo.shape[0]):
+        makespan = max(makespan, head[i] + length[i])
+    return makespan
+
+
+@kernel
+def sweep_tails(after: Any, following: Any, length: Any, topo: Any, tail: Any, last: int) -> None:
+    """New tails from a place of the topological order back to its beginning."""
+    for k in range(last, -1, -1):
+        i = topo[k]
+        rest = 0
+        j = after[i]
+        if j >= 0:
+            rest = tail[j]
+        j = following[i]
+        if j >= 0 and tail[j] > rest:
+            rest = tail[j]
+        tail[i] = rest + length[i]
+
+
+@kernel
+def reorder(
+    before: Any,
+    prev: Any,
+    topo: Any,
+    pos: Any,
+    mark: Any,
+    room: Any,
+    u: int,
+    first: int,
+    last: int,
+    step: int,
+) -> None:
+    """Repair the topological order after ``u`` moved on its machine, within places first..last.
+
+    With step 1 ``u`` went back to the end of the stretch, and what follows it there goes behind
+    the rest. With step -1 it went to the front, and ``before``, ``prev`` are given in reverse.
+    """
+    for k in range(first, last + 1):
+        mark[topo[k]] = 0
+    kept = first if step > 0 else last
+    end = last if step > 0 else first
+    moved = 0
+    k = kept
+    while True:
+        w = topo[k]
+        behind = w == u
+        for j in (before[w], prev[w]):
+            # Marks outside of the stretch are old.
+            if j >= 0 and first <= pos[j] <= last and mark[j] == 1:
+                behind = True
+        if behind:
+            mark[w] = 1
+            room[moved] = w
+            moved += 1
+        else:
+            topo[kept] = w
+            kept += step
+        if k == end:
+            break
+        k += step
+    for k in range(moved):
+        topo[kept + step * k] = room[k]
+    for k in range(first, last + 1):
+        pos[topo[k]] = k
+
+
+@kernel
+def other_machine(
+    before: Any,
+    after: Any,
+    following: Any,
+    first_on: Any,
+    length: Any,
+    head: Any,
+    tail: Any,
+    mode_until: Any,
+    rng: Any,
+    u: int,
+    m: int,
+    k: int,
+    duration: int,
+    state: Any,
+    found: Any,
+) -> None:
+    """Compare all places for ``u`` in mode ``m`` on machine ``k`` with the best move in ``found``.
+
+    ``found``: value, equal ones seen, operation, mode, place; options seen, one of them at random.
+    """
+    begin, rest = 0, 0
+    job_before, job_after = before[u], after[u]
+    if job_before >= 0:
+        begin = head[job_before] + length[job_before]
+    if job_after >= 0:
+        rest = tail[job_after]
+    a, b = -1, first_on[k]
+    while True:
+        # Before b unless b leads to u's job, behind a unless u's job leads to it: heads and tails
+        # that overlap exclude such paths.
+        leads = a >= 0 and job_after >= 0
+        if leads and (a == job_after or tail[a] + length[job_after] <= tail[job_after]):
+            return
+        fits = True
+        if b >= 0 and job_before >= 0:
+            fits = b != job_before and head[b] + length[b] > head[job_before]
+        if fits:
+            own, behind = begin, rest
+            if a >= 0:
+                own = max(own, head[a] + length[a])
+            if b >= 0:
+                behind = max(behind, tail[b])
+            value = own + duration + behind
+            found[5] += 1
+            if draw(rng, found[5]) == 0:
+                found[6], found[7], found[8] = u, m, a
+            if mode_until[m] <= state[0] or value < state[1]:
+                found[1] = found[1] + 1 if value == found[0] else 1
+                if value < found[0] or (value == found[0] and draw(rng, found[1]) == 0):
+                    found[0], found[2], found[3], found[4] = value, u, m, a
+        if b < 0:
+            return
+        a, b = b, following[b]
+
+
+@kernel
+def best_move(
+    before: Any,
+    after: Any,
+    prev: Any,
+    following: Any,
+    length: Any,
+    head: Any,
+    tail: Any,
+    reach: Any,
+    until: Any,
+    path: Any,
+    count: int,
+    mode: Any,
+    rng: Any,
+    state: Any,
+    found: Any,
+) -> None:
+    """The best move within the blocks of a critical path, into ``found`` as in `other_machine`."""
+    left = 0
+    while left < count:
+        right = left
+        while right + 1 < count and prev[path[right + 1]] == path[right]:
+            right += 1
+        for x in range(left, right + 1):
+            for kind in range(4):
+                if kind == 0 and x < right:
+                    u, v = path[x], path[right]
+                elif kind == 1 and x > left and right > left + 1:
+                    v, u = path[x], path[left]
+                elif kind == 2 and left < x < right:
+                    u, v = path[left], path[x]
+                elif kind == 3 and left < x < right:
+                    v, u = path[right], path[x]
+                else:
+                    continue
+                if kind % 2 == 0:
+                    taken, place = u, v
+                    value = later(
+                        before,
+                        after,
+                        prev,
+                        following,
+                        length,
+                        head,
+                        tail,
+                        reach,
+                        until,
+                        state[0],
+                        u,
+                        v,
+                    )
+                else:
+                    taken, place = v, prev[u]
+                    value = sooner(
+                        before,
+                        after,
+                        prev,
+                        following,
+                        length,
+                        head,
+                        tail,
+                        reach,
+                        until,
+                        state[0],
+                        v,
+                        u,
+                    )
+                if value < 0:
+                    continue
+                found[5] += 1
+                if draw(rng, found[5]) == 0:
+                    found[6], found[7], found[8] = taken, mode[taken], place
+                if value % 2 == 1 and value // 2 >= state[1]:
+                    continue
+                value //= 2
+                found[1] = found[1] + 1 if value == found[0] else 1
+                if value < found[0] or (value == found[0] and draw(rng, found[1]) == 0):
+                    found[0], found[2] = value, taken
+                    found[3], found[4] = mode[taken], place
+        left = right + 1
 
 
 @kernel
@@ -286,131 +534,109 @@ def tabu(shop: Any, order: Any, work: Any, count: int, tenure: int) -> int:
     ``work.state`` carries on from call to call. Each step makes the best move by estimate that is
     not forbidden, or one that promises a new best schedule.
     """
-    n = shop.before.shape[0]
-    state, head, tail, path = work.state, work.head, work.tail, work.path
+    before, after, machine = shop.before, shop.after, shop.machine
+    prev, following, mode = order.prev, order.next, order.mode
+    state, head, tail, path, length = work.state, work.head, work.tail, work.path, work.length
+    topo, pos, until, rng = work.topo, work.pos, work.order_until, work.rng
+    n = before.shape[0]
+    choice = shop.dur.shape[0] > n
+    found = np.zeros(9, np.int64)
     makespan = evaluate(shop, order, work)
     for _ in range(count):
         if makespan < state[1]:
             state[1], state[2] = makespan, state[0]
-            work.best[0, :] = work.topo
-            work.best[1, :] = order.mode
+            work.best[0, :] = topo
+            work.best[1, :] = mode
         state[0] += 1
-        length = critical_path(shop, order, work, makespan)
-        chosen, to_mode, to = -1, -1, -1
-        best, ties = 2**62, 0
-        any_u, any_mode, any_to, options = -1, -1, -1, 0
-        left = 0
-        while left < length:
-            right = left
-            while right + 1 < length and order.prev[path[right + 1]] == path[right]:
-                right += 1
-            for x in range(left, right + 1):
-                for kind in range(4):
-                    if kind == 0 and x < right:
-                        u, v = path[x], path[right]
-                    elif kind == 1 and x > left and right > left + 1:
-                        v, u = path[x], path[left]
-                    elif kind == 2 and left < x < right:
-                        u, v = path[left], path[x]
-                    elif kind == 3 and left < x < right:
-                        v, u = path[right], path[x]
-                    else:
-                        continue
-                    if kind % 2 == 0:
-                        value, taken, place = later(shop, order, work, u, v), u, v
-                    else:
-                        value, taken, place = sooner(shop, order, work, v, u), v, order.prev[u]
-                    if value < 0:
-                        continue
-                    options += 1
-                    if draw(work.rng, options) == 0:
-                        any_u, any_mode, any_to = taken, order.mode[taken], place
-                    if value % 2 == 1 and value // 2 >= state[1]:
-                        continue
-                    ties = ties + 1 if value // 2 == best else 1
-                    if value // 2 < best or (value // 2 == best and draw(work.rng, ties) == 0):
-                        best, chosen = value // 2, taken
-                        to_mode, to = order.mode[taken], place
-            left = right + 1
-        for x in range(length):
-            u = path[x]
-            if shop.mode_start[u + 1] - shop.mode_start[u] == 1:
-                continue
-            here = shop.machine[order.mode[u]]
-            begin, rest = ready_at(shop, order, head, u), rest_of(shop, tail, u)
-            job_before, job_after = shop.before[u], shop.after[u]
-            for m in range(shop.mode_start[u], shop.mode_start[u + 1]):
-                k = shop.machine[m]
-                if not shop.usable[m] or k == here:
-                    continue
-                a, b = -1, order.first[k]
-                while True:
-                    # Before ``b`` unless b leads to u's job, behind ``a`` unless u's job leads to
-                    # it: heads and tails that overlap exclude such paths.
-                    fits = True
-                    if b >= 0 and job_before >= 0:
-                        late = head[b] + shop.dur[order.mode[b]] > head[job_before]
-                        fits = b != job_before and late
-                    if a >= 0 and job_after >= 0:
-                        early = tail[a] + shop.dur[order.mode[job_after]] > tail[job_after]
-                        if a == job_after or not early:
-                            break
-                    if fits:
-                        own, behind = begin, rest
-                        if a >= 0:
-                            own = max(own, head[a] + shop.dur[order.mode[a]])
-                        if b >= 0:
-                            behind = max(behind, tail[b])
-                        value = own + shop.dur[m] + behind
-                        options += 1
-                        if draw(work.rng, options) == 0:
-                            any_u, any_mode, any_to = u, m, a
-                        if work.mode_until[m] <= state[0] or value < state[1]:
-                            ties = ties + 1 if value == best else 1
-                            if value < best or (value == best and draw(work.rng, ties) == 0):
-                                best, chosen, to_mode, to = value, u, m, a
-                    if b < 0:
-                        break
-                    a, b = b, order.next[b]
-        if chosen < 0:
-            chosen, to_mode, to = any_u, any_mode, any_to
-        if chosen < 0:
+        steps = critical_path(before, prev, length, head, path, rng, makespan)
+        found[:] = -1
+        found[0], found[1], found[5] = 2**62, 0, 0
+        best_move(
+            before,
+            after,
+            prev,
+            following,
+            length,
+            head,
+            tail,
+            work.reach,
+            until,
+            path,
+            steps,
+            mode,
+            rng,
+            state,
+            found,
+        )
+        if choice:
+            for x in range(steps):
+                u = path[x]
+                for m in range(shop.mode_start[u], shop.mode_start[u + 1]):
+                    k = machine[m]
+                    if shop.usable[m] and k != machine[mode[u]]:
+                        other_machine(
+                            before,
+                            after,
+                            following,
+                            order.first,
+                            length,
+                            head,
+                            tail,
+                            work.mode_until,
+                            rng,
+                            u,
+                            m,
+                            k,
+                            shop.dur[m],
+                            state,
+                            found,
+                        )
+        u, to_mode, to = found[2], found[3], found[4]
+        if u < 0:
+            u, to_mode, to = found[6], found[7], found[8]
+        if u < 0:
             return int(state[1])
-        until = state[0] + tenure + draw(work.rng, tenure // 2 + 1)
-        old_mode, old = order.mode[chosen], order.prev[chosen]
-        if to_mode == old_mode:
-            w = order.next[chosen]
-            behind_it = False
-            while w >= 0:
-                if w == to:
-                    behind_it = True
-                    break
-                w = order.next[w]
-            if behind_it:
-                w = order.next[chosen]
-                while True:
-                    work.order_until[cell(n, chosen, w)] = until
-                    if w == to:
-                        break
-                    w = order.next[w]
-            else:
-                w = order.prev[chosen]
-                while w != to:
-                    work.order_until[cell(n, w, chosen)] = until
-                    w = order.prev[w]
-        else:
-            work.mode_until[old_mode] = until
-        move(shop, order, chosen, to_mode, to)
-        makespan = evaluate(shop, order, work)
-        if makespan < 0:
-            # The estimates exclude cycles, except through operations that take no time.
-            move(shop, order, chosen, old_mode, old)
+        end = state[0] + tenure + draw(rng, tenure // 2 + 1)
+        old_mode, old = mode[u], prev[u]
+        if to_mode != old_mode:
+            work.mode_until[old_mode] = end
+            move(shop, order, u, to_mode, to)
             makespan = evaluate(shop, order, work)
-            work.mode_until[to_mode] = until
+            if makespan < 0:
+                # The estimates exclude cycles, except through operations that take no time.
+                move(shop, order, u, old_mode, old)
+                makespan = evaluate(shop, order, work)
+                work.mode_until[to_mode] = end
+            continue
+        w = u
+        first = last = pos[u]
+        if to >= 0 and pos[to] > first:
+            last = pos[to]
+            while w != to:
+                w = following[w]
+                until[cell(n, u, w)] = end
+        else:
+            while prev[w] != to:
+                w = prev[w]
+                until[cell(n, w, u)] = end
+            first = pos[w]
+        move(shop, order, u, to_mode, to)
+        if pos[u] == first:
+            reorder(before, prev, topo, pos, work.degree, path, u, first, last, 1)
+            cycle = pos[u] < pos[to]
+        else:
+            reorder(after, following, topo, pos, work.degree, path, u, first, last, -1)
+            cycle = pos[u] > pos[w]
+        if cycle:
+            move(shop, order, u, old_mode, old)
+            makespan = evaluate(shop, order, work)
+            continue
+        makespan = sweep_heads(before, prev, length, topo, head, first)
+        sweep_tails(after, following, length, topo, tail, last)
     if makespan < state[1]:
         state[1], state[2] = makespan, state[0]
-        work.best[0, :] = work.topo
-        work.best[1, :] = order.mode
+        work.best[0, :] = topo
+        work.best[1, :] = mode
     state[3] = makespan
     return int(state[1])
 
@@ -492,12 +718,14 @@ def order_of(n: int, machines: int) -> Order:
 
 def work_of(n: int, modes: int, seed: int) -> Work:
     """Fresh scratch."""
-    degree, topo, head, tail, path, reach = (np.zeros(n, np.int64) for _ in range(6))
+    degree, topo, head, tail, pos, length, path, reach = np.zeros((8, n), np.int64)
     return Work(
         degree,
         topo,
         head,
         tail,
+        pos,
+        length,
         path,
         reach,
         order_until=np.zeros(CELLS, np.int64),

@@ -17,7 +17,7 @@ import numpy as np
 
 from cpsched.core import engine, jit, lns
 from cpsched.core.exact import solve_levels
-from cpsched.families.rcpsp import cutset, tardiness
+from cpsched.families.rcpsp import blocking, cutset, open_shop, tardiness
 from cpsched.families.rcpsp.arrays import CODES, Kit, kit_of
 from cpsched.families.rcpsp.decision import decision
 from cpsched.families.rcpsp.improve import improve_lists
@@ -69,6 +69,14 @@ def search(instance: Instance, run: Run) -> None:
     if single is not None and run.incumbent is not None and tardiness.only_tardiness(run):
         tardiness.search(instance, single, run, partial(_exact, instance, run))
         return
+    if run.incumbent is not None and _only_makespan(run):
+        blocked = blocking.blocking_of(instance)
+        if blocked is not None:
+            blocking.search(instance, blocked, run, partial(_exact, instance, run))
+            return
+        units = open_shop.open_shop_of(instance)
+        if units is not None:
+            open_shop.search(instance, units, run)
     kit = kit_of(instance)
     names = [o.name for o in run.objectives]
     if kit is None or run.incumbent is None or not names or any(n not in CODES for n in names):

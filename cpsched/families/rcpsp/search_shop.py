@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from cpsched.core import engine, lns
+from cpsched.core import engine, jit, lns
 from cpsched.families.rcpsp.arrays import kit_of
 from cpsched.families.rcpsp.decision import decision
+from cpsched.families.rcpsp.flow import IteratedGreedy, flow_of
 from cpsched.families.rcpsp.neighbourhoods import neighbourhoods
+from cpsched.families.rcpsp.orders import order_neighbourhoods, unit_shop_of
+from cpsched.families.rcpsp.rolling import RollingHorizon
 from cpsched.families.rcpsp.schedule import schedule_of
 from cpsched.families.rcpsp.shop import Jobs, TabuSearch
 from cpsched.result import Bound
@@ -22,12 +25,15 @@ if TYPE_CHECKING:
 
 #: Above this many operations CP-SAT proves nothing in useful time.
 PROVABLE = 500
+#: Up to this many operations a proof is likely once the best schedule is optimal.
+SMALL = 320
 #: Seconds of one slice of tabu search.
 SLICE = 0.05
 #: Seconds of the longest call that tries to raise the bound step by step.
 LONGEST_STEP = 0.5
 #: CP-SAT parameters of a decision about one makespan.
 DECIDE: dict[str, Any] = {
+    "linearization_level": 0,
     "use_strong_propagation_in_disjunctive": True,
     "use_dynamic_precedence_in_disjunctive": True,
 }
@@ -35,6 +41,7 @@ DECIDE: dict[str, Any] = {
 
 def search_shop(instance: Instance, jobs: Jobs, run: Run) -> None:
     """Improve and prove the makespan until the run is done."""
+    _one_route(instance, jobs, run)
     if run.deterministic or run.workers == 1:
         _in_turns(instance, jobs, run)
         return
@@ -47,13 +54,10 @@ def search_shop(instance: Instance, jobs: Jobs, run: Run) -> None:
         one.start()
     others = max(1, run.workers - threads)
     try:
-        if provable:
-            refuter = Refuter(instance, run)
-            while engine.ready(run.clock) and not run.done():
-                refuter.advance(others)
-        kit = kit_of(instance)
-        if kit is not None and engine.ready(run.clock) and not run.done():
-            lns.search(run, neighbourhoods(instance, kit), workers=others, call_seconds=0.5)
+        if provable and engine.ready(run.clock):
+            _prove(instance, run, others)
+        if engine.ready(run.clock) and not run.done():
+            _by_windows(instance, jobs, run, others)
         while not run.done():
             for one in searchers:
                 one.join(0.1)
@@ -63,6 +67,62 @@ def search_shop(instance: Instance, jobs: Jobs, run: Run) -> None:
     for one in searchers:
         if one.error is not None:
             raise one.error
+
+
+def _one_route(instance: Instance, jobs: Jobs, run: Run) -> None:
+    """Start a flow shop from the best permutation schedule found in a tenth of the time."""
+    flow = flow_of(jobs)
+    if flow is None or not jit.ready(run.clock.remaining()):
+        return
+    left = run.clock.remaining()
+    end = left - (0.1 * left if math.isfinite(left) else 10.0)
+    search = IteratedGreedy(flow, run.seed)
+    search.offer(instance, run, "greedy:neh")
+    while not run.done() and run.clock.remaining() > end:
+        search.step(run, SLICE)
+        search.offer(instance, run, "iterated-greedy")
+
+
+def _prove(instance: Instance, run: Run, workers: int) -> None:
+    """Bounds from below while they are cheap; then refutations and neighbourhoods in turns.
+
+    A makespan just below the optimum is often refuted within seconds, one above it never: small
+    shops, where tabu search soon holds an optimum, mostly refute.
+    """
+    refuter = Refuter(instance, run)
+    units = unit_shop_of(instance)
+    neighbourhoods = [] if units is None else order_neighbourhoods(instance, units)
+    small = instance.n <= SMALL and instance.single_mode
+    while not run.done():
+        left = run.clock.remaining()
+        left = left if math.isfinite(left) else 600.0
+        if neighbourhoods:
+            seconds = max(1.0, (0.05 if small else 0.4) * left)
+            lns.search(run, neighbourhoods, workers=workers, call_seconds=1.0, seconds=seconds)
+        end = run.clock.remaining() - 0.05 * left
+        while not run.done() and refuter.seconds <= LONGEST_STEP and run.clock.remaining() > end:
+            refuter.advance(workers)
+        end = run.clock.remaining() - max(1.0, (0.7 if small else 0.1) * left)
+        while not run.done() and run.clock.remaining() > end:
+            # An improvement ends the call, and the next one asks for less.
+            refuter.decide(int(run.value() or 0) - 1, workers, run.clock.remaining() - end)
+
+
+def _by_windows(instance: Instance, jobs: Jobs, run: Run, workers: int) -> None:
+    """Rolling horizon and neighbourhoods in turns."""
+    kit, units = kit_of(instance), unit_shop_of(instance)
+    arms = [] if kit is None else neighbourhoods(instance, kit)
+    arms += [] if units is None else order_neighbourhoods(instance, units)
+    rolling = RollingHorizon(instance, jobs, run)
+    while not run.done():
+        left = run.clock.remaining()
+        left = left if math.isfinite(left) else 600.0
+        end = run.clock.remaining() - max(1.0, 0.2 * left)
+        while not run.done() and run.clock.remaining() > end:
+            rolling.step(run, workers)
+        if arms:
+            seconds = max(1.0, 0.1 * left)
+            lns.search(run, arms, workers=workers, call_seconds=0.5, seconds=seconds)
 
 
 class Steps(Protocol):
@@ -98,14 +158,18 @@ class Searcher(threading.Thread):
 def _in_turns(instance: Instance, jobs: Jobs, run: Run) -> None:
     search, refuter = TabuSearch(instance, jobs, run, run.seed), Refuter(instance, run)
     provable = instance.n <= PROVABLE
+    rolling = None if provable else RollingHorizon(instance, jobs, run)
+    longest = max(0.05, 0.004 * instance.n)  # small shops are decided in the first turns
     while not run.done():
-        left = run.clock.remaining()
-        share = 0.1 + (min(0.1 * left, 2.0) if math.isfinite(left) else 2.0)
+        share = min(0.1 * run.clock.remaining(), longest, 2.0)
+        longest *= 2.0
         end = run.clock.remaining() - share
         while not run.done() and run.clock.remaining() > end:
             search.step(run, SLICE)
         if provable and engine.ready(run.clock) and not run.done():
-            refuter.advance(1, 2.0 * share)
+            refuter.advance(1, max(0.1, 2.0 * share))
+        elif rolling is not None and engine.ready(run.clock) and not run.done():
+            rolling.step(run, 1)
 
 
 class Refuter:

@@ -249,7 +249,7 @@ class TabuSearch:
         return int((self._neighbours(a) != self._neighbours(b)).sum())
 
     def _neighbours(self, elite: Elite) -> IntArray:
-        order, _ = _fresh(self.jobs, 0)
+        order = kernels_shop.order_of(self.jobs.n, self.jobs.machines)
         kernels_shop.load(self.jobs.shop, elite.sequence, elite.mode, order, self._last)
         found: IntArray = order.next
         return found

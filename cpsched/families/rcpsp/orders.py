@@ -1,0 +1,258 @@
+"""Neighbourhoods of shops: some operations may change their order on the machines, others not.
+
+A *unit shop* has resources that serve one task at a time (machines, and the jobs of an open shop).
+In a neighbourhood some tasks are free; two tasks of a machine keep their order unless both are
+free, so that a small part of the disjunctions remains to be decided while every start may move.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpsched.core.lns import Neighbourhood, SubModel
+from cpsched.families.rcpsp.problem import RcpspSchedule
+from cpsched.families.rcpsp.schedule import State, schedule_of, state_of
+
+if TYPE_CHECKING:
+    from cpsched.families.rcpsp.prepare import Instance
+
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+#: Above this many tasks a neighbourhood's model takes too long to build.
+LARGEST = 1500
+#: CP-SAT parameters of a neighbourhood.
+PARAMETERS: dict[str, Any] = {
+    "linearization_level": 0,
+    "use_strong_propagation_in_disjunctive": True,
+    "use_dynamic_precedence_in_disjunctive": True,
+}
+
+
+@dataclass(frozen=True)
+class UnitShop:
+    """A shop whose resources serve one task at a time.
+
+    ``machine`` (M,) is the one of each mode, -1 for none; ``groups`` are further sets of tasks
+    that never overlap; ``job`` (n,) numbers the chains, or the groups of an open shop.
+    """
+
+    machine: IntArray
+    groups: tuple[tuple[int, ...], ...]
+    job: IntArray
+    machines: int
+
+
+def unit_shop_of(instance: Instance) -> UnitShop | None:
+    """The unit shop that an instance is, or None.
+
+    Tasks may have releases, deadlines, minimum lags and modes; they may block. Everything else
+    (calendars, reservoirs, setups, optional tasks, maximum lags) is left to other searches.
+    """
+    if "unit_shop" not in instance.extras:
+        instance.extras["unit_shop"] = _unit_shop_of(instance)
+    known: UnitShop | None = instance.extras["unit_shop"]
+    return known
+
+
+def _unit_shop_of(instance: Instance) -> UnitShop | None:
+    n = instance.n
+    edges = instance.edges
+    rules = instance.setups or instance.reservoirs or instance.selections or any(instance.profiles)
+    if rules or not n or n > LARGEST or instance.consumption.any():
+        return None
+    if instance.optional.any() or instance.pausable.any():
+        return None
+    if any(task.fixed is not None for task in instance.problem.tasks):
+        return None
+    if edges[:, 2].any() or (edges[:, 3] < 0).any() or (edges[:, 4] < 2**59).any():
+        return None
+    used = instance.demand[instance.mode_usable]
+    if (instance.capacity[used.any(axis=0)] != 1).any() or (used.sum(axis=1) > 1).any():
+        return None
+    machine = np.where(instance.demand.any(axis=1), instance.demand.argmax(axis=1), -1)
+    root = list(range(n))
+
+    def find(i: int) -> int:
+        while root[i] != i:
+            root[i] = root[root[i]]
+            i = root[i]
+        return i
+
+    links = [(int(a), int(b)) for a, b in edges[:, :2]]
+    links += [(group[0], i) for group in instance.disjunctive for i in group[1:]]
+    for a, b in links:
+        root[find(a)] = find(b)
+    job = np.unique([find(i) for i in range(n)], return_inverse=True)[1].astype(np.int64)
+    return UnitShop(machine.astype(np.int64), instance.disjunctive, job, len(instance.capacity))
+
+
+def order_neighbourhoods(
+    instance: Instance, shop: UnitShop, tasks: int = 60
+) -> list[Neighbourhood]:
+    """Free tasks by time, by machine, by job, and by time on some machines; ``tasks`` at first.
+
+    For the makespan alone.
+    """
+    known: dict[int, State] = {}
+
+    def build(
+        choose: Callable[..., BoolArray], schedule: RcpspSchedule, size: float, rng: random.Random
+    ) -> SubModel | None:
+        if id(schedule) not in known:
+            known.clear()
+            known[id(schedule)] = state_of(instance, schedule)
+        state = known[id(schedule)]
+        free = choose(shop, state, size, rng)
+        return sub_model(instance, shop, state, free, max(state.end) - 1)
+
+    kinds = {"time": _by_time, "machines": _by_machine, "jobs": _by_job, "corner": _corner}
+    size = min(1.0, max(0.15, tasks / instance.n))
+    return [Neighbourhood(name, partial(build, choose), size) for name, choose in kinds.items()]
+
+
+def _by_time(shop: UnitShop, state: State, size: float, rng: random.Random) -> BoolArray:
+    start, end = np.array(state.start), np.array(state.end)
+    span = int(end.max())
+    width = max(1, int(size * span))
+    left = rng.randint(-width // 2, max(0, span - width // 2))
+    return np.asarray((end > left) & (start < left + width), bool)
+
+
+def _by_machine(shop: UnitShop, state: State, size: float, rng: random.Random) -> BoolArray:
+    count = max(2, round(size * shop.machines))
+    chosen = rng.sample(range(shop.machines), min(count, shop.machines))
+    return np.isin(shop.machine[np.array(state.mode)], chosen)
+
+
+def _by_job(shop: UnitShop, state: State, size: float, rng: random.Random) -> BoolArray:
+    jobs = int(shop.job.max()) + 1
+    count = max(2, round(size * jobs))
+    return np.isin(shop.job, rng.sample(range(jobs), min(count, jobs)))
+
+
+def _corner(shop: UnitShop, state: State, size: float, rng: random.Random) -> BoolArray:
+    wider = min(1.0, 2.0 * size)
+    on = _by_machine(shop, state, max(0.5, wider), rng)
+    return on & _by_time(shop, state, wider, rng)
+
+
+def sub_model(
+    instance: Instance, shop: UnitShop, state: State, free: BoolArray, limit: int
+) -> SubModel | None:
+    """The model in which free tasks may change their order and modes to end by ``limit``.
+
+    None when a task's window is empty.
+    """
+    from ortools.sat.python import cp_model
+
+    cp = cp_model.CpModel()
+    high = np.minimum(limit - instance.tail, instance.deadline - instance.tail)
+    duration = instance.duration.tolist()
+    followed = set(instance.edges[:, 0].tolist())
+    start: list[Any] = []
+    end: list[Any] = []
+    literals: list[dict[int, Any]] = []
+    for i in range(instance.n):
+        modes = instance.modes(i) if free[i] else [state.mode[i]]
+        low, last = int(instance.head[i]), int(high[i])
+        if len(instance.modes(i)) == 1:
+            last = min(last, int(instance.deadline[i]) - duration[modes[0]])
+        if low > last:
+            return None
+        var = cp.new_int_var(low, last, "")
+        start.append(var)
+        if len(modes) == 1:
+            literals.append({})
+            end.append(var + duration[modes[0]])
+        else:
+            chosen = {m: cp.new_bool_var("") for m in modes}
+            cp.add_exactly_one(list(chosen.values()))
+            literals.append(chosen)
+            taken = cp_model.LinearExpr.weighted_sum(
+                list(chosen.values()), [duration[m] for m in modes]
+            )
+            end.append(var + taken)
+        if instance.deadline[i] < 2**59 or i not in followed:
+            cp.add(end[i] <= min(limit, int(instance.deadline[i])))
+    for a, b, _, lag, _ in instance.edges.tolist():
+        cp.add(start[b] >= end[a] + lag)
+    until = instance.blocks_until.tolist()
+    held = [end[i] if until[i] < 0 else start[until[i]] for i in range(instance.n)]
+
+    def interval(i: int, literal: Any = None, length: int = 0) -> Any:
+        if literal is not None and until[i] < 0:
+            return cp.new_optional_fixed_size_interval_var(start[i], length, literal, "")
+        if not literals[i] and until[i] < 0:
+            return cp.new_fixed_size_interval_var(start[i], duration[state.mode[i]], "")
+        size = cp.new_int_var(0, limit, "")
+        if literal is not None:
+            return cp.new_optional_interval_var(start[i], size, held[i], literal, "")
+        return cp.new_interval_var(start[i], size, held[i], "")
+
+    users: list[list[int]] = [[] for _ in range(shop.machines)]
+    for i in range(instance.n):
+        if not literals[i] and duration[state.mode[i]]:
+            users[int(shop.machine[state.mode[i]])].append(i)
+    lines = [(members, True) for members in users]
+    lines += [([i for i in group if duration[state.mode[i]]], False) for group in shop.groups]
+    arrivals: dict[int, list[Any]] = {}
+    for i, chosen in enumerate(literals):
+        for m, literal in chosen.items():
+            if duration[m]:
+                k = int(shop.machine[m])
+                arrivals.setdefault(k, []).append(interval(i, literal, duration[m]))
+    for k, (members, own) in enumerate(lines):
+        ordered = sorted(members, key=lambda i: (state.start[i], state.end[i]))
+        joining = arrivals.get(k, []) if own else []
+        _keep_order(cp, ordered, free, start, held if own else end)
+        if joining:
+            cp.add_no_overlap([*(interval(i) for i in ordered), *joining])
+            continue
+        for run in _runs(ordered, free):
+            cp.add_no_overlap([interval(i) for i in run])
+
+    def extract(values: list[int]) -> RcpspSchedule:
+        modes = list(state.mode)
+        for i, chosen in enumerate(literals):
+            for m, literal in chosen.items():
+                if values[literal.index]:
+                    modes[i] = m
+        return schedule_of(instance, [values[v.index] for v in start], modes)
+
+    return SubModel(cp, extract, PARAMETERS)
+
+
+def _keep_order(
+    cp: Any, ordered: Sequence[int], free: BoolArray, start: list[Any], leave: list[Any]
+) -> None:
+    """Each task stays behind those before it on a machine, unless both are free."""
+    last = -1
+    between: list[int] = []
+    for i in ordered:
+        if free[i]:
+            if last >= 0:
+                cp.add(start[i] >= leave[last])
+            between.append(i)
+            continue
+        for j in between or ([last] if last >= 0 else []):
+            cp.add(start[i] >= leave[j])
+        last, between = i, []
+
+
+def _runs(ordered: Sequence[int], free: BoolArray) -> list[list[int]]:
+    """Stretches of at least two free tasks that follow each other."""
+    runs: list[list[int]] = [[]]
+    for i in ordered:
+        if free[i]:
+            runs[-1].append(i)
+        elif runs[-1]:
+            runs.append([])
+    return [run for run in runs if len(run) > 1]
