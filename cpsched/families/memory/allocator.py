@@ -367,7 +367,7 @@ class Allocator:
 
 def _check_seconds(n: int) -> float:
     """About the seconds that making and checking a schedule of so many blocks takes."""
-    return 2.2e-5 * n * max(1.0, n / 10_000) ** 0.25
+    return float(2.2e-5 * n * max(1.0, n / 10_000) ** 0.25)
 
 
 def _meetings(instance: Instance) -> int:
