@@ -270,7 +270,7 @@ class Allocator:
             # Cold kernels run interpreted until the background compiler is through; a node then
             # takes a tenth of a millisecond and more, by the blocks that it looks at.
             warm = jit.ready(self.clock.remaining())
-            step = 2_000 if warm else max(1, 1_000 // parts.n)
+            step = 2_000 if warm else 50 if parts.n <= 500 else 2
             share = 32 * step * 4 ** min(10, turn // len(FIXED))
             if k % 2 == 0:
                 self._deepen(deep, turn, share, step, over)
@@ -367,7 +367,7 @@ class Allocator:
 
 def _check_seconds(n: int) -> float:
     """About the seconds that making and checking a schedule of so many blocks takes."""
-    return 2.2e-5 * n * max(1.0, n / 10_000) ** 0.25
+    return float(2.2e-5 * n * max(1.0, n / 10_000) ** 0.25)
 
 
 def _meetings(instance: Instance) -> int:
