@@ -18,6 +18,7 @@ from cpsched.families.kernel.problem import (
     KernelProblem,
     KernelSchedule,
 )
+from cpsched.families.kernel.revise import revise
 from cpsched.families.kernel.sweep import sweep
 from cpsched.families.kernel.writers import WRITERS
 from cpsched.result import Bound, Number, Objective, Values
@@ -142,6 +143,7 @@ FAMILY: Family[KernelProblem, KernelSchedule, Instance] = Family(
     repair=_repair,
     constraints=constraints,
     restrict=restrict,
+    revise=revise,
     items=items,
     draw=_draw,
     limit=limit,

@@ -11,6 +11,7 @@ from cpsched.families.pods.draw import draw
 from cpsched.families.pods.explain import constraints, restrict
 from cpsched.families.pods.formats import FORMATS
 from cpsched.families.pods.problem import PodsProblem, PodsSchedule
+from cpsched.families.pods.revise import revise
 from cpsched.families.pods.scenario import GENERATORS
 from cpsched.families.pods.writers import WRITERS
 from cpsched.result import Bound, Number, Objective
@@ -113,6 +114,7 @@ FAMILY = Family(
     repair=_repair,
     constraints=constraints,
     restrict=restrict,
+    revise=revise,
     items=items,
     draw=draw,
     formats=FORMATS,
