@@ -109,7 +109,9 @@ class _Window:
         self.started = {
             name: one.start for name, one in self.placed.items() if self.timed and one.start < now
         }
+        #: Why requests lose their place, or are not served at all.
         self.restarted: dict[str, str] = {}
+        self.left_out: dict[str, str] = {}
 
     def _end(self, name: str) -> int:
         """When a started request ends, as far as is known."""
@@ -252,6 +254,7 @@ class _Window:
                 # Its memory is history: the smaller instance never held it.
                 del self.requests[name], self.started[name]
         self._restart_what_does_not_fit()
+        self._leave_out_what_fits_nowhere()
         revised = self._problem({})
         known = {r.id for r in revised.requests}
         old = [one for one in self.placed.values() if one.request in known]
@@ -339,6 +342,22 @@ class _Window:
             self.restarted[worst.request] = over[0].message
             del self.started[worst.request]
 
+    def _leave_out_what_fits_nowhere(self) -> None:
+        """Take requests out that not even an empty instance can hold any more."""
+        rooms = [
+            math.inf if m.capacity is None else m.capacity
+            for k, m in enumerate(self.machines)
+            if k not in self.down
+        ]
+        largest = max(rooms, default=math.inf)
+        for name, request in list(self.requests.items()):
+            if name not in self.started and request.prompt + request.output > largest:
+                del self.requests[name]
+                self.left_out[name] = (
+                    f"it needs {request.prompt + request.output} units, and the largest instance "
+                    f"has {largest}"
+                )
+
     def _loss(self, facts: list[Placed], fact: Placed) -> tuple[bool, int, int]:
         """Best is a single request whose restart suffices; of these the lightest and latest."""
         rest = self._violations([f for f in facts if f is not fact])
@@ -392,6 +411,15 @@ class _Window:
                     "reason": f"It has to start again: {why}.",
                 }
                 for name, why in self.restarted.items()
+                if name not in self.left_out
+            ]
+            out += [
+                {
+                    "promise": f"served:{name}",
+                    "sentence": f"Request {name} is served.",
+                    "reason": f"It cannot be: {why}.",
+                }
+                for name, why in self.left_out.items()
             ]
             placed = {one.request: one for one in schedule.requests}
             for name in promised:
