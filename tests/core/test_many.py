@@ -21,9 +21,7 @@ def shop(seed: int, jobs: int = 4, machines: int = 3):
     """A small random job shop."""
     make = {g.name: g for g in family("rcpsp").generators}["shop"]
     defaults = {key: value for key, (value, _) in make.options.items()}
-    return make.make(
-        defaults | {"jobs": str(jobs), "machines": str(machines), "seed": str(seed)}
-    )
+    return make.make(defaults | {"jobs": str(jobs), "machines": str(machines), "seed": str(seed)})
 
 
 PROBLEMS = [shop(seed) for seed in range(3)]

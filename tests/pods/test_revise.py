@@ -75,9 +75,7 @@ def test_broken_promise_names_the_pod_and_why():
 def test_node_up_takes_pods_again():
     """A node that comes back takes the pods that had no place."""
     cluster = problem([node("n0"), node("n1", 1)], running("a", "b"))
-    down = replan(
-        cluster, placed(a="n0", b="n0"), {"type": "resource_down", "time": 0, "id": "n0"}
-    )
+    down = replan(cluster, placed(a="n0", b="n0"), {"type": "resource_down", "time": 0, "id": "n0"})
     up = replan(down.problem, down, {"type": "resource_up", "time": 1, "id": "n0"})
     assert sorted(ends(up).values()) == ["n0", "n1"]
     assert up.broken_promises == []
