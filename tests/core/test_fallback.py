@@ -63,7 +63,7 @@ def test_certifies_an_optimal_primary(house, best):
 
 @pytest.mark.parametrize("answer", [None, 7, {"tasks": [{"task": 1}]}, {"pods": []}])
 def test_nonsense_from_the_primary(house, best, answer):
-    """An answer that is no schedule is an error of the primary; a schedule is found all the same."""
+    """An answer that is no schedule is an error of the primary; one is found all the same."""
     place = wrap(lambda problem: answer)
     assert place(house).objective == best.objective
     assert place.counters.errors == 1
