@@ -127,3 +127,10 @@ def test_foreign_schedule():
     """Places of other buffers are refused."""
     with pytest.raises(ProblemError, match="belong to the problem"):
         replan(memory(*ROWS), plan={"buffers": [{"buffer": "z", "offset": 0}]})
+
+
+def test_reversed_residence_is_a_violation():
+    """A residence that ends before it starts is reported, not crashed over."""
+    problem = memory(("t", 4, 0, 9), spaces=[{"name": "fast", "capacity": 4}])
+    place = {"buffer": "t", "offset": 0, "space": "fast", "from": 6, "to": 2}
+    assert not cpsched.validate(problem, {"buffers": [place]}).valid
