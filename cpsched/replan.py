@@ -151,12 +151,13 @@ def read_events(events: Iterable[Any], now: float) -> tuple[Event, ...]:
             raise _contradiction(event, f"two events of type {event.type} at the same time differ")
         for other in _EXCLUDES.get(event.type, ()):
             before = seen.get((other, event.id))
-            if before is not None and (other not in _AT_ONCE or before.time == event.time):
+            over = {other, event.type} == {"finish", "cancel"}  # an end is an end, whenever
+            if before is not None and (over or before.time == event.time):
                 raise _contradiction(event, f"it cannot have both a {other} and a {event.type}")
     return tuple(sorted(out, key=lambda e: e.time))
 
 
-#: Events that cannot both happen to the same item, and those that only clash at the same time.
+#: Events that cannot both happen to the same item (at the same time).
 _EXCLUDES = {
     "finish": ("cancel",),
     "cancel": ("finish", "insert"),
@@ -164,7 +165,6 @@ _EXCLUDES = {
     "resource_down": ("resource_up",),
     "resource_up": ("resource_down",),
 }
-_AT_ONCE = ("insert", "cancel", "resource_down", "resource_up")
 
 
 def _contradiction(event: Event, rule: str) -> ProblemError:

@@ -102,8 +102,8 @@ def _alternatives(
     return alternatives(problem, schedule, count, clock)
 
 
-def limit(problem: KernelProblem, name: str, value: Number) -> KernelProblem:
-    """The problem in which the interval or the length is at most a value.
+def limit(problem: KernelProblem, name: str, value: Number) -> KernelProblem | None:
+    """The problem in which the interval or the length is at most a value; None below 1.
 
     Raises
     ------
@@ -118,6 +118,8 @@ def limit(problem: KernelProblem, name: str, value: Number) -> KernelProblem:
             value=name,
             remedy="Pass one of these.",
         )
+    if value < 1:
+        return None
     if name == "initiation_interval":
         return at_interval(problem, int(value))
     return problem.model_copy(update={"max_length": int(value)})
