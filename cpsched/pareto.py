@@ -133,7 +133,7 @@ def pareto(
             complete = False
             break
         region = regions.pop()
-        limited = problem
+        limited: Any = problem
         for objective, value in zip(wanted[1:], region, strict=True):
             if value is not None:
                 limited = chosen.limit(limited, objective.name, value)
