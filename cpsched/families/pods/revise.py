@@ -20,8 +20,8 @@ from cpsched.replan import Event, Revision, foreign, refusal
 if TYPE_CHECKING:
     from cpsched.core.clock import Clock
 
-#: Broken promises whose reasons are looked for on every node; the others get a general one.
-MOST_REASONS = 50
+#: Broken promises whose reasons are looked for on every node: at least, and while there is time.
+LEAST_REASONS, MOST_REASONS = 3, 50
 
 
 def revise(
@@ -291,7 +291,7 @@ class _Cluster:
             out = []
             for name in lost:
                 reason = "no node has room for it"
-                if len(out) < MOST_REASONS and not clock.expired():
+                if len(out) < (LEAST_REASONS if clock.expired() else MOST_REASONS):
                     reason = why_pending(state, state.pods[name])
                 out.append(
                     {

@@ -266,7 +266,7 @@ class _Window:
                 for one in old
             )
         )
-        keep = {
+        keep: dict[str, tuple[int, ...]] = {
             one.request: (one.instance,)
             for one in old
             if one.request not in self.started and self._may(one.request, one.instance)
