@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import cpsched
@@ -54,7 +55,7 @@ def trials(start: int, count: int, limit: float) -> Iterator[dict[str, Any]]:
             time.sleep(0.5)  # let the worker come up, so that the fault hits a search
             worker = isolate._idle_workers[-1]
             sign = signal.SIGKILL if fault == "kill" else signal.SIGSTOP
-            timer = threading.Timer(rng.random() * limit, os.kill, (worker.process.pid, sign))
+            timer = threading.Timer(rng.random() * limit, _strike, (worker.process.pid, sign))
             timer.daemon = True
             timer.start()
         started = time.perf_counter()
@@ -74,3 +75,8 @@ def trials(start: int, count: int, limit: float) -> Iterator[dict[str, Any]]:
             "in_time": wall <= limit + 0.2,
             "stop_reason": result.stop_reason.value,
         }
+
+
+def _strike(pid: int, sign: int) -> None:
+    with suppress(ProcessLookupError):  # replaced meanwhile
+        os.kill(pid, sign)
