@@ -15,6 +15,7 @@ One thread block per multiprocessor times a loop with the clock of the multiproc
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import subprocess
@@ -117,7 +118,15 @@ static long long largest(long long *cycles, int n) {
 
 int main() {
   cudaDeviceProp p;
-  if (cudaGetDeviceProperties(&p, 0) != cudaSuccess) return 1;
+  cudaError_t error = cudaGetDeviceProperties(&p, 0);
+  if (error != cudaSuccess) {
+    fprintf(stderr, "there is no usable GPU (%s)\n", cudaGetErrorString(error));
+    return 1;
+  }
+  if (p.major != 9) {
+    fprintf(stderr, "%s has compute capability %d.%d, 9.0 is needed\n", p.name, p.major, p.minor);
+    return 1;
+  }
   int blocks = p.multiProcessorCount, threads = 1024;
   float *out;
   long long *cycles;
@@ -173,6 +182,8 @@ def measure() -> dict[str, Any]:
 
 def main() -> int:
     """Print the measured figures beside the expected ones."""
+    form = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(description=__doc__, formatter_class=form).parse_args()
     try:
         found = measure()
     except RuntimeError as error:

@@ -38,6 +38,7 @@ def main(arguments: list[str]) -> None:
                     where = tuple(int(row[c]) for c in columns)
                     paper[where][row["outcome"]] = float(row["pct_of_100_instances"])
     print(f"Limit {limit:g} s. Shares in percent; 'paper' columns are its CP-SAT run.\n")
+    print("\n".join(totals(cells)) + "\n")
     print(
         "| nodes | pods/node | priorities | use | runs | failed | better | certified "
         "| better or certified | disruption proved | naive certified | paper: failures "
@@ -64,6 +65,37 @@ def main(arguments: list[str]) -> None:
             f"| {share([r.get('extra', r).get('certified') for r in naive])} "
             f"| {known.get('Failures', '')} | {sum(good) if good else ''} |"
         )
+
+
+def totals(cells: dict[tuple[Any, ...], list[dict[str, Any]]]) -> list[str]:
+    """One line for all cells, and one each for those with 4 and with 8 pods per node."""
+    out = []
+    for name, wanted in (("all cells", (4, 8)), ("4 pods/node", (4,)), ("8 pods/node", (8,))):
+        chosen = {
+            s: [r for k, rows in cells.items() if k[4] == s and k[1] in wanted for r in rows]
+            for s in ("cpsched", "naive-cp-sat")
+        }
+        own = [r.get("extra", r) for r in chosen["cpsched"]]
+        if not own:
+            continue
+
+        def share(field: str, rows: list[dict[str, Any]]) -> str:
+            return f"{100 * sum(bool(r.get(field)) for r in rows) / len(rows):.1f} %"
+
+        good = sum(bool(r.get("better") or r.get("certified")) for r in own)
+        text = (
+            f"- {name}: {len(own)} runs, {share('failed', own)} failed, "
+            f"{100 * good / len(own):.1f} % better or certified, counts certified "
+            f"{share('certified', own)}, disruption proved {share('disruption_proved', own)}"
+        )
+        if chosen["naive-cp-sat"]:
+            none = sum(r["objective"] is None for r in chosen["naive-cp-sat"])
+            text += (
+                f"; naive CP-SAT certified {share('certified', chosen['naive-cp-sat'])}, "
+                f"failed {100 * none / len(chosen['naive-cp-sat']):.1f} %"
+            )
+        out.append(text)
+    return out
 
 
 if __name__ == "__main__":

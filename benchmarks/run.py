@@ -50,8 +50,10 @@ def main() -> None:
     parser.add_argument("--seeds", default="0", help="comma-separated")
     parser.add_argument("--peers", default="", help="comma-separated names, or 'all'")
     parser.add_argument("--only", default="", help="cases whose name contains this")
-    parser.add_argument("--every", type=int, default=1, help="every n-th case")
+    parser.add_argument("--start", type=int, default=0, help="the first case (zero-based)")
+    parser.add_argument("--every", type=int, default=1, help="every n-th case from there")
     parser.add_argument("--max", type=int, help="at most this many cases")
+    parser.add_argument("--stop-after", type=float, help="begin no run after so many seconds")
     parser.add_argument("--no-cpsched", action="store_true", help="peers only")
     parser.add_argument(
         "--out", type=Path, help="JSONL file to append to; finished runs are skipped"
@@ -65,7 +67,9 @@ def main() -> None:
     if args.suite not in suites:
         sys.exit(f"no suite {args.suite!r}; --list shows them")
     suite = suites[args.suite]
-    cases = [c for c in suite.cases(args.data) if args.only in c.name][:: args.every][: args.max]
+    began = time.monotonic()
+    named = [c for c in suite.cases(args.data) if args.only in c.name]
+    cases = named[args.start :: args.every][: args.max]
     if not cases:
         sys.exit("no case: is --data the right folder?")
     peers = list(suite.peers) if args.peers == "all" else [p for p in args.peers.split(",") if p]
@@ -81,7 +85,8 @@ def main() -> None:
         for seed in (int(s) for s in args.seeds.split(",")):
             for solver in solvers:
                 key = (suite.name, case.name, solver, seed, limit, args.workers)
-                if key in done:
+                late = args.stop_after and time.monotonic() - began > args.stop_after
+                if key in done or late:
                     continue
                 record = {
                     "suite": suite.name,

@@ -6,6 +6,7 @@ of a problem that keeps only some of its named constraints.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,10 @@ from cpsched.result import Status
 
 if TYPE_CHECKING:
     from cpsched.problem import ProblemBase
+
+
+#: Share of the time that a step of the first round may take (one second at least).
+QUICK = 0.01
 
 
 @dataclass(frozen=True)
@@ -109,23 +114,33 @@ def explain(
         return Explanation(status)
 
     kept = list(listed)
-    sure = True
-    # Drop blocks of halving size first: most constraints of a large problem are innocent.
-    block = max(1, len(kept) // 2)
-    while True:
-        position = 0
-        while position < len(kept):
-            if clock.expired():
-                return Explanation(Status.INFEASIBLE, tuple(kept), False)
-            trial = kept[:position] + kept[position + block :]
-            rest = max(1, (len(kept) - position) // block + len(kept) // max(1, block))
-            status = status_of(frozenset(c.name for c in trial), 4 * clock.remaining() / (rest + 4))
-            if status is Status.INFEASIBLE:
-                kept = trial
-                continue
-            if block == 1 and status is Status.UNKNOWN:
-                sure = False
-            position += block
-        if block == 1:
-            return Explanation(Status.INFEASIBLE, tuple(kept), sure)
-        block = max(1, block // 2)
+    needed: set[str] = set()  # dropping one of these was shown to make a schedule possible
+
+    def filter_blocks(patience: float, until: float) -> None:
+        """Drop blocks of halving size while that keeps the conflict, until some time is left."""
+        block = max(1, len(kept) // 2)
+        while block:
+            position = 0
+            while position < len(kept) and clock.remaining() > until and not clock.cancelled:
+                dropped = kept[position : position + block]
+                if any(c.name in needed for c in dropped):
+                    position += 1
+                    continue
+                rest = max(1, (len(kept) - position) // block + len(kept) // block)
+                share = min(patience, 4 * clock.remaining() / (rest + 4))
+                names = frozenset(c.name for c in kept) - {c.name for c in dropped}
+                status = status_of(names, share)
+                if status is Status.INFEASIBLE:
+                    del kept[position : position + block]
+                    continue
+                if block == 1 and status is Status.FEASIBLE:
+                    needed.add(dropped[0].name)
+                position += block
+            block //= 2
+
+    # Cheap proofs first: they leave so little that a schedule for the rest is found easily.
+    whole = clock.remaining()
+    if math.isfinite(whole):
+        filter_blocks(max(1.0, QUICK * whole), 0.6 * whole)
+    filter_blocks(math.inf, 0.0)
+    return Explanation(Status.INFEASIBLE, tuple(kept), all(c.name in needed for c in kept))

@@ -80,6 +80,14 @@ def over_load(case: Case, problem: MemoryProblem, result: Any) -> Mapping[str, A
     return {"over_load": result.objective / load if load and result.objective else None}
 
 
+def exhaustive(case: Case, problem: MemoryProblem, result: Any) -> Mapping[str, Any]:
+    """The optimum by exhaustive search, and whether ours is the same and proved."""
+    from tests.memory.brute import stacked_height
+
+    best = stacked_height(problem)
+    return {"exhaustive": best, "equal": result.objective == best == result.bound}
+
+
 def omnimalloc(case: Case, problem: MemoryProblem, limit: float, workers: int, seed: int) -> Answer:
     """omnimalloc's default allocator; its answer is checked like ours."""
     import omnimalloc as peer
@@ -160,6 +168,18 @@ SUITES = {
         ),
         limit=10.0,
         peers=PEERS,
+    ),
+    "memory-exhaustive": Suite(
+        "memory-exhaustive",
+        "1,000 instances of 3 to 12 buffers against exhaustive search",
+        generated(
+            [
+                partial(random_allocation, 3 + seed % 10, seed, largest=30, mean=0.4)
+                for seed in range(1000)
+            ]
+        ),
+        limit=30.0,
+        extra=exhaustive,
     ),
     "memory-scale": Suite(
         "memory-scale",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import random
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -77,10 +80,10 @@ def naive(case: Case, problem: PodsProblem, limit: float, workers: int, seed: in
         for j in nodes:
             model.add_hint(x[i][j], int(pod.node is not None and where[pod.node] == j))
     for j, node in enumerate(problem.nodes):
-        for resource in ("cpu", "memory"):
-            terms = [(x[i][j], p.requests[resource]) for i, p in enumerate(problem.pods)]
+        for name in ("cpu", "memory"):
+            terms = [(x[i][j], p.requests[name]) for i, p in enumerate(problem.pods)]
             used = cp_model.LinearExpr.weighted_sum([t[0] for t in terms], [t[1] for t in terms])
-            model.add(used <= node.allocatable[resource])
+            model.add(used <= node.allocatable[name])
     tiers = sorted({p.priority for p in problem.pods}, reverse=True)
     values: list[float] = []
     proved = True
@@ -148,6 +151,80 @@ def roadef_cases(data: Path | None) -> list[Case]:
     return [Case(p.stem, lambda p=p: cpsched.load(p), p, best.get(p.stem)) for p in paths]
 
 
+def large_cluster(nodes: int, seed: int = 0) -> PodsProblem:
+    """A cluster of 40 node shapes with 10 running pods per node, and 200 pending (4 % of 5,000).
+
+    The pending pods are replicas of apps that keep apart on hosts, and spread over 5 zones.
+    """
+    rng = random.Random(seed)
+    shapes = [(rng.choice([8, 16, 32, 64]), rng.choice([16, 32, 64, 128, 256])) for _ in range(40)]
+    listed = []
+    room = []
+    for n in range(nodes):
+        cpu, memory = shapes[n % 40]
+        labels = {"kubernetes.io/hostname": f"n{n}", "topology.kubernetes.io/zone": f"z{n % 5}"}
+        allocatable = {"cpu": cpu, "memory": f"{memory}Gi", "pods": 110}
+        listed.append({"name": f"n{n}", "allocatable": allocatable, "labels": labels})
+        room.append([1000 * cpu, memory])
+    pods: list[dict[str, Any]] = []
+    for n in range(nodes):
+        for i in range(10):
+            cpu = rng.choice([250, 500, 1000, 2000])
+            memory = rng.choice([1, 2, 4])
+            if room[n][0] < cpu or room[n][1] < memory:
+                cpu, memory = 0, 0
+            room[n][0] -= cpu
+            room[n][1] -= memory
+            app = f"app-{(7 * n + i) % 400}"
+            pods.append(
+                {
+                    "name": f"prod/{app}-{n}-{i}",
+                    "node": f"n{n}",
+                    "owner": f"ReplicaSet/prod/{app}",
+                    "labels": {"app": app},
+                    "requests": {"cpu": f"{cpu}m", "memory": f"{memory}Gi"},
+                }
+            )
+    for k in range(max(20, nodes // 25)):
+        app = f"new-{k % 20}"
+        chosen = {"match_labels": {"app": app}}
+        pods.append(
+            {
+                "name": f"prod/{app}-{k}",
+                "owner": f"ReplicaSet/prod/{app}",
+                "labels": {"app": app},
+                "requests": {"cpu": 8 if k % 3 else 24, "memory": "16Gi"},
+                "priority": 10,
+                "pod_anti_affinity": [
+                    {"topology_key": "kubernetes.io/hostname", "selector": chosen}
+                ],
+                "topology_spread": [
+                    {"topology_key": "topology.kubernetes.io/zone", "selector": chosen}
+                ],
+            }
+        )
+    return PodsProblem.parse({"nodes": listed, "pods": pods})
+
+
+def large_cases(data: Path | None) -> list[Case]:
+    """16, 500 and 5,000 nodes."""
+    return [
+        Case(f"cluster-{n}", functools.partial(large_cluster, n), maximise=True)
+        for n in (16, 500, 5000)
+    ]
+
+
+def large_extra(case: Case, problem: PodsProblem, result: Any) -> dict[str, Any]:
+    """Pods, steps, pods left pending, and the largest memory of the process so far in MiB."""
+    schedule = result.schedule
+    return {
+        "pods": len(problem.pods),
+        "steps": 0 if schedule is None else len(schedule.steps),
+        "pending": None if schedule is None else sum(p.node is None for p in schedule.placements),
+        "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
 def roadef_extra(case: Case, problem: PodsProblem, result: Any) -> dict[str, Any]:
     """Cost of the initial assignment, and after the greedy descent."""
     greedy = [t.objective for t in result.trace if t.source.startswith("greedy")]
@@ -170,6 +247,13 @@ SUITES = {
         limit=1.0,
         peers={"naive-cp-sat": naive},
         extra=outcome,
+    ),
+    "pods-large": Suite(
+        "pods-large",
+        "clusters of 16, 500 and 5,000 nodes with 20 to 200 pending pods: deadlines and memory",
+        large_cases,
+        limit=10.0,
+        extra=large_extra,
     ),
     "pods-vm": Suite("pods-vm", "VM rescheduling of two real snapshots", vm_cases, limit=5.0),
     "pods-openb": Suite(

@@ -114,9 +114,11 @@ def write_text(path: Path, text: str | bytes) -> None:
 
 
 def emit(data: Any, text: str, output: Path | None, as_json: bool) -> None:
-    """JSON to a file, else JSON or text to stdout as the contract says."""
+    """JSON to a file (a person still sees the text), else JSON or text to stdout."""
     if output is not None:
         write_text(output, json.dumps(data, indent=1, allow_nan=False) + "\n")
+        if sys.stderr.isatty():
+            print(text, file=sys.stderr)
     elif as_json or not sys.stdout.isatty():
         print(json.dumps(data, allow_nan=False))
     else:

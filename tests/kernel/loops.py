@@ -27,9 +27,14 @@ def op(name: str, latency: int = 1, unit: str | None = None, cycles: int = 1, **
     return {"id": name, "latency": latency, "uses": uses} | fields
 
 
-def schedule(interval: int, starts: dict[str, int], problem=None, groups=None, depths=None):
+def schedule(
+    interval: int, starts: dict[str, int], problem=None, groups=None, depths=None, modes=None
+):
     """A schedule as plain data, its derived fields filled in from the problem."""
-    latency = {o.id: o.latency for o in problem.operations} if problem else {}
+    latency = {}
+    for o in problem.operations if problem else ():
+        mode = o.modes[(modes or {}).get(o.id, 0)] if o.modes else o
+        latency[o.id] = o.latency if mode.latency is None else mode.latency
     length = max(s + max(1, latency.get(name, 1)) for name, s in starts.items())
     return {
         "initiation_interval": interval,
@@ -42,6 +47,7 @@ def schedule(interval: int, starts: dict[str, int], problem=None, groups=None, d
                 "stage": s // interval,
                 "slot": s % interval,
                 "group": (groups or {}).get(name),
+                "mode": (modes or {}).get(name, 0),
             }
             for name, s in starts.items()
         ],
@@ -49,7 +55,30 @@ def schedule(interval: int, starts: dict[str, int], problem=None, groups=None, d
     }
 
 
-def random_loop(seed: int, *, grouped: bool = False, size: int = 5) -> KernelProblem:
+def random_modes(rng: random.Random, grouped: bool) -> list[dict[str, Any]]:
+    """Two ways to execute: slower ones use less."""
+    out = []
+    for _ in range(2):
+        mode: dict[str, Any] = {"latency": rng.randint(0, 3)}
+        if rng.random() < 0.7:
+            unit, most = rng.choice([("A", 1), ("B", 2)])
+            use = {"unit": unit, "cycles": rng.randint(1, 3), "amount": rng.randint(1, most)}
+            mode["uses"] = [use | {"start": rng.choice([0, 0, 1])}]
+        if rng.random() < 0.3:
+            mode["extra_delay"] = rng.randint(0, 2)
+        if grouped:
+            mode["registers"] = rng.choice([None, 1, 3])
+            mode["smem_bytes"] = rng.choice([None, 0, 2])
+            mode["issue"] = rng.choice([None, 0, 2])
+            mode["spill_cost"] = rng.choice([None, 0, 2])
+            mode["min_warps"] = rng.choice([None, 2])
+        out.append(mode)
+    return out
+
+
+def random_loop(
+    seed: int, *, grouped: bool = False, size: int = 5, modes: bool = False
+) -> KernelProblem:
     """A random tiny loop: a few operations, one or two recurrences, small numbers."""
     rng = random.Random(seed)
     n = rng.randint(2, size)
@@ -65,6 +94,8 @@ def random_loop(seed: int, *, grouped: bool = False, size: int = 5) -> KernelPro
                 "issue": rng.choice([0, 1, 2]),
                 "variable_latency": k == 0 and rng.random() < 0.4,
             }
+        if modes and rng.random() < 0.7:
+            fields["modes"] = random_modes(rng, grouped)
         operations.append(op(f"o{k}", rng.randint(0, 3), unit, rng.randint(1, 3), **fields))
     edges = []
     for w in range(1, n):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 
 import cpsched
-from cpsched.families.kernel.check import check, evaluate
+from cpsched.families.kernel import flat as flat_module
+from cpsched.families.kernel.check import check
+from cpsched.families.kernel.flat import peak
 from cpsched.families.kernel.problem import KernelSchedule
-from tests.kernel.loops import edge, loop, op, schedule
+from cpsched.families.kernel.values import evaluate
+from tests.kernel.loops import edge, loop, op, random_loop, schedule
 
 
 def rules(problem, data) -> set[str]:
@@ -282,14 +288,11 @@ def test_validate_reports_objectives():
     assert report.objectives == {"initiation_interval": 2, "length": 4}
 
 
-@pytest.mark.parametrize("iterations", [1, 2, 3, 5, 9])
-def test_period_check_agrees_with_flat_layout(iterations):
-    """Unit use summed over one period equals the peak of iterations laid flat."""
-    import random
-
-    from cpsched.families.kernel.check import peak
-
-    rng = random.Random(iterations)
+@pytest.mark.parametrize("seed", range(5))
+def test_flat_layout_agrees_with_counting(seed, monkeypatch):
+    """The peak of events laid flat, and of whole periods counted at once, is that of every cycle
+    counted by hand."""
+    rng = random.Random(seed)
     for _ in range(200):
         period = rng.randint(1, 7)
         uses = [(rng.randint(0, 20), rng.randint(0, 15), rng.randint(1, 3)) for _ in range(4)]
@@ -299,4 +302,169 @@ def test_period_check_agrees_with_flat_layout(iterations):
             for i in range(enough):
                 for t in range(begin + i * period, begin + i * period + length):
                     flat[t] += amount
-        assert peak(period, uses)[0] == max(flat[: period * enough])
+        rows = np.array(uses, dtype=np.int64).T
+        most, cycle = peak(period, *rows)
+        assert most == max(flat[: period * enough])
+        assert flat[cycle] == most
+        monkeypatch.setattr(flat_module, "MOST_EVENTS", 0)
+        assert peak(period, *rows)[0] == most
+        monkeypatch.undo()
+
+
+def two_modes(**fields):
+    """An operation that is fast on the whole of unit A or slow on one instance of B."""
+    fast = {"latency": 2, "uses": [{"unit": "A", "cycles": 2}]} | fields
+    slow = {"latency": 5, "uses": [{"unit": "B", "cycles": 5}]}
+    return {"id": "m", "modes": [fast, slow]}
+
+
+def test_mode_exists():
+    """A mode that the operation does not have is a violation; without modes there is mode 0."""
+    problem = loop([two_modes(), op("b")])
+    starts = {"m": 0, "b": 0}
+    assert rules(problem, schedule(5, starts, problem, modes={"m": 1})) == set()
+    data = schedule(5, starts, problem, modes={"m": 1})
+    data["operations"][0]["mode"] = 2
+    assert rules(problem, data) == {"mode"}
+    data["operations"][0]["mode"] = 0
+    data["operations"][1]["mode"] = 1
+    assert rules(problem, data) == {"mode"}
+
+
+def test_mode_decides_units_length_and_delays():
+    """The chosen mode's table, latency and extra delay count, and the others' do not."""
+    problem = loop([two_modes(), op("b", 1, "A")], [edge("m", "b", 1)])
+    fast, slow = {"m": 0}, {"m": 1}
+    assert rules(problem, schedule(3, {"m": 0, "b": 3}, problem, modes=fast)) == {"unit"}
+    assert rules(problem, schedule(3, {"m": 0, "b": 5}, problem, modes=fast)) == set()
+    assert rules(problem, schedule(3, {"m": 0, "b": 6}, problem, modes=slow)) == set()
+    assert rules(problem, schedule(3, {"m": 0, "b": 5}, problem, modes=slow)) == {"dependence"}
+    assert rules(problem, schedule(2, {"m": 0, "b": 6}, problem, modes=slow)) == {"unit"}
+    explicit = loop([two_modes(extra_delay=0), op("b", 1, "A")], [edge("m", "b", 1)])
+    assert rules(explicit, schedule(4, {"m": 0, "b": 2}, explicit, modes=fast)) == set()
+
+
+def test_mode_decides_shares():
+    """Shares of a unit in percent add up to 100 at most."""
+
+    def share(percent, cycles):
+        use = {"unit": "net", "cycles": cycles, "amount": percent}
+        return {"latency": cycles, "uses": [use]}
+
+    records = [{"id": name, "modes": [share(60, 4), share(40, 7)]} for name in "ab"]
+    problem = loop(records, machine={"units": [{"name": "net", "capacity": 100}]})
+    starts = {"a": 0, "b": 0}
+    assert rules(problem, schedule(7, starts, problem, modes={"a": 0, "b": 1})) == set()
+    assert rules(problem, schedule(7, starts, problem, modes={"a": 0, "b": 0})) == {"unit"}
+
+
+def test_mode_decides_memory_registers_and_issue():
+    """What a result holds, the warps it needs and how long its issue takes follow the mode."""
+    small = {"registers": 1, "smem_bytes": 1, "issue": 0}
+    large = {"registers": 5, "smem_bytes": 3, "issue": 3, "min_warps": 2}
+    problem = grouped(
+        [{"id": "a", "modes": [small, large]}, op("b"), op("c")],
+        [edge("a", "b", 1), edge("c", "b", blocking=True)],
+        registers_per_warp=2,
+        smem_bytes=2,
+        max_warps=1,
+    )
+    one = {"a": 1, "b": 1, "c": 2}
+    two = problem.model_copy(
+        update={"machine": problem.machine.model_copy(update={"max_warps": 2})}
+    )
+    starts = {"a": 0, "b": 2, "c": 0}
+    assert rules(two, schedule(4, starts, two, groups=one, modes={"a": 0})) == set()
+    assert rules(problem, schedule(4, starts, problem, groups=one, modes={"a": 1})) == {
+        "registers",
+        "smem",
+        "blocking",
+        "warps",
+    }
+
+
+def by_the_cycle(problem, placed):
+    """Rules broken on a flat timeline, counted cycle by cycle with dictionaries alone."""
+    period, count = placed["initiation_interval"], 30
+    start = {p["operation"]: p["start"] for p in placed["operations"]}
+    group = {p["operation"]: p["group"] for p in placed["operations"]}
+    broken = set()
+    spill = {o.id: problem.spill_cost(o) for o in problem.operations}
+    waits = set()
+    last = dict(start)
+    for e in problem.edges:
+        crosses = problem.grouped and group[e.source] != group[e.target]
+        gap = start[e.target] + e.distance * period - start[e.source]
+        spilled = spill[e.source] if crosses and e.kind == "true" else 0
+        signal = problem.machine.signal_cost if crosses else 0
+        parts = (("dependence", e.delay), ("spill", spilled), ("signal", signal))
+        total = 0
+        for rule, more in parts:
+            total += more
+            if gap < total:
+                broken.add(rule)
+                break
+        if e.blocking or spilled:
+            waits.add(e.target)
+        if e.kind == "true":
+            last[e.source] = max(last[e.source], start[e.target] + e.distance * period)
+    used, held, words = {}, {}, {}
+    for o in problem.operations:
+        for i in range(count):
+            begin = start[o.id] + i * period
+            for use in o.uses:
+                for t in range(begin + use.start, begin + use.start + use.cycles):
+                    used[use.unit, t] = used.get((use.unit, t), 0) + use.amount
+            for t in range(begin, last[o.id] + i * period):
+                held[t] = held.get(t, 0) + o.smem_bytes
+                words[group[o.id], t] = words.get((group[o.id], t), 0) + o.registers
+    if any(n > problem.machine.unit(unit).capacity for (unit, _), n in used.items()):
+        broken.add("unit")
+    if any(n > problem.machine.smem_bytes for n in held.values()):
+        broken.add("smem")
+    if any(n > problem.machine.registers_per_warp for n in words.values()):
+        broken.add("registers")
+    for w in waits:
+        for o in problem.operations:
+            if o.id != w and group[o.id] == group[w]:
+                at = [start[w] + i * period for i in range(count)]
+                windows = [start[o.id] + i * period for i in range(count)]
+                if any(b <= t < b + o.issue_cycles for t in at for b in windows):
+                    broken.add("blocking")
+    return broken
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_flat_check_agrees_with_counting_by_the_cycle(seed):
+    """Random schedules, most of them broken, break the rules that a cycle-by-cycle count finds."""
+    rng = random.Random(seed)
+    problem = random_loop(900 + seed % 12, grouped=True)
+    starts = {o.id: rng.randint(0, 9) for o in problem.operations}
+    groups = {
+        o.id: 0 if o.variable_latency else rng.randint(1, problem.groups - 1)
+        for o in problem.operations
+    }
+    data = schedule(rng.randint(1, 8), starts, problem, groups)
+    assert rules(problem, data) - {"deadlock"} == by_the_cycle(problem, data)
+
+
+def test_moved_operations_are_judged_alike():
+    """One operation of an optimal schedule moved by a few cycles: both counts agree again."""
+    verdicts = []
+    for seed in range(8):
+        rng = random.Random(seed)
+        problem = random_loop(940 + seed, grouped=True)
+        best = cpsched.solve(problem, time_limit=60, workers=1, objective="initiation_interval")
+        if best.schedule is None:
+            continue
+        groups = {p.operation: p.group for p in best.schedule.operations}
+        for _ in range(12):
+            starts = {p.operation: p.start for p in best.schedule.operations}
+            starts[rng.choice(sorted(starts))] += rng.choice([-3, -2, -1, 1, 2, 3])
+            lowest = min(starts.values())
+            starts = {o: s - lowest for o, s in starts.items()}
+            data = schedule(best.schedule.initiation_interval, starts, problem, groups)
+            found = rules(problem, data) - {"deadlock"}
+            assert found == by_the_cycle(problem, data)
+            verdicts.append(bool(found))
+    assert 10 < sum(verdicts) < len(verdicts)

@@ -350,6 +350,8 @@ def test_negative_delays_are_legal():
     ("fields", "complaint"),
     [
         ({"groups": 1}, "group 0"),
+        ({"operations": [{"id": "a", "modes": [{"uses": [{"unit": "Z", "cycles": 1}]}]}]}, "Z"),
+        ({"operations": [{"id": "a", "modes": [{"latency": -1}]}]}, "latency"),
         ({"machine": {"units": [{"name": "A", "capacity": 0}]}}, "capacity"),
         ({"machine": {"units": [{"name": "A"}, {"name": "A"}]}}, "distinct"),
         ({"buffers": [{"name": "r", "min_depth": 3, "max_depth": 2}]}, "max_depth"),
@@ -360,7 +362,7 @@ def test_negative_delays_are_legal():
 def test_bad_fields(fields, complaint):
     """Fields out of range, unknown and contradictory ones are refused by name."""
     with pytest.raises(ProblemError, match=complaint):
-        loop([op("a")], **fields)
+        loop(fields.pop("operations", [op("a")]), **fields)
 
 
 def test_unknown_unit_names_the_known_ones():
@@ -373,6 +375,16 @@ def test_own_json_round_trips():
     """cpsched JSON gives the same problem back."""
     problem = loop([op("a", 2, "A"), op("b")], [edge("a", "b", 2, 1)], groups=3)
     assert cpsched.loads(problem.to_json()) == problem
+
+
+def test_modes_round_trip_and_are_written():
+    """Modes survive cpsched JSON, and the chosen one is in the annotated graph and the programs."""
+    problem = loop([{"id": "a", "modes": [{"latency": 1}, {"name": "slow", "latency": 2}]}])
+    assert cpsched.loads(problem.to_json()) == problem
+    parsed = FAMILY.read_schedule(schedule(2, {"a": 0}, problem, modes={"a": 1}))
+    written = {w.name: w.write(problem, parsed) for w in FAMILY.writers if w.needs_schedule}
+    assert json.loads(written["annotated-graph"])["nodes"][0]["mode"] == 1
+    assert "mode slow" in written["pseudo-code"]
 
 
 def test_annotated_graph_carries_the_schedule():

@@ -10,6 +10,7 @@ import cpsched
 from cpsched.families.kernel import FAMILY
 from cpsched.families.kernel.expand import expand, pseudo_code
 from cpsched.families.kernel.explain import at_interval, constraints, restrict
+from cpsched.families.kernel.flat import Layout
 from cpsched.families.kernel.simulate import simulate
 from cpsched.families.kernel.sweep import sweep, with_value
 from tests.kernel.loops import edge, loop, op, random_loop, schedule
@@ -31,7 +32,7 @@ GROUPS = {"load": 0, "mul": 1, "add": 2}
 def test_in_order_execution_is_never_late():
     """Groups that issue in order reach every instance no later than the schedule says."""
     placed = parsed(PIPE, 2, {"load": 0, "mul": 3, "add": 6}, groups=GROUPS)
-    outcome = simulate(PIPE, placed, iterations=6)
+    outcome = simulate(Layout(PIPE, placed), iterations=6)
     assert outcome.stuck == ()
     assert outcome.executed == 18
     start = {p.operation: p.start for p in placed.operations}
@@ -44,7 +45,7 @@ def test_solved_loops_execute(seed):
     problem = random_loop(600 + seed, grouped=True)
     result = cpsched.solve(problem, time_limit=10, workers=1, objective="initiation_interval")
     if result.schedule is not None:
-        outcome = simulate(problem, result.schedule)
+        outcome = simulate(Layout(problem, result.schedule))
         assert outcome.stuck == ()
         assert outcome.executed > len(problem.operations)
 
@@ -132,7 +133,7 @@ def test_pipeline_diagram():
 def test_explain_names_the_recurrence():
     """Below the recurrence bound the conflict is the limit and the edge that closes the cycle."""
     problem = loop([op("a", 3, "A"), op("b", 1, "B")], [edge("a", "b", 3), edge("b", "a", 1, 1)])
-    answer = cpsched.explain(at_interval(problem, 3), time_limit=20, workers=1)
+    answer = cpsched.explain(at_interval(problem, 3), time_limit=60, workers=1)
     assert answer.status == "INFEASIBLE"
     assert answer.minimal
     assert {c.group for c in answer.conflict} == {"initiation_interval", "dependence"}
@@ -141,8 +142,23 @@ def test_explain_names_the_recurrence():
 def test_explain_names_the_unit():
     """Below the resource bound the conflict is the limit and the unit."""
     problem = loop([op("a", 1, "A", 2), op("b", 1, "A", 2)])
-    answer = cpsched.explain(at_interval(problem, 3), time_limit=20, workers=1)
+    answer = cpsched.explain(at_interval(problem, 3), time_limit=60, workers=1)
     assert {c.name for c in answer.conflict} == {"initiation_interval", "unit:A"}
+
+
+def test_explain_names_the_modes():
+    """A limit that only the best of both modes could keep is explained by the choice."""
+    fast = {"latency": 2, "uses": [{"unit": "A", "cycles": 9}]}
+    slow = {"latency": 9, "uses": [{"unit": "A", "cycles": 2}]}
+    problem = loop([{"id": "m", "modes": [fast, slow]}], max_length=4, max_initiation_interval=4)
+    answer = cpsched.explain(problem, time_limit=60, workers=1)
+    assert {c.name for c in answer.conflict} == {
+        "initiation_interval",
+        "length",
+        "mode:m",
+        "unit:A",
+    }
+    assert answer.minimal
 
 
 def test_explain_names_groups_and_registers():
@@ -153,7 +169,7 @@ def test_explain_names_groups_and_registers():
         groups=2,
         machine={"registers_per_warp": 8},
     )
-    answer = cpsched.explain(problem, time_limit=20, workers=1)
+    answer = cpsched.explain(problem, time_limit=60, workers=1)
     assert {c.name for c in answer.conflict} == {"groups", "registers:warp"}
 
 
@@ -180,7 +196,7 @@ def test_sweep_over_buffers():
         [op("a", 1, "A", 2), op("b", 1)],
         [edge("a", "b", 5), edge("b", "a", 3, 1, kind="anti")],
     )
-    found = sweep(problem, "buffers", values=[1, 2, 3, 4], time_limit=20, workers=1)
+    found = sweep(problem, "buffers", values=[1, 2, 3, 4], time_limit=60, workers=1)
     assert [p.interval for p in found.points] == [8, 4, 3, 2]
     assert found.figure().curves[0].points == ((1, 8), (2, 4), (3, 3), (4, 2))
     assert "buffers" in found.table()
@@ -189,7 +205,7 @@ def test_sweep_over_buffers():
 def test_sweep_limits_declared_rings(instances):
     """Rings that are decisions already are limited by the sweep too."""
     problem = cpsched.load(instances / "kernel" / "window.json")
-    found = sweep(problem, "buffers", values=[1, 2, 3], time_limit=20, workers=1)
+    found = sweep(problem, "buffers", values=[1, 2, 3], time_limit=60, workers=1)
     assert [p.interval for p in found.points] == [7, 4, 3]
 
 
@@ -201,9 +217,9 @@ def test_sweep_over_groups_and_registers():
         groups=3,
         machine={"registers_per_warp": 8},
     )
-    groups = sweep(problem, "groups", values=[2, 3], time_limit=20, workers=1)
+    groups = sweep(problem, "groups", values=[2, 3], time_limit=60, workers=1)
     assert [p.status for p in groups.points] == ["INFEASIBLE", "OPTIMAL"]
-    registers = sweep(problem, "registers", values=[4, 8, 20], time_limit=20, workers=1)
+    registers = sweep(problem, "registers", values=[4, 8, 20], time_limit=60, workers=1)
     assert registers.points[0].interval is None
     with pytest.raises(cpsched.ProblemError, match="over"):
         with_value(problem, "colours", 1)

@@ -81,32 +81,37 @@ def least_height(problem: MemoryProblem, limit: int) -> int | None:
 
 
 def stacked_height(problem: MemoryProblem) -> int:
-    """The least height of `plain` buffers: each rests on the ground or on another one."""
-    buffers = [b for b in problem.buffers if b.size]
+    """The least height of `plain` buffers: each rests on the ground or on another one.
+
+    Offsets that do not fall: every allocation can be built in their order, so what is still to
+    come at a time lies above everything placed there. A buffer that is never alive has its end.
+    """
+    buffers = [b for b in problem.buffers if b.size and b.lower < b.upper]
+    times = sorted({b.lower for b in buffers})
+    live = [[t for t, time in enumerate(times) if b.lower <= time < b.upper] for b in buffers]
     best = [sum(b.size for b in buffers)]
-    load = max(
-        (sum(b.size for b in buffers if b.lower <= t < b.upper) for t in range(20)), default=0
-    )
+    never = max((b.size for b in problem.buffers), default=0)
 
-    def meet(a: Buffer, b: Buffer) -> bool:
-        return a.lower < b.upper and b.lower < a.upper
-
-    def extend(placed: list[tuple[Buffer, int]], left: list[Buffer], reached: int) -> None:
-        if reached >= best[0] or best[0] == load:
+    def extend(top: list[int], left: list[int], last: int) -> None:
+        rest = list(top)
+        for i in left:
+            for t in live[i]:
+                rest[t] += buffers[i].size
+        if max(rest, default=0) >= best[0]:
             return
         if not left:
-            best[0] = reached
+            best[0] = max(top)
             return
-        for i, b in enumerate(left):
-            floor = max((o + a.size for a, o in placed if meet(a, b)), default=0)
-            # Offsets that do not fall: every allocation can be built in their order.
-            if placed and floor < placed[-1][1]:
-                continue
-            rest = left[:i] + left[i + 1 :]
-            extend([*placed, (b, floor)], rest, max(reached, floor + b.size))
+        for i in left:
+            floor = max(top[t] for t in live[i])
+            if floor >= last:
+                raised = [floor + buffers[i].size if t in live[i] else h for t, h in enumerate(top)]
+                extend(raised, [k for k in left if k != i], floor)
 
-    extend([], buffers, 0)
-    return best[0]
+    if buffers:
+        best[0] += 1
+        extend([0] * len(times), list(range(len(buffers))), 0)
+    return max(best[0], never)
 
 
 def tiny_mapping(seed: int) -> MemoryProblem:

@@ -8,7 +8,8 @@ import pytest
 import cpsched
 from cpsched.bound import recompute
 from cpsched.core.clock import Clock
-from cpsched.families.memory import bnb
+from cpsched.core.run import Run
+from cpsched.families.memory import FAMILY, bnb
 from cpsched.families.memory import kernels_search as kernels
 from cpsched.families.memory.check import check
 from cpsched.families.memory.generate import (
@@ -18,7 +19,9 @@ from cpsched.families.memory.generate import (
     random_allocation,
 )
 from cpsched.families.memory.greedy import FirstFit, Skyline, stacked
+from cpsched.families.memory.neighbourhoods import Around
 from cpsched.families.memory.prepare import prepare
+from cpsched.result import Objective
 from tests.memory.brute import featured, plain, stacked_height
 
 
@@ -160,3 +163,25 @@ def test_picture_has_every_place(problem):
     figure = draw(problem, schedule)
     bars = sum(len(lane.bars) for lane in figure.lanes)
     assert bars == len(schedule.buffers) + len(schedule.copies)
+
+
+def test_neighbourhoods_lower_a_stacked_allocation():
+    """Freeing the blocks around the summit of a poor allocation gives a lower, checked one."""
+    problem = random_allocation(24, 2, mean=0.3)
+    run = Run(problem, FAMILY, (Objective("height"),), Clock(60.0), strict=True)
+    instance = prepare(problem, run.clock)
+    offsets, _ = stacked(instance)
+    run.offer(instance.schedule(offsets), "greedy:stacked")
+    before = run.value()
+    Around(run, instance, lambda: run.value() < before).search()
+    assert run.value() < before
+    assert check(problem, run.incumbent.schedule) == []
+
+
+@pytest.mark.parametrize("size", [50, 4000])
+def test_short_limits_end_without_a_search(size):
+    """With next to no time there is a checked allocation or an honest UNKNOWN, never an error."""
+    result = cpsched.solve(layered_allocation(size, 0), 0.05, workers=1, strict=True)
+    assert result.status in ("OPTIMAL", "FEASIBLE", "UNKNOWN")
+    assert (result.schedule is not None) or size > 3000
+    assert not result.message

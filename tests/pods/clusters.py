@@ -6,7 +6,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from cpsched.families.pods.check import check, evaluate
+from cpsched.families.pods.check import check
+from cpsched.families.pods.objectives import evaluate
 from cpsched.families.pods.problem import Placement, PodsProblem, PodsSchedule, Step
 from cpsched.families.pods.replay import State
 
@@ -102,7 +103,7 @@ def best_by_brute_force(cluster: PodsProblem, names: Sequence[str]) -> tuple[flo
     seen = {start}
     frontier: list[tuple[tuple[str | None, ...], tuple[Step, ...]]] = [(start, ())]
     best: tuple[float, ...] | None = None
-    signs = [-1 if n.startswith("placed") else 1 for n in names]
+    signs = [-1 if n.startswith(("placed", "preference")) else 1 for n in names]
     while frontier:
         following = []
         for at, steps in frontier:

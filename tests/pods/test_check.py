@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cpsched.families.pods.check import check, evaluate
+from cpsched.families.pods.check import check
+from cpsched.families.pods.objectives import evaluate
 from cpsched.families.pods.problem import Placement, PodsSchedule, Step
 from tests.pods.clusters import node, plan, pod, problem, rules
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cpsched
-from cpsched.families.serving.check import check, memory_pieces, peaks
+from cpsched.families.serving.check import check
+from cpsched.families.serving.pieces import memory_pieces, peaks
 from cpsched.families.serving.problem import (
     Gpu,
     Instance,
@@ -122,6 +123,7 @@ def test_shared_prefix_is_freed_between_users():
     assert rules(p, placed((0, 1), (2, 3), (1, 2), p=p)) == set()
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 9)), min_size=1))
 def test_memory_law_every_round(rows):
     """The checker's profile is the literal sum of prompt + t - start in its every round."""

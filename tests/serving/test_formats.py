@@ -238,3 +238,25 @@ def test_long_outputs_are_refused_before_memory_ends():
     )
     with pytest.raises(ProblemError, match="block_tokens"):
         cpsched.solve(p, time_limit=1)
+
+
+def test_roles_and_network(tmp_path):
+    """Numbers of prefill and decode instances and the network come from options."""
+    path = write(tmp_path, AZURE)
+    options = {
+        "capacity_tokens": "3200",
+        "block_tokens": "32",
+        "prefill_chunk": "256",
+        "prefill_instances": "2",
+        "decode_instances": "1",
+        "network_tokens": "640",
+    }
+    p = cpsched.load(path, options=options)
+    assert [(m.role, m.count) for m in p.instances] == [("prefill", 2), ("decode", 1)]
+    assert p.network.units_per_round == 20
+    result = cpsched.solve(p, time_limit=5)
+    assert cpsched.validate(p, result).valid
+    with pytest.raises(ProblemError, match="needs the other role"):
+        cpsched.load(path, options={"prefill_instances": "2", "prefill_chunk": "256"})
+    with pytest.raises(ProblemError, match="prefill_chunk"):
+        cpsched.load(path, options={"prefill_instances": "2", "decode_instances": "2"})

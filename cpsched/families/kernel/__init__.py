@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cpsched.errors import ProblemError
 from cpsched.families import Family
 from cpsched.families.kernel.build import Loop
-from cpsched.families.kernel.check import check, evaluate
+from cpsched.families.kernel.check import check
 from cpsched.families.kernel.explain import at_interval, constraints, restrict
 from cpsched.families.kernel.formats import FORMATS
 from cpsched.families.kernel.generate import GENERATORS
@@ -20,6 +20,7 @@ from cpsched.families.kernel.problem import (
 )
 from cpsched.families.kernel.revise import revise
 from cpsched.families.kernel.sweep import sweep
+from cpsched.families.kernel.values import evaluate
 from cpsched.families.kernel.writers import WRITERS
 from cpsched.result import Bound, Number, Objective, Values
 
@@ -80,7 +81,7 @@ def _repair(instance: Instance, run: Run, schedule: KernelSchedule) -> None:
 def items(schedule: KernelSchedule) -> dict[str, dict[str, Any]]:
     """A schedule as items, for diffs."""
     out: dict[str, dict[str, Any]] = {
-        f"operation {p.operation}": {"start": p.start, "group": p.group}
+        f"operation {p.operation}": {"start": p.start, "group": p.group, "mode": p.mode}
         for p in schedule.operations
     }
     out |= {f"buffer {b.buffer}": {"depth": b.depth} for b in schedule.buffers}

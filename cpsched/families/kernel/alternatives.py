@@ -15,7 +15,7 @@ from cpsched.families.kernel.check import check
 from cpsched.families.kernel.model import KernelModel
 from cpsched.families.kernel.prepare import Instance, index
 from cpsched.families.kernel.problem import KernelProblem, KernelSchedule
-from cpsched.families.kernel.search import PARAMETERS, extract
+from cpsched.families.kernel.search import PARAMETERS, extract, within_limit
 
 #: Least share of the operations whose slot or group differs between two alternatives.
 DIFFERENT = 0.1
@@ -58,9 +58,7 @@ def alternatives(
 def _another(
     instance: Instance, known: list[KernelSchedule], horizon: int, clock: Clock
 ) -> KernelSchedule | None:
-    limit = instance.problem.max_length
-    if limit is not None:
-        horizon = min(horizon, limit)
+    horizon = within_limit(instance, horizon)
     model = KernelModel(instance, known[0].initiation_interval, clock, horizon=horizon)
     if not model.possible:
         return None
@@ -81,6 +79,8 @@ def _another(
             moved = model.model.new_bool_var(f"moved {o}")
             model.model.add(model.v.slot[o] != slot).only_enforce_if(moved)
             changes = [moved]
+            if instance.problem.operations[o].modes:
+                changes += [x for k, x in enumerate(model.v.mode[o]) if k != p.mode]
             for e in _edges_within_group(instance, o):
                 u, w = int(instance.source[e]), int(instance.target[e])
                 was = placed[instance.ids[u]].group == placed[instance.ids[w]].group

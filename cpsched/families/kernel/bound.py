@@ -10,7 +10,8 @@ from cpsched.families.kernel.prepare import (
     index,
     longest_paths,
     minimal_interval,
-    unit_bound,
+    unit_bounds,
+    weighted_bound,
 )
 from cpsched.families.kernel.problem import KernelProblem
 from cpsched.result import Bound
@@ -18,9 +19,12 @@ from cpsched.result import Bound
 
 def bounds(instance: Instance, run: Run) -> None:
     """Resource and recurrence bounds on the interval, and the critical path on the length."""
-    for k, unit in enumerate(instance.problem.machine.units):
-        value = unit_bound(instance, k)
+    for unit, value in zip(instance.problem.machine.units, unit_bounds(instance), strict=True):
         run.raise_bound(Bound(value, "unit", "initiation_interval", {"unit": unit.name}))
+    if len(instance.binding_units) > 1:
+        weights = instance.binding_units
+        data = {"weights": dict(weights)}
+        run.raise_bound(Bound(instance.res_mii, "units", "initiation_interval", data))
     cycle = instance.binding_cycle
     value = max(1, instance.rec_mii)
     run.raise_bound(Bound(value, "recurrence", "initiation_interval", {"edges": list(cycle)}))
@@ -52,7 +56,12 @@ def recompute(problem: KernelProblem, bound: Bound) -> int:
     instance = index(problem)
     if bound.argument == "unit":
         names = [u.name for u in problem.machine.units]
-        return unit_bound(instance, names.index(bound.data["unit"]))
+        return unit_bounds(instance)[names.index(bound.data["unit"])]
+    if bound.argument == "units":
+        weights = bound.data["weights"]
+        return weighted_bound(
+            instance, [max(0, weights.get(u.name, 0)) for u in problem.machine.units]
+        )
     if bound.argument == "recurrence":
         cycle = bound.data["edges"]
         if not cycle:
@@ -74,7 +83,7 @@ def _without_schedule(instance: Instance, last: int) -> int:
     """Confirm that no interval up to ``last`` has a schedule."""
     from cpsched.core import engine
     from cpsched.families.kernel.model import KernelModel
-    from cpsched.families.kernel.search import monotone, sufficient_horizon
+    from cpsched.families.kernel.search import monotone, sufficient_horizon, within_limit
 
     minimal_interval(instance)
     first = last if monotone(instance) else instance.mii
@@ -83,7 +92,7 @@ def _without_schedule(instance: Instance, last: int) -> int:
         model = KernelModel(instance, interval, clock, linked=False)
         if engine.solve(model.model, clock).status == "INFEASIBLE":
             continue
-        horizon = sufficient_horizon(instance, interval)
+        horizon = within_limit(instance, sufficient_horizon(instance, interval))
         model = KernelModel(instance, interval, clock, horizon=horizon)
         if engine.solve(model.model, clock).status != "INFEASIBLE":
             raise ProblemError("the bound was not confirmed", value=interval)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cpsched.families.kernel.modes import as_scheduled
 from cpsched.families.kernel.problem import KernelProblem, KernelSchedule, Operation, Placement
 from cpsched.plot.figure import Bar, Curve, Figure, Lane
 
@@ -14,6 +15,7 @@ def draw(problem: KernelProblem, schedule: KernelSchedule) -> Figure:
 
     One lane per unit shows the reservations, one per warp group its issue windows.
     """
+    problem = as_scheduled(problem, schedule)
     period = schedule.initiation_interval
     operations = {o.id: o for o in problem.operations}
     iterations = max(1, min(schedule.stages + 1, MOST_BARS // max(1, len(operations)), 12))

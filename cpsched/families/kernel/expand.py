@@ -13,8 +13,8 @@ import json
 import math
 from typing import Any
 
-from cpsched.families.kernel.check import Layout
-from cpsched.families.kernel.problem import KernelProblem, KernelSchedule
+from cpsched.families.kernel.flat import Layout
+from cpsched.families.kernel.problem import KernelProblem, KernelSchedule, Placement
 from cpsched.families.kernel.simulate import program_order, ring_depths
 
 
@@ -29,16 +29,16 @@ def expand(problem: KernelProblem, schedule: KernelSchedule) -> dict[str, Any]:
     them statically.
     """
     layout = Layout(problem, schedule)
-    rank, _ = program_order(problem, schedule, layout.uses)
+    rank, _ = program_order(layout)
     placed = sorted(
-        schedule.operations, key=lambda p: (p.slot, -p.stage, rank[p.operation], p.operation)
+        schedule.operations, key=lambda p: (p.slot, -p.stage, rank[layout.at[p.operation]])
     )
     last = max(p.stage for p in schedule.operations)
-    rings = ring_depths(problem, schedule, layout.uses)
+    rings = {layout.operations[k].id: depth for k, depth in ring_depths(layout).items()}
     copies = {
-        o.id: layout.copies(o.id)
-        for o in problem.operations
-        if o.registers and layout.copies(o.id) > 1 and o.id not in rings
+        o.id: alive
+        for o, alive in zip(layout.operations, layout.copies.tolist(), strict=True)
+        if o.registers and alive > 1 and o.id not in rings
     }
     barriers = _barriers(layout, rings)
     groups = []
@@ -47,11 +47,11 @@ def expand(problem: KernelProblem, schedule: KernelSchedule) -> dict[str, Any]:
         groups.append(
             {
                 "group": group,
-                "warps": max(layout.operations[p.operation].min_warps for p in mine),
+                "warps": max(layout.operation(p.operation).min_warps for p in mine),
                 "program": [
                     {
                         "operation": p.operation,
-                        "label": layout.operations[p.operation].label,
+                        "label": _label(problem, layout, p),
                         "slot": p.slot,
                         "stage": p.stage,
                         "iteration": "p" if p.stage == 0 else f"p - {p.stage}",
@@ -74,7 +74,9 @@ def expand(problem: KernelProblem, schedule: KernelSchedule) -> dict[str, Any]:
         "prologue": [
             [{"operation": o, "iteration": k - s} for o, s in order if s <= k] for k in range(last)
         ],
-        "kernel": [{"operation": o, "stage": s, "slot": layout.placed[o].slot} for o, s in order],
+        "kernel": [
+            {"operation": o, "stage": s, "slot": layout.placed[layout.at[o]].slot} for o, s in order
+        ],
         "epilogue": [
             [{"operation": o, "iteration": k - s} for o, s in order if s > k] for k in range(last)
         ],
@@ -92,6 +94,15 @@ def expand(problem: KernelProblem, schedule: KernelSchedule) -> dict[str, Any]:
         "unroll": min(math.lcm(*copies.values()), 10**6) if copies else 1,
         "groups": groups,
     }
+
+
+def _label(problem: KernelProblem, layout: Layout, placed: Placement) -> str:
+    """The operation's label and, when it has several, the name or number of its mode."""
+    operation = problem.operations[layout.at[placed.operation]]
+    if not operation.modes:
+        return operation.label
+    mode = f"mode {operation.modes[placed.mode].name or placed.mode}"
+    return f"{operation.label}, {mode}" if operation.label else mode
 
 
 def _barriers(layout: Layout, rings: dict[str, int]) -> list[dict[str, Any]]:
@@ -114,15 +125,15 @@ def _barriers(layout: Layout, rings: dict[str, int]) -> list[dict[str, Any]]:
             )
 
     # An empty barrier completes when every reader of its group has arrived.
-    for edge in layout.problem.edges:
+    for e, edge in enumerate(layout.problem.edges):
         u, w = edge.source, edge.target
-        lag = layout.distance(edge)
-        if edge.kind == "true" and layout.crosses(edge):
-            g = layout.group[w]
+        lag, crosses = int(layout.distance[e]), bool(layout.crosses[e])
+        if edge.kind == "true" and crosses:
+            g = layout.group[layout.at[w]]
             depth = rings[u]
             add("full", f"full[{u}->g{g}]", u, w, lag, depth)
             add("empty", f"empty[{u}<-g{g}]", w, u, depth - lag, depth)
-        elif edge.blocking or layout.crosses(edge):
+        elif edge.blocking or crosses:
             add("done", f"done[{u}->{w}]", u, w, lag, 1)
     return out
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from cpsched.families import NamedConstraint
-from cpsched.families.kernel.problem import Edge, KernelProblem
+from cpsched.families.kernel.modes import in_mode, modes_of
+from cpsched.families.kernel.problem import Edge, KernelProblem, Mode, Operation, extra_delay
+from cpsched.families.kernel.values import has_registers
 
 #: Depth of a ring and number of groups when their limits are dropped.
 DEEP, MANY_GROUPS = 64, 16
@@ -34,14 +36,24 @@ def constraints(problem: KernelProblem) -> list[NamedConstraint]:
     if problem.max_length is not None:
         add("length", "", f"One iteration completes within {problem.max_length} cycles.")
     machine = problem.machine
-    used = {machine.unit(u.unit) for o in problem.operations for u in o.uses}
+    used = {
+        machine.unit(u.unit)
+        for o in problem.operations
+        for mode in modes_of(o)
+        for u in in_mode(o, mode).uses
+    }
     for unit in machine.units:
         if unit in used:
             busy = sum(
-                u.cycles * u.amount
+                min(
+                    sum(
+                        u.cycles * u.amount
+                        for u in in_mode(o, mode).uses
+                        if machine.unit(u.unit) is unit
+                    )
+                    for mode in modes_of(o)
+                )
                 for o in problem.operations
-                for u in o.uses
-                if machine.unit(u.unit) is unit
             )
             add(
                 "unit",
@@ -49,6 +61,10 @@ def constraints(problem: KernelProblem) -> list[NamedConstraint]:
                 f"Unit {unit.name} has capacity {unit.capacity} and {busy} unit-cycles of work "
                 "per iteration.",
             )
+    for o in problem.operations:
+        if len(o.modes) > 1:
+            sentence = f"Operation {o.id} pays for what its mode saves: it has {len(o.modes)}."
+            add("mode", o.id, sentence)
     for k, edge in enumerate(problem.edges):
         if edge.distance or edge.buffer is not None:
             add("dependence", _edge_name(k, edge), _edge_sentence(edge))
@@ -79,7 +95,7 @@ def _group_constraints(problem: KernelProblem, add: Any) -> None:
         add("spill", "", "Registers that another group reads pass through shared memory.")
     if machine.signal_cost:
         add("signal", "", f"A barrier between groups costs {machine.signal_cost} cycles.")
-    if any(o.registers for o in problem.operations):
+    if has_registers(problem):
         if machine.registers_per_warp is not None:
             add(
                 "registers",
@@ -116,13 +132,15 @@ def _edge_sentence(edge: Edge) -> str:
 
 def _holds(problem: KernelProblem, memory: str) -> bool:
     field = "smem_bytes" if memory == "smem" else "tmem_columns"
-    return any(getattr(o, field) for o in problem.operations) or any(
+    return any(getattr(part, field) for o in problem.operations for part in (o, *o.modes)) or any(
         b.memory == memory for b in problem.buffers
     )
 
 
 def _spills(problem: KernelProblem) -> bool:
-    return any(problem.spill_cost(o) for o in problem.operations)
+    return any(
+        problem.spill_cost(in_mode(o, mode)) for o in problem.operations for mode in modes_of(o)
+    )
 
 
 def restrict(problem: KernelProblem, names: frozenset[str]) -> KernelProblem:
@@ -149,14 +167,13 @@ def restrict(problem: KernelProblem, names: frozenset[str]) -> KernelProblem:
         update["max_length"] = None
     operations = []
     for o in problem.operations:
-        change: dict[str, Any] = {}
-        uses = tuple(u for u in o.uses if f"unit:{_unit(problem, u.unit)}" not in gone)
-        if uses != o.uses:
-            change["uses"] = uses
-        if "blocking" in gone:
-            change["issue"] = 0
-        if "spill" in gone:
-            change["spill_cost"] = 0
+        if f"mode:{o.id}" in gone:
+            o = ideal(o)
+        kept = {f"unit:{u.name}" for u in problem.machine.units} - gone
+        change = _relaxed(problem, o, kept, gone)
+        if o.modes:
+            modes = [m.model_copy(update=_relaxed(problem, m, kept, gone)) for m in o.modes]
+            change["modes"] = tuple(modes)
         if "producer" in gone:
             change["variable_latency"] = False
         if f"pinned:{o.id}" in gone or ("producer" in gone and o.group == 0):
@@ -185,6 +202,44 @@ def restrict(problem: KernelProblem, names: frozenset[str]) -> KernelProblem:
         update["machine"] = problem.machine.model_copy(update=machine_update)
     update |= {"operations": tuple(operations), "edges": tuple(edges), "buffers": tuple(buffers)}
     return problem.model_copy(update=update)
+
+
+def _relaxed(
+    problem: KernelProblem, part: Operation | Mode, kept: set[str], gone: set[str]
+) -> dict[str, Any]:
+    """What changes in an operation or one of its modes when constraints are dropped."""
+    change: dict[str, Any] = {}
+    if part.uses:
+        uses = tuple(u for u in part.uses if f"unit:{_unit(problem, u.unit)}" in kept)
+        if uses != part.uses:
+            change["uses"] = uses
+    if "blocking" in gone:
+        change["issue"] = 0
+    if "spill" in gone:
+        change["spill_cost"] = 0
+    return change
+
+
+def ideal(operation: Operation) -> Operation:
+    """The operation in one mode as good as the best of its modes in every respect.
+
+    Reservation tables that differ cannot be compared, so they are dropped.
+    """
+    each = [in_mode(operation, mode) for mode in operation.modes]
+    least = {
+        field: min(getattr(o, field) for o in each)
+        for field in ("latency", "min_warps", "registers", "smem_bytes", "tmem_columns")
+    }
+    costs = [o.spill_cost for o in each]
+    mode = Mode(
+        **least,
+        issue=min(o.issue_cycles for o in each),
+        extra_delay=min(extra_delay(operation, mode) for mode in operation.modes),
+        uses=each[0].uses if all(o.uses == each[0].uses for o in each) else (),
+        # The machine's price depends on the words, of which there are now the fewest.
+        spill_cost=None if None in costs else min(c for c in costs if c is not None),
+    )
+    return operation.model_copy(update={"modes": (mode,)})
 
 
 def _unit(problem: KernelProblem, name: str) -> str:

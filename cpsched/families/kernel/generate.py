@@ -174,31 +174,33 @@ def attention(options: Mapping[str, str]) -> KernelProblem:
 def nano_batch(options: Mapping[str, str]) -> KernelProblem:
     """A transformer layer's operations on nano-batches that share compute, memory and network.
 
-    Shares are percentages held for an operation's whole duration; layers follow each other, so the
-    interval is the time per layer (after NanoFlow).
+    Each operation may take any of the given shares (percent) of its unit for its whole duration;
+    a share of s runs at s(200 - s)/100 percent of the full speed, an assumed concave profile, so
+    that small shares are efficient and large ones fast. Layers follow each other, so the interval
+    is the time per layer (after NanoFlow).
     """
     batches = _number(options, "batches", 1, 8)
-    share = _number(options, "share", 10, 100)
+    texts = options["shares"].split(",")
+    shares = [_number({"shares": text.strip()}, "shares", 1, 100) for text in texts]
     loop = Loop(f"nano-batch-{batches}", {"compute": 100, "memory": 100, "network": 100})
     chain = (
-        ("qkv", "compute", 80, 120),
-        ("attention", "memory", 70, 90),
-        ("project", "compute", 80, 50),
-        ("reduce", "network", 60, 60),
-        ("feed", "compute", 90, 260),
-        ("gather", "network", 60, 60),
+        ("qkv", "compute", 96),
+        ("attention", "memory", 63),
+        ("project", "compute", 40),
+        ("reduce", "network", 36),
+        ("feed", "compute", 234),
+        ("gather", "network", 36),
     )
     for b in range(batches):
         before = ""
-        for stage, unit, most, work in chain:
-            used = min(most, share)
-            # The same work takes longer on a smaller share of the unit.
-            cycles = -(-work * most // (used * batches))
-            here = loop.operation(
-                f"{stage}{b}",
-                latency=cycles,
-                uses=[{"unit": unit, "cycles": cycles, "amount": used}],
-            )
+        for stage, unit, work in chain:
+            modes = []
+            for share in dict.fromkeys(shares):
+                cycles = -(-10_000 * work // (share * (200 - share) * batches))
+                uses = [{"unit": unit, "cycles": cycles, "amount": share}]
+                modes.append({"name": f"{share} %", "latency": cycles, "uses": uses})
+            # The modes' latencies are added to the delays of the edges that leave.
+            here = loop.operation(f"{stage}{b}", modes=modes)
             if before:
                 loop.uses(before, here)
             before = here
@@ -322,7 +324,7 @@ GENERATORS = (
         description="transformer layers on nano-batches that share compute, memory and network",
         options={
             "batches": ("2", "nano-batches"),
-            "share": ("80", "largest share of a unit, in percent"),
+            "shares": ("40,60,90", "shares of a unit that an operation may take, in percent"),
         },
         make=nano_batch,
     ),

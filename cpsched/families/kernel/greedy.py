@@ -1,385 +1,29 @@
-"""Heuristics: iterative and swing modulo scheduling, and a partition into warp groups.
+"""The first schedules, within milliseconds: one operation after the other, then pipelined.
 
-Iterative modulo scheduling: B. R. Rau, "Iterative modulo scheduling: an algorithm for software
-pipelining loops", MICRO 1994. Swing: J. Llosa et al., "Swing modulo scheduling: a lifetime-
-sensitive approach", PACT 1996. Both place operations one by one into a table of one interval; the
-first evicts what is in the way, the second chooses an order in which little is.
+Modes are chosen first, then groups (`partition`), then rings; for each choice a serial schedule,
+and iterative and swing modulo scheduling (`modulo`) at climbing intervals.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from cpsched.core.clock import Clock
 from cpsched.core.run import Run
 from cpsched.families.kernel.check import check
-from cpsched.families.kernel.layout import (
-    edge_delays,
-    edge_reach,
-    schedule_from,
-    stages_for,
-)
+from cpsched.families.kernel.graph import longest
+from cpsched.families.kernel.layout import edge_delays, edge_reach, schedule_from, stages_for
+from cpsched.families.kernel.modulo import Budget, Grid, grid_for, iterative, swing, waiting
 from cpsched.families.kernel.partition import partitions
-from cpsched.families.kernel.prepare import Instance, Ints
+from cpsched.families.kernel.prepare import Instance, Ints, has_live_limits
 from cpsched.families.kernel.problem import KernelSchedule
+from cpsched.families.kernel.shares import mode_choices
 
-#: Tables have at most this many slots; longer intervals are scheduled on a coarser grid.
-LARGEST_TABLE = 4096
-#: Estimated seconds of placing one operation.
-PLACEMENT_COST = 8e-5
-#: Placements per operation before an interval is given up, and in all.
-PLACEMENT_RATIO = 4
+#: Placements in all, at least.
 PLACEMENTS = 600
-
-
-@dataclass
-class Grid:
-    """A problem at one interval on a grid of ``tick`` cycles, rounded so that schedules stay
-    valid: delays and reservations up, and the interval a multiple of the tick."""
-
-    interval: int
-    tick: int
-    delay: Ints
-    reach: Ints
-    uses: list[list[tuple[int, int, int, int]]]
-    issue: list[int]
-    waits: list[bool]
-    group: list[int | None]
-    depth: list[int]
-
-
-def grid_for(instance: Instance, interval: int, group: list[int | None], depth: list[int]) -> Grid:
-    """The grid of an interval; its interval may be up to a tick longer."""
-    tick = max(1, -(-interval // LARGEST_TABLE))
-    delay = edge_delays(instance, group)
-    uses = [
-        [
-            (k, start // tick, -(-(start + cycles) // tick) - start // tick, amount)
-            for k, start, cycles, amount in rows
-        ]
-        for rows in instance.uses
-    ]
-    return Grid(
-        interval=-(-interval // tick),
-        tick=tick,
-        delay=-(-delay // tick),
-        reach=edge_reach(instance, depth),
-        uses=uses,
-        issue=[-(-c // tick) for c in instance.issue],
-        waits=waiting(instance, group),
-        group=group,
-        depth=depth,
-    )
-
-
-def waiting(instance: Instance, group: list[int | None]) -> list[bool]:
-    """Which operations begin with a wait under an assignment to groups."""
-    waits = [False] * instance.n
-    if instance.problem.grouped:
-        for e, edge in enumerate(instance.problem.edges):
-            u, w = int(instance.source[e]), int(instance.target[e])
-            if edge.blocking or (instance.spill[e] and group[u] != group[w]):
-                waits[w] = True
-    return waits
-
-
-class Table:
-    """The modulo reservation table of one interval, and the operations placed in it."""
-
-    def __init__(self, instance: Instance, grid: Grid) -> None:
-        self.instance, self.grid = instance, grid
-        self.period = grid.interval
-        self.counts = np.zeros((len(instance.capacity), self.period), dtype=np.int64)
-        self.start: dict[int, int] = {}
-        self.weight = grid.delay - self.period * grid.reach
-        self.into: list[list[int]] = [[] for _ in range(instance.n)]
-        self.out: list[list[int]] = [[] for _ in range(instance.n)]
-        for e in range(len(instance.source)):
-            u, w = int(instance.source[e]), int(instance.target[e])
-            if u != w:
-                self.into[w].append(e)
-                self.out[u].append(e)
-        self.members: dict[int | None, list[int]] = {}
-        for o in range(instance.n):
-            self.members.setdefault(grid.group[o], []).append(o)
-
-    def fits_at_all(self) -> bool:
-        """Whether every operation alone fits the table, and every self-dependence holds."""
-        for rows in self.grid.uses:
-            for k, _, cycles, amount in rows:
-                if amount * -(-cycles // self.period) > self.instance.capacity[k]:
-                    return False
-        own = self.instance.source == self.instance.target
-        return not bool((self.weight[own] > 0).any())
-
-    def earliest(self, o: int) -> int:
-        """Earliest start allowed by the placed predecessors."""
-        known = [
-            self.start[u] + int(self.weight[e])
-            for e in self.into[o]
-            if (u := int(self.instance.source[e])) in self.start
-        ]
-        return max(known, default=0)
-
-    def latest(self, o: int) -> int | None:
-        """Latest start allowed by the placed successors, None without one."""
-        known = [
-            self.start[w] - int(self.weight[e])
-            for e in self.out[o]
-            if (w := int(self.instance.target[e])) in self.start
-        ]
-        return min(known, default=None)
-
-    def free(self, o: int) -> npt.NDArray[np.bool_]:
-        """Slots at which the operation conflicts with nothing that is placed."""
-        period = self.period
-        blocked = np.zeros(period, dtype=np.bool_)
-        for k, offset, cycles, amount in self.grid.uses[o]:
-            whole, rest = divmod(cycles, period)
-            room = self.instance.capacity[k] - whole * amount
-            full = self.counts[k] + amount > room if rest else self.counts[k] > room
-            if full.any():
-                blocked |= _window_any(full, offset, rest or 1)
-        return ~(blocked | self._stalls(o))
-
-    def _stalls(self, o: int) -> npt.NDArray[np.bool_]:
-        """Slots where a wait of the group would begin inside an issue window."""
-        period, grid = self.period, self.grid
-        blocked = np.zeros(period, dtype=np.bool_)
-        if not self.instance.problem.grouped:
-            return blocked
-        placed = [p for p in self.members[grid.group[o]] if p in self.start and p != o]
-        if grid.waits[o]:
-            for p in placed:
-                for begin, end in _pieces(self.start[p], grid.issue[p], period):
-                    blocked[begin:end] = True
-        if grid.issue[o]:
-            for p in placed:
-                if grid.waits[p]:
-                    first = self.start[p] - grid.issue[o] + 1
-                    for begin, end in _pieces(first, grid.issue[o], period):
-                        blocked[begin:end] = True
-        return blocked
-
-    def place(self, o: int, start: int, sign: int = 1) -> None:
-        """Put an operation into the table (``sign`` -1: take it out)."""
-        for k, offset, cycles, amount in self.grid.uses[o]:
-            whole, rest = divmod(cycles, self.period)
-            self.counts[k] += sign * whole * amount
-            for begin, end in _pieces(start + offset, rest, self.period):
-                self.counts[k, begin:end] += sign * amount
-        if sign > 0:
-            self.start[o] = start
-        else:
-            del self.start[o]
-
-    def evict_for(self, o: int, start: int, *, forced: bool) -> list[int]:
-        """Take out every placed operation that conflicts with starting ``o`` at ``start``."""
-        out = []
-        for e in (*self.out[o], *self.into[o]):
-            u, w = int(self.instance.source[e]), int(self.instance.target[e])
-            other = w if u == o else u
-            if other not in self.start:
-                continue
-            gap = self.start[other] - start
-            if (gap if u == o else -gap) < self.weight[e]:
-                self.place(other, self.start[other], -1)
-                out.append(other)
-        slot = start % self.period
-        if not forced:
-            return out
-        for other in sorted(self.start, key=lambda p: -self.start[p]):
-            if self._clashes(o, slot, other):
-                self.place(other, self.start[other], -1)
-                out.append(other)
-        return out
-
-    def _clashes(self, o: int, slot: int, other: int) -> bool:
-        """Whether a placed operation stands in the way of ``o`` at a slot, given what is left."""
-        period, grid = self.period, self.grid
-        for k, offset, cycles, amount in grid.uses[o]:
-            for j, off, length, _ in grid.uses[other]:
-                if k != j:
-                    continue
-                gap = (self.start[other] + off - slot - offset) % period
-                if gap < cycles or period - gap < length:
-                    room = self.instance.capacity[k] - amount
-                    window = self.counts[k].take(
-                        range(slot + offset, slot + offset + min(cycles, period)), mode="wrap"
-                    )
-                    if window.max() > room:
-                        return True
-        if self.instance.problem.grouped and grid.group[o] == grid.group[other]:
-            gap = (slot - self.start[other]) % period
-            if grid.waits[o] and gap < grid.issue[other]:
-                return True
-            if grid.waits[other] and (-gap) % period < grid.issue[o]:
-                return True
-        return False
-
-
-def _pieces(start: int, length: int, period: int) -> Iterator[tuple[int, int]]:
-    """The slots of ``[start, start + length)`` on the circle, as one or two slices."""
-    if length >= period:
-        yield 0, period
-        return
-    begin = start % period
-    end = begin + length
-    yield begin, min(end, period)
-    if end > period:
-        yield 0, end - period
-
-
-def _window_any(full: npt.NDArray[np.bool_], offset: int, length: int) -> npt.NDArray[np.bool_]:
-    """For each slot s: whether any of ``[s + offset, s + offset + length)`` is full."""
-    period = len(full)
-    doubled = np.concatenate((full, full))
-    total = np.concatenate(([0], np.cumsum(doubled)))
-    begin = (np.arange(period) + offset) % period
-    found: npt.NDArray[np.bool_] = total[begin + min(length, period)] > total[begin]
-    return found
-
-
-def _first(free: npt.NDArray[np.bool_], start: int) -> int | None:
-    """First start from ``start`` on whose slot is free."""
-    period = len(free)
-    at = start % period
-    ahead = np.flatnonzero(free[at:])
-    if len(ahead):
-        return start + int(ahead[0])
-    behind = np.flatnonzero(free[:at])
-    return start + period - at + int(behind[0]) if len(behind) else None
-
-
-class Budget:
-    """Placements that the heuristics may still make: counted, so that results repeat."""
-
-    def __init__(self, clock: Clock, placements: int) -> None:
-        self.clock, self.left = clock, placements
-
-    def spend(self) -> bool:
-        """Count one placement; False when the budget or the time is used up."""
-        self.left -= 1
-        self.clock.spend(PLACEMENT_COST)
-        return self.left >= 0 and not self.clock.expired()
-
-
-def iterative(instance: Instance, grid: Grid, budget: Budget) -> dict[int, int] | None:
-    """Rau's iterative modulo scheduling at one interval; starts on the grid, or None."""
-    table = Table(instance, grid)
-    if not table.fits_at_all():
-        return None
-    height = _heights(instance, table.weight)
-    if height is None:
-        return None
-    queue = [(-int(height[o]), o) for o in range(instance.n)]
-    heapq.heapify(queue)
-    last = np.full(instance.n, -1, dtype=np.int64)
-    tries = PLACEMENT_RATIO * instance.n
-    while queue:
-        tries -= 1
-        if tries < 0 or not budget.spend():
-            return None
-        _, o = heapq.heappop(queue)
-        early = table.earliest(o)
-        first = _first(table.free(o), early)
-        forced = first is None
-        start = max(early, int(last[o]) + 1) if first is None else first
-        for other in table.evict_for(o, start, forced=forced):
-            heapq.heappush(queue, (-int(height[other]), other))
-        table.place(o, start)
-        last[o] = start
-    return table.start
-
-
-def _heights(instance: Instance, weight: Ints) -> Ints | None:
-    """Longest path from each operation to any other's end, at the grid's interval."""
-    value = np.zeros(instance.n, dtype=np.int64)
-    for _ in range(instance.n + 1):
-        before = value.copy()
-        if len(weight):
-            np.maximum.at(value, instance.source, value[instance.target] + weight)
-        if (before == value).all():
-            return value
-    return None
-
-
-def swing(instance: Instance, grid: Grid, budget: Budget) -> dict[int, int] | None:
-    """Swing modulo scheduling at one interval; starts on the grid, or None."""
-    table = Table(instance, grid)
-    if not table.fits_at_all():
-        return None
-    height = _heights(instance, table.weight)
-    if height is None:
-        return None
-    for o in swing_order(instance, table, height):
-        if not budget.spend():
-            return None
-        has_before = any(int(instance.source[e]) in table.start for e in table.into[o])
-        early, late = table.earliest(o), table.latest(o)
-        free = table.free(o)
-        if late is None:
-            start = _first(free, early)
-            if start is not None and start >= early + table.period:
-                start = None
-        else:
-            # Towards the successors, and up from the predecessors when there are both.
-            mirrored = _first(free[::-1], -1 - late)
-            start = None if mirrored is None else -1 - mirrored
-            if start is not None and start <= late - table.period:
-                start = None
-            if has_before:
-                start = _first(free, early)
-                if start is not None and start > min(late, early + table.period - 1):
-                    start = None
-        if start is None:
-            return None
-        table.place(o, start)
-    return table.start
-
-
-def swing_order(instance: Instance, table: Table, height: Ints) -> list[int]:
-    """Operations by recurrences first, then by neighbourhood of what is ordered already."""
-    size = np.bincount(instance.part)
-    parts: dict[int, list[int]] = {}
-    for o in range(instance.n):
-        parts.setdefault(int(instance.part[o]), []).append(o)
-    seeds = sorted(
-        parts.values(), key=lambda p: (-int(size[instance.part[p[0]]]), -max(height[p]), p[0])
-    )
-    order: list[int] = []
-    done = [False] * instance.n
-    frontier: list[tuple[int, int]] = []
-
-    def take(o: int) -> None:
-        done[o] = True
-        order.append(o)
-        for e in (*table.out[o], *table.into[o]):
-            u, w = int(instance.source[e]), int(instance.target[e])
-            other = w if u == o else u
-            if not done[other]:
-                heapq.heappush(frontier, (-int(height[other]), other))
-
-    def drain() -> None:
-        while frontier:
-            _, o = heapq.heappop(frontier)
-            if not done[o]:
-                take(o)
-
-    for part in seeds:
-        cyclic = len(part) > 1
-        for o in sorted(part, key=lambda o: (-int(height[o]), o)):
-            if not done[o]:
-                take(o)
-        if not cyclic:
-            drain()
-    return order
 
 
 def to_schedule(
@@ -432,13 +76,10 @@ def sequence(instance: Instance, reach: Ints) -> list[int]:
     for e in inside:
         waiting[int(instance.target[e])] += 1
         after[int(instance.source[e])].append(int(instance.target[e]))
-    height = np.zeros(instance.n, dtype=np.int64)
     source, target, delay = (a[inside] for a in (instance.source, instance.target, instance.delay))
-    for _ in range(instance.n + 1 if inside else 0):
-        before = height.copy()
-        np.maximum.at(height, source, height[target] + delay)
-        if (before == height).all():
-            break
+    # Zero-delay cycles of one iteration have no first operation, but no positive length either.
+    height = longest(instance.n, target, source, delay)
+    assert height is not None
     readers = [{u.target for u in rows if u.distance == 0} for rows in instance.life]
     reads: list[list[int]] = [[] for _ in range(instance.n)]
     for o, rows in enumerate(readers):
@@ -494,66 +135,78 @@ def _by_height(
     return order
 
 
+@dataclass
+class _Candidate:
+    """Everything but the time: modes (of the instance), groups and rings."""
+
+    instance: Instance
+    group: list[int | None]
+    rings: list[int]
+    serial: KernelSchedule
+    valid: bool
+
+
 def greedy(instance: Instance, run: Run) -> None:
     """Offer the first schedule within milliseconds, then better intervals while cheap."""
-    problem = instance.problem
-    depth = [b.max_depth for b in problem.buffers]
-    smallest = [b.min_depth for b in problem.buffers]
-    choices = [depth] if depth == smallest else [depth, smallest]
-    best = math.inf
-    candidates: list[tuple[bool, int, list[int | None], list[int], int]] = []
-    for group in partitions(instance):
-        for rings in choices:
-            found = serial(instance, group, rings)
-            if found is None or (run.clock.expired() and best < math.inf):
-                continue
-            longest = found.initiation_interval
-            valid = not check(problem, found)
-            if valid and longest < best:
-                run.offer(found, "greedy:serial")
-                best = float(longest)
-            # What does not even fit one after the other rarely fits when it overlaps.
-            candidates.append((not valid, len(candidates), group, rings, longest))
-    budget = Budget(run.clock, max(PLACEMENTS, 8 * instance.n))
-    for _, _, group, rings, longest in sorted(candidates, key=lambda c: c[:2]):
-        best = pipelined(instance, run, group, rings, best, longest, budget)
+    found: list[_Candidate] = []
+    for modes in mode_choices(instance):
+        chosen = instance.resolve(modes)
+        if chosen.possible:
+            found += _serials(chosen, run, found)
+    # What does not even fit one after the other rarely fits when it overlaps.
+    found.sort(key=lambda c: not c.valid)
+    budget = Budget(run.clock, max(PLACEMENTS, 4 * instance.n))
+    best = min((c.serial.initiation_interval for c in found if c.valid), default=math.inf)
+    for candidate in found:
+        best = pipelined(candidate, run, best, budget)
         if best <= instance.mii or budget.left <= 0 or run.clock.expired():
             return
 
 
-def pipelined(
-    instance: Instance,
-    run: Run,
-    group: list[int | None],
-    depth: list[int],
-    best: float,
-    longest: int,
-    budget: Budget,
-) -> float:
+def _serials(instance: Instance, run: Run, before: list[_Candidate]) -> list[_Candidate]:
+    """A serial schedule for every partition and choice of rings, the best of them offered."""
+    problem = instance.problem
+    deep = [b.max_depth for b in problem.buffers]
+    shallow = [b.min_depth for b in problem.buffers]
+    out: list[_Candidate] = []
+    for group in partitions(instance):
+        for rings in [deep] if deep == shallow else [deep, shallow]:
+            if run.clock.expired() and any(c.valid for c in (*before, *out)):
+                return out
+            found = serial(instance, group, rings)
+            if found is None:
+                continue
+            valid = fits(instance, found)
+            out.append(_Candidate(instance, group, rings, found, valid))
+            best = run.incumbent
+            interval = found.initiation_interval
+            if valid and (best is None or interval < best.schedule.initiation_interval):
+                run.offer(found, "greedy:serial")
+    return out
+
+
+def fits(instance: Instance, schedule: KernelSchedule) -> bool:
+    """Whether a heuristic's schedule is valid.
+
+    Without groups and limits on live results it is by construction, and offering it checks it.
+    """
+    sure = not instance.problem.grouped and not has_live_limits(instance)
+    return sure or not check(instance.original, schedule)
+
+
+def pipelined(candidate: _Candidate, run: Run, best: float, budget: Budget) -> float:
     """Climb the intervals with both heuristics until one fits, then close in from above."""
+    instance = candidate.instance
     limit = instance.problem.max_initiation_interval
-    top = min(best, longest + 1, limit + 1 if limit is not None else math.inf)
+    longest_tried = candidate.serial.initiation_interval + 1
+    top = min(best, longest_tried, limit + 1 if limit is not None else math.inf)
     low = instance.mii - 1  # the largest interval that failed
     stride = max(1, instance.mii // 16)
     step = 1
     while low + 1 < top and budget.left > 0 and not run.clock.expired():
         interval = min(low + step, int(top) - 1)
-        grid = grid_for(instance, interval, group, depth)
-        found = None
-        for name, method in (("swing", swing), ("iterative", iterative)):
-            starts = method(instance, grid, budget)
-            for late in (False, True) if starts is not None else ():
-                found = to_schedule(instance, grid, starts or {}, late=late)
-                if (
-                    found is not None
-                    and found.initiation_interval < top
-                    and not check(instance.problem, found)
-                ):
-                    run.offer(found, f"greedy:{name}")
-                    break
-                found = None
-            if found is not None:
-                break
+        grid = grid_for(instance, interval, candidate.group, candidate.rings)
+        found = _at_interval(instance, run, grid, top, budget)
         if found is None:
             low = interval
             step = max(stride, 2 * step)
@@ -561,3 +214,19 @@ def pipelined(
             top = best = found.initiation_interval
             step = max(1, (int(top) - low) // 2)
     return best
+
+
+def _at_interval(
+    instance: Instance, run: Run, grid: Grid, top: float, budget: Budget
+) -> KernelSchedule | None:
+    """The first valid schedule of either heuristic below an interval, offered."""
+    for name, method in (("swing", swing), ("iterative", iterative)):
+        starts = method(instance, grid, budget)
+        for late in (False, True) if starts is not None else ():
+            found = to_schedule(instance, grid, starts or {}, late=late)
+            if found is None or found.initiation_interval >= top:
+                continue
+            if fits(instance, found):
+                run.offer(found, f"greedy:{name}")
+                return found
+    return None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from cpsched.families.kernel.check import stage_count
-from cpsched.families.kernel.live import lifetimes
+from cpsched.families.kernel.graph import longest
 from cpsched.families.kernel.prepare import Instance, Ints
 from cpsched.families.kernel.problem import BufferDepth, KernelSchedule, Placement
+from cpsched.families.kernel.values import stage_count
 
 
 def edge_delays(instance: Instance, group: list[int | None]) -> Ints:
@@ -47,25 +47,13 @@ def stages_for(
     need = edge_delays(instance, group) - interval * edge_reach(instance, depth)
     # Whole periods between the ends: the smallest k with k * II + slot difference >= need.
     steps = -((slots[target] - slots[source] - need) // interval)
-    early = _longest(instance.n, source, target, steps)
+    early = longest(instance.n, source, target, steps)
     if early is None or not late:
         return early
-    back = _longest(instance.n, target, source, steps)
+    back = longest(instance.n, target, source, steps)
     assert back is not None
     latest: Ints = early.max() - back
     return latest
-
-
-def _longest(n: int, source: Ints, target: Ints, weight: Ints) -> Ints | None:
-    value = np.zeros(n, dtype=np.int64)
-    if len(weight) == 0:
-        return value
-    for _ in range(n + 1):
-        before = value.copy()
-        np.maximum.at(value, target, value[source] + weight)
-        if (before == value).all():
-            return value
-    return None
 
 
 def schedule_from(
@@ -75,28 +63,24 @@ def schedule_from(
     group: list[int | None],
     depth: list[int],
 ) -> KernelSchedule:
-    """The schedule with these starts, moved so that the earliest is cycle 0."""
+    """The schedule with these starts, moved so that the earliest is cycle 0.
+
+    The instance is in its chosen modes.
+    """
     problem = instance.problem
-    first = min(starts)
-    starts = [int(s) - first for s in starts]
+    start = np.array(starts, dtype=np.int64)
+    start -= start.min()
     operations = tuple(
-        Placement(
-            operation=instance.ids[o],
-            start=starts[o],
-            stage=starts[o] // interval,
-            slot=starts[o] % interval,
-            group=group[o],
-        )
-        for o in range(instance.n)
+        Placement(operation=name, start=s, stage=s // interval, slot=s % interval, group=g, mode=m)
+        for name, s, g, m in zip(instance.ids, start.tolist(), group, instance.chosen, strict=True)
     )
-    length = max(int(s + latency) for s, latency in zip(starts, instance.latency, strict=True))
+    length = int((start + instance.latency).max())
     rings = {b.name: d for b, d in zip(problem.buffers, depth, strict=True)}
-    alive = lifetimes(
-        problem, dict(zip(instance.ids, starts, strict=True)), interval, rings, instance.uses_of
-    )
+    copies = instance.live.lifetimes(start, interval, np.array(depth, dtype=np.int64))
+    copies = np.maximum(1, -(-copies // interval))
     held = {
-        o.id: max(1, -(-alive[o.id] // interval))
-        for o in problem.operations
+        o.id: int(copies[k])
+        for k, o in enumerate(problem.operations)
         if o.smem_bytes or o.tmem_columns
     }
     return KernelSchedule(

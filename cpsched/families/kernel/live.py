@@ -2,58 +2,82 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from dataclasses import dataclass
 
-from cpsched.families.kernel.problem import Edge, KernelProblem
+import numpy as np
+import numpy.typing as npt
+
+from cpsched.families.kernel.problem import KernelProblem
+
+Ints = npt.NDArray[np.int64]
 
 
-def last_uses(problem: KernelProblem) -> dict[str, list[tuple[str, Edge, int]]]:
-    """For each operation, the uses that keep its result live.
+@dataclass(frozen=True)
+class LiveUses:
+    """The uses that keep results live, as parallel arrays of indices into the problem.
 
-    Each use is (operation, edge, extra distance): the true dependences of the operation,
-    and those of the views that rename its result, with the distances on the way to them added up.
+    ``reader`` reads the result of ``owner`` ``distance`` iterations later, plus the depth of
+    ``buffer`` (-1: none). A use through a view counts for what the view renames.
     """
-    out: dict[str, list[Edge]] = defaultdict(list)
-    for edge in problem.edges:
-        if edge.kind == "true":
-            out[edge.source].append(edge)
-    views = {o.id for o in problem.operations if o.view}
-    uses: dict[str, list[tuple[str, Edge, int]]] = {}
-    for operation in problem.operations:
-        found: dict[tuple[str, int, str | None], Edge] = {}
-        todo = [(edge, 0) for edge in out[operation.id]]
-        seen: set[tuple[str, int]] = set()
+
+    owner: Ints
+    reader: Ints
+    distance: Ints
+    buffer: Ints
+
+    def lifetimes(self, start: Ints, period: int, depth: Ints) -> Ints:
+        """Cycles from each operation's issue to the issue of its result's last use, half-open.
+
+        Zero for results without a use. ``start`` and ``depth`` are in the problem's order.
+        """
+        alive = np.zeros(len(start), dtype=np.int64)
+        span = start[self.reader] + self.reach(depth) * period - start[self.owner]
+        np.maximum.at(alive, self.owner, span)
+        return alive
+
+    def reach(self, depth: Ints) -> Ints:
+        """Iteration distance of every use with the depth of its ring."""
+        table: Ints = np.append(depth, 0)
+        reach: Ints = self.distance + table[self.buffer]
+        return reach
+
+
+def live_uses(problem: KernelProblem) -> LiveUses:
+    """The true dependences of a loop, and those that pass through views."""
+    at = {o.id: k for k, o in enumerate(problem.operations)}
+    ring = {b.name: k for k, b in enumerate(problem.buffers)}
+    ring_of = [-1 if e.buffer is None else ring[e.buffer] for e in problem.edges]
+    rows = [
+        (at[e.source], at[e.target], e.distance, b)
+        for e, b in zip(problem.edges, ring_of, strict=True)
+        if e.kind == "true"
+    ]
+    views = {k for k, o in enumerate(problem.operations) if o.view}
+    if views:
+        rows += _through_views(rows, views)
+    owner, reader, distance, buffer = np.array(rows or [(0,) * 4], dtype=np.int64)[: len(rows)].T
+    return LiveUses(owner, reader, distance, buffer)
+
+
+def _through_views(
+    rows: list[tuple[int, int, int, int]], views: set[int]
+) -> list[tuple[int, int, int, int]]:
+    """Uses of what views rename, the distances on the way added up."""
+    out: dict[int, list[tuple[int, int, int]]] = {}
+    for owner, reader, distance, buffer in rows:
+        out.setdefault(owner, []).append((reader, distance, buffer))
+    found = []
+    for owner, reader, distance, _ in rows:
+        if reader not in views or reader == owner:
+            continue
+        seen = {reader}
+        todo = [reader]
         while todo:
-            edge, before = todo.pop()
-            found[(edge.target, before + edge.distance, edge.buffer)] = edge
-            key = (edge.target, before + edge.distance)
-            if edge.target in views and key not in seen and edge.target != operation.id:
-                seen.add(key)
-                if len(seen) <= 10_000:
-                    todo += [(e, key[1]) for e in out[edge.target] if e.distance == 0]
-        uses[operation.id] = [
-            (target, edge, distance - edge.distance)
-            for (target, distance, _), edge in found.items()
-        ]
-    return uses
-
-
-def lifetimes(
-    problem: KernelProblem,
-    start: dict[str, int],
-    period: int,
-    depth: dict[str, int],
-    uses: dict[str, list[tuple[str, Edge, int]]] | None = None,
-) -> dict[str, int]:
-    """Cycles from each operation's issue to the issue of its result's last use, half-open.
-
-    Zero for results without a use.
-    """
-    alive: dict[str, int] = {}
-    for operation, listed in (last_uses(problem) if uses is None else uses).items():
-        alive[operation] = 0
-        for target, edge, extra in listed:
-            distance = extra + edge.distance + (depth[edge.buffer] if edge.buffer else 0)
-            span = start[target] + distance * period - start[operation]
-            alive[operation] = max(alive[operation], span)
-    return alive
+            for end, more, buffer in out.get(todo.pop(), ()):
+                # Within the iteration only: a view handed to a later one is a copy.
+                if more == 0:
+                    found.append((owner, end, distance, buffer))
+                    if end in views and end != owner and end not in seen:
+                        seen.add(end)
+                        todo.append(end)
+    return found

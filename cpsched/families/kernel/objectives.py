@@ -1,4 +1,4 @@
-"""The objectives as expressions over a model's variables, named like those of the checker."""
+"""The objectives as expressions over a model's variables, named like those of `values`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cpsched.families.kernel.check import TMEM_COLUMN_BYTES, crossing_weight
 from cpsched.families.kernel.model import KernelModel, Term
+from cpsched.families.kernel.model_memory import amounts, lifetime, rings
+from cpsched.families.kernel.prepare import Choice
+from cpsched.families.kernel.values import TMEM_COLUMN_BYTES, has_registers, kilobytes
 
 
 def length(m: KernelModel) -> Term:
     """Completion of the last operation."""
     last = m.model.new_int_var(0, m.horizon, "length")
-    for o in range(m.instance.n):
-        m.model.add(last >= m.start(o) + int(m.instance.latency[o]))
+    for o, modes in enumerate(m.instance.modes):
+        m.model.add(last >= m.start(o) + m.by_mode(o, [c.latency for c in modes]))
     return last
 
 
@@ -34,13 +36,13 @@ def communication(m: KernelModel) -> Term:
             readers.setdefault(int(instance.source[e]), set()).add(int(instance.target[e]))
     terms: list[Term] = []
     for u, targets in readers.items():
-        weight = crossing_weight(problem.operations[u])
-        for g in range(instance.groups):
-            crossing = m.model.new_bool_var(f"crosses {u} {g}")
-            for w in sorted(targets):
-                # A reader in group g while the source is not.
-                m.model.add(crossing >= m.v.member[w][g] - m.v.member[u][g])
-            terms.append(weight * crossing)
+        for x, weight in amounts(m, u, lambda c: 1 + kilobytes(c.registers)):
+            for g in range(instance.groups):
+                crossing = m.model.new_bool_var(f"crosses {u} {g}")
+                for w in sorted(targets):
+                    # A reader in group g while the source, in this mode, is not.
+                    m.model.add(crossing >= m.v.member[w][g] - m.v.member[u][g] + x - 1)
+                terms.append(weight * crossing)
     return sum(terms)
 
 
@@ -62,28 +64,42 @@ def recurrence_span(m: KernelModel) -> Term:
 
 def register_pressure(m: KernelModel) -> Term:
     """Register words times the cycles they are live."""
-    words = [o.registers for o in m.instance.problem.operations]
-    if not any(words):
-        words = [1] * m.instance.n
+
+    def words(c: Choice) -> int:
+        return c.registers if counted else 1
+
+    counted = has_registers(m.instance.problem)
     terms: list[Term] = []
-    for o, amount in enumerate(words):
-        life = m.lifetime(o) if amount else None
-        if life is not None:
-            terms.append(amount * (m.interval * life[0] + life[1]))
+    for o in range(m.instance.n):
+        for x, amount in amounts(m, o, words):
+            life = lifetime(m, o)
+            if life is not None:
+                cycles = m.interval * life.whole + life.rest
+                terms.append(amount * _when(m, x, cycles, m.interval * (life.most + 1)))
     return sum(terms)
 
 
 def buffer_bytes(m: KernelModel) -> Term:
     """Bytes of all rings, declared ones and those of memory that operations hold."""
-    total: Term = m.rings("smem") + TMEM_COLUMN_BYTES * m.rings("tmem")
-    for o, operation in enumerate(m.instance.problem.operations):
-        held = operation.smem_bytes + TMEM_COLUMN_BYTES * operation.tmem_columns
-        life = m.lifetime(o) if held else None
-        if life is not None:
-            copies = m.model.new_int_var(0, life[3] + 1, f"copies {o}")
-            m.model.add(m.interval * copies >= m.interval * life[0] + life[1])
-            total = total + held * copies
+    total: Term = rings(m, "smem") + TMEM_COLUMN_BYTES * rings(m, "tmem")
+    for o in range(m.instance.n):
+        for x, held in amounts(m, o, lambda c: c.smem + TMEM_COLUMN_BYTES * c.tmem):
+            life = lifetime(m, o)
+            if life is None:
+                continue
+            copies = m.model.new_int_var(0, life.most + 1, f"copies {o}")
+            m.model.add(m.interval * copies >= m.interval * life.whole + life.rest)
+            total = total + held * _when(m, x, copies, life.most + 1)
     return total
+
+
+def _when(m: KernelModel, literal: Term, value: Term, most: int) -> Term:
+    """At least a value when a literal holds, at least 0 otherwise."""
+    if isinstance(literal, int):
+        return value
+    counted = m.model.new_int_var(0, most, "counted")
+    m.model.add(counted >= value).only_enforce_if(literal)
+    return counted
 
 
 EXPRESSIONS: dict[str, Callable[[KernelModel], Term]] = {

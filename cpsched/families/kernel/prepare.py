@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from cpsched.errors import Infeasible
-from cpsched.families.kernel.live import last_uses
-from cpsched.families.kernel.problem import Edge, KernelProblem
+from cpsched.families.kernel.graph import longest, strong_parts
+from cpsched.families.kernel.live import LiveUses, live_uses
+from cpsched.families.kernel.modes import in_mode, in_modes, modes_of
+from cpsched.families.kernel.problem import KernelProblem, Operation, extra_delay
 
 if TYPE_CHECKING:
     from cpsched.core.run import Run
 
 Ints = npt.NDArray[np.int64]
+#: An interval longer than any length.
+FAR = 10**9
+#: A run of a reservation table by indices: unit, start, cycles, amount.
+Reservation = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -27,23 +35,47 @@ class LifeUse:
     buffer: int
 
 
+@dataclass(frozen=True)
+class Choice:
+    """One mode of an operation.
+
+    ``latency`` counts in the length (the issue cycle at least), ``extra`` in the delay of every
+    edge that leaves, ``spill`` in that of true ones into another group.
+    """
+
+    latency: int
+    issue: int
+    extra: int
+    spill: int
+    uses: tuple[Reservation, ...]
+    warps: int
+    registers: int
+    smem: int
+    tmem: int
+
+
 @dataclass
 class Instance:
     """A problem by indices.
 
-    ``latency`` counts in the length: the issue cycle at least. Edges are parallel arrays
-    (``source, target, delay, distance``); ``buffer`` is the index of the edge's ring or -1,
-    ``crossing`` the extra delay when its ends are in different groups and ``spill`` the part of it
-    that goes through registers. For pairs that are in different groups in every schedule
-    (``apart``) it is part of ``delay`` already. ``uses[v]`` lists the reservation runs of an
-    operation as (unit, start, cycles, amount); ``part[v]`` is its strongly connected part, and
-    ``cyclic[v]`` whether that part has a cycle.
+    ``modes[o]`` are an operation's ways to execute; ``latency``, ``delay`` and ``crossing`` take
+    the least over them, so that they bound every choice, and are exact where there is one.
+    Edges are parallel arrays (``source, target, delay, distance``); ``buffer`` is the index of the
+    edge's ring or -1, ``crossing`` the extra delay when its ends are in different groups and
+    ``spill`` the part of it that goes through registers. For pairs that are in different groups in
+    every schedule (``apart``) it is part of ``delay`` already. ``part[v]`` is an operation's
+    strongly connected part, and ``cyclic[v]`` whether that part has a cycle.
+
+    ``problem`` is ``original`` in the modes ``chosen``, one by operation; both are the same as long
+    as modes are to be chosen. ``possible`` is False when the chosen modes close a positive cycle
+    within one iteration.
     """
 
     problem: KernelProblem
+    original: KernelProblem
+    chosen: list[int]
     ids: list[str]
-    latency: Ints
-    uses: list[list[tuple[int, int, int, int]]]
+    modes: list[tuple[Choice, ...]]
     capacity: list[int]
     source: Ints
     target: Ints
@@ -54,15 +86,15 @@ class Instance:
     spill: Ints
     part: Ints
     cyclic: npt.NDArray[np.bool_]
-    life: list[list[LifeUse]]
-    uses_of: dict[str, list[tuple[str, Edge, int]]]
-    issue: list[int]
+    live: LiveUses
     groups: int
     apart: set[tuple[int, int]] = field(default_factory=set)
     res_mii: int = 1
     rec_mii: int = 1
-    binding_unit: str = ""
+    binding_units: dict[str, int] = field(default_factory=dict)
     binding_cycle: list[int] = field(default_factory=list)
+    possible: bool = True
+    _resolved: dict[tuple[int, ...], Instance] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -73,6 +105,66 @@ class Instance:
     def mii(self) -> int:
         """The minimal initiation interval: the larger of the two bounds."""
         return max(self.res_mii, self.rec_mii)
+
+    @cached_property
+    def latency(self) -> Ints:
+        """Least cycles until each operation's completion."""
+        return np.array([min(m.latency for m in modes) for modes in self.modes], dtype=np.int64)
+
+    @cached_property
+    def longest_delay(self) -> Ints:
+        """The most that each edge's delay can be, in any mode and across groups."""
+        signal = self.problem.machine.signal_cost if self.problem.grouped else 0
+        longest = [
+            e.delay + signal + max(m.extra + m.spill for m in self.modes[u])
+            for e, u in zip(self.problem.edges, self.source.tolist(), strict=True)
+        ]
+        return np.array(longest, dtype=np.int64)
+
+    @cached_property
+    def uses(self) -> list[tuple[Reservation, ...]]:
+        """Reservation runs of each operation, in its first mode."""
+        return [modes[0].uses for modes in self.modes]
+
+    @cached_property
+    def issue(self) -> list[int]:
+        """Issue cycles of each operation, in its first mode."""
+        return [modes[0].issue for modes in self.modes]
+
+    @cached_property
+    def life(self) -> list[list[LifeUse]]:
+        """The uses that keep each operation's result live."""
+        found: list[set[tuple[int, int, int]]] = [set() for _ in self.ids]
+        live = self.live
+        for owner, *use in zip(
+            *(a.tolist() for a in (live.owner, live.reader, live.distance, live.buffer)),
+            strict=True,
+        ):
+            found[owner].add((use[0], use[1], use[2]))
+        return [[LifeUse(*use) for use in sorted(uses)] for uses in found]
+
+    @property
+    def multiple(self) -> bool:
+        """Whether an operation has modes to choose from."""
+        return any(len(modes) > 1 for modes in self.modes)
+
+    def resolve(self, modes: Sequence[int]) -> Instance:
+        """The instance with one mode per operation; itself when there is nothing to choose."""
+        if not any(o.modes for o in self.problem.operations):
+            return self
+        key = tuple(modes)
+        if key not in self._resolved:
+            if len(self._resolved) > 64:
+                self._resolved.clear()
+            chosen = dict(zip(self.ids, key, strict=True))
+            found = index(in_modes(self.problem, chosen))
+            found.original, found.chosen = self.original, list(key)
+            try:
+                minimal_interval(found)
+            except Infeasible:
+                found.possible = False
+            self._resolved[key] = found
+        return self._resolved[key]
 
     def depth_bonus(self, largest: bool = True) -> Ints:
         """Depth added to each edge's distance by its ring, at its largest or smallest."""
@@ -101,16 +193,24 @@ def prepare(problem: KernelProblem, run: Run) -> Instance:
     limit = problem.max_initiation_interval
     if limit is not None and instance.mii > limit:
         raise Infeasible(why_not(instance, limit), "minimal-interval")
+    if problem.max_length is not None:
+        # At an interval this long only the dependences within the iteration are left.
+        tail = longest_paths(instance, FAR, instance.reach(), to=True, seed=instance.latency)
+        if tail is not None and tail.max() > problem.max_length:
+            raise Infeasible(
+                f"the dependences of one iteration need a length of at least {tail.max()}, "
+                f"{problem.max_length} is allowed",
+                "critical-path",
+            )
     return instance
 
 
 def why_not(instance: Instance, limit: int) -> str:
     """The sentence that says why no interval up to ``limit`` is possible."""
     if instance.res_mii > limit:
-        return (
-            f"unit {instance.binding_unit} needs an initiation interval of at least "
-            f"{instance.res_mii}, {limit} is allowed"
-        )
+        units = list(instance.binding_units)
+        what = f"unit {units[0]} needs" if len(units) == 1 else f"units {', '.join(units)} need"
+        return f"{what} an initiation interval of at least {instance.res_mii}, {limit} is allowed"
     path = " -> ".join(cycle_names(instance))
     return (
         f"the recurrence {path} needs an initiation interval of at least {instance.rec_mii}, "
@@ -132,45 +232,34 @@ def index(problem: KernelProblem) -> Instance:
     ids = [o.id for o in problem.operations]
     position = {name: k for k, name in enumerate(ids)}
     machine = problem.machine
-    unit_at = {u.name: k for k, u in enumerate(machine.units)}
-    uses = []
-    for o in problem.operations:
-        rows = []
-        for use in o.uses:
-            unit = machine.unit(use.unit)
-            assert unit is not None
-            rows.append((unit_at[unit.name], use.start, use.cycles, use.amount))
-        uses.append(rows)
+    unit_at = {name: k for k, u in enumerate(machine.units) for name in (u.name, *u.aliases)}
     ring = {b.name: k for k, b in enumerate(problem.buffers)}
-    spill, crossing = [], []
-    for e in problem.edges:
-        extra = 0
-        if problem.grouped and e.kind == "true":
-            extra = problem.spill_cost(problem.operations[position[e.source]])
-        spill.append(extra)
-        crossing.append(extra + (machine.signal_cost if problem.grouped else 0))
-    life: list[list[LifeUse]] = []
-    uses_of = last_uses(problem)
-    for o in problem.operations:
-        found = set()
-        for reader, edge, extra in uses_of[o.id]:
-            buffer = ring[edge.buffer] if edge.buffer is not None else -1
-            found.add(LifeUse(position[reader], extra + edge.distance, buffer))
-        life.append(sorted(found, key=lambda u: (u.target, u.distance, u.buffer)))
-    apart = never_together(problem, position) if problem.grouped else set()
-    delay = [e.delay for e in problem.edges]
-    for k, e in enumerate(problem.edges):
-        if (position[e.source], position[e.target]) in apart:
-            delay[k] += crossing[k]
-            crossing[k] = 0
-    source = np.array([position[e.source] for e in problem.edges], dtype=np.int64)
-    target = np.array([position[e.target] for e in problem.edges], dtype=np.int64)
-    part, cyclic = strong_parts(len(ids), source, target)
+    modes = [
+        tuple(_choice(problem, o, k, unit_at) for k in range(len(modes_of(o))))
+        for o in problem.operations
+    ]
+    ends = [(position[e.source], position[e.target]) for e in problem.edges]
+    least_extra = [min(m.extra for m in listed) for listed in modes]
+    delay = [e.delay + least_extra[u] for e, (u, _) in zip(problem.edges, ends, strict=True)]
+    spill, crossing = [0] * len(ends), [0] * len(ends)
+    apart: set[tuple[int, int]] = set()
+    if problem.grouped:
+        least_spill = [min(m.spill for m in listed) for listed in modes]
+        apart = never_together(problem, modes, ends)
+        for k, (e, (u, w)) in enumerate(zip(problem.edges, ends, strict=True)):
+            spill[k] = least_spill[u] if e.kind == "true" else 0
+            crossing[k] = spill[k] + machine.signal_cost
+            if (u, w) in apart:
+                delay[k] += crossing[k]
+                crossing[k] = 0
+    source, target = np.array(ends or [(0, 0)], dtype=np.int64)[: len(ends)].T
+    part, cyclic = _parts(len(ids), ends)
     return Instance(
         problem=problem,
+        original=problem,
+        chosen=[0] * len(ids),
         ids=ids,
-        latency=np.array([max(1, o.latency) for o in problem.operations], dtype=np.int64),
-        uses=uses,
+        modes=modes,
         capacity=[u.capacity for u in machine.units],
         source=source,
         target=target,
@@ -183,15 +272,36 @@ def index(problem: KernelProblem) -> Instance:
         spill=np.array(spill, dtype=np.int64),
         part=part,
         cyclic=cyclic,
-        life=life,
-        uses_of=uses_of,
-        issue=[o.issue_cycles for o in problem.operations],
+        live=live_uses(problem),
         groups=problem.group_count,
         apart=apart,
     )
 
 
-def never_together(problem: KernelProblem, position: dict[str, int]) -> set[tuple[int, int]]:
+def _choice(
+    problem: KernelProblem, operation: Operation, mode: int, unit_at: dict[str, int]
+) -> Choice:
+    extra = 0
+    o = operation
+    if operation.modes:
+        o = in_mode(operation, operation.modes[mode])
+        extra = extra_delay(operation, operation.modes[mode])
+    return Choice(
+        latency=max(1, o.latency),
+        issue=o.issue_cycles,
+        extra=extra,
+        spill=problem.spill_cost(o) if problem.grouped else 0,
+        uses=tuple((unit_at[u.unit], u.start, u.cycles, u.amount) for u in o.uses),
+        warps=o.min_warps,
+        registers=o.registers,
+        smem=o.smem_bytes,
+        tmem=o.tmem_columns,
+    )
+
+
+def never_together(
+    problem: KernelProblem, modes: list[tuple[Choice, ...]], ends: list[tuple[int, int]]
+) -> set[tuple[int, int]]:
     """Pairs of operations that no schedule puts into one group, in both orders.
 
     The ends of an edge between the producer group and another; and two results that are live
@@ -200,74 +310,107 @@ def never_together(problem: KernelProblem, position: dict[str, int]) -> set[tupl
     """
     operations = problem.operations
     out: set[tuple[int, int]] = set()
-    for e in problem.edges:
-        u, w = position[e.source], position[e.target]
+    for u, w in ends:
         if operations[u].variable_latency != operations[w].variable_latency:
             out |= {(u, w), (w, u)}
     per_warp = problem.machine.registers_per_warp
     if per_warp is None:
         return out
-    limit = per_warp * max(o.min_warps for o in operations)
+    limit = per_warp * max(m.warps for listed in modes for m in listed)
+    words = [min(m.registers for m in listed) for listed in modes]
+    extra = [min(m.extra for m in listed) for listed in modes]
     readers: dict[int, dict[int, int]] = {}
-    for e in problem.edges:
-        if e.kind == "true" and e.distance == 0 and e.buffer is None and e.delay >= 0:
-            row = readers.setdefault(position[e.source], {})
-            row[position[e.target]] = max(row.get(position[e.target], 0), e.delay)
+    for e, (u, w) in zip(problem.edges, ends, strict=True):
+        delay = e.delay + extra[u]
+        if e.kind == "true" and e.distance == 0 and e.buffer is None and delay >= 0:
+            row = readers.setdefault(u, {})
+            row[w] = max(row.get(w, 0), delay)
     for u, row in readers.items():
         for w in row:
             # From w's issue until x's, a positive time, both results are live.
             both = any(delay > 0 and x in row for x, delay in readers.get(w, {}).items())
-            if both and operations[u].registers + operations[w].registers > limit:
+            if both and words[u] + words[w] > limit:
                 out |= {(u, w), (w, u)}
     return out
 
 
-def strong_parts(n: int, source: Ints, target: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
+def _parts(n: int, ends: list[tuple[int, int]]) -> tuple[Ints, npt.NDArray[np.bool_]]:
     """Strongly connected part of every node, numbered in topological order, and whether the node
     lies on a cycle (self-loops included)."""
-    import networkx as nx
-
-    graph = nx.DiGraph()
-    graph.add_nodes_from(range(n))
-    graph.add_edges_from(zip(source.tolist(), target.tolist(), strict=True))
     part = np.zeros(n, dtype=np.int64)
     cyclic = np.zeros(n, dtype=np.bool_)
-    parts = list(nx.strongly_connected_components(graph))
-    for k, members in enumerate(reversed(parts)):
-        for v in members:
-            part[v] = k
-            cyclic[v] = len(members) > 1
-    cyclic[source[source == target]] = True
+    for k, members in enumerate(strong_parts(n, ends)):
+        part[members] = k
+        cyclic[members] = len(members) > 1
+    cyclic[[u for u, w in ends if u == w]] = True
     return part, cyclic
 
 
 def minimal_interval(instance: Instance) -> None:
     """Fill in the resource and the recurrence bound, and what binds them."""
-    instance.res_mii, instance.binding_unit = resource_bound(instance)
+    instance.res_mii, instance.binding_units = resource_bound(instance)
     instance.rec_mii, instance.binding_cycle = recurrence_bound(instance)
 
 
-def unit_bound(instance: Instance, unit: int) -> int:
-    """Smallest interval in which a unit can serve every operation once."""
-    capacity = instance.capacity[unit]
-    total, longest = 0, 1
-    for rows in instance.uses:
-        for k, _, cycles, amount in rows:
-            if k == unit:
-                total += cycles * amount
-                # A run longer than the interval overlaps itself in every iteration it spans.
-                longest = max(longest, -(-cycles // (capacity // amount)))
-    return max(longest, -(-total // capacity))
+def unit_bounds(instance: Instance) -> list[int]:
+    """Smallest interval in which each unit can serve every operation once, in its best mode."""
+    total, longest_run = [0] * len(instance.capacity), [1] * len(instance.capacity)
+    for modes in instance.modes:
+        tables = [_unit_load(instance, mode) for mode in modes]
+        for k in tables[0]:
+            # A unit that some mode leaves alone has nothing for sure.
+            if all(k in table for table in tables):
+                total[k] += min(table[k][0] for table in tables)
+                longest_run[k] = max(longest_run[k], min(table[k][1] for table in tables))
+    return [
+        max(run, -(-work // capacity))
+        for run, work, capacity in zip(longest_run, total, instance.capacity, strict=True)
+    ]
 
 
-def resource_bound(instance: Instance) -> tuple[int, str]:
-    """The largest `unit_bound`, and that unit's name."""
-    best, name = 1, ""
-    for k, unit in enumerate(instance.problem.machine.units):
-        value = unit_bound(instance, k)
-        if value > best or not name:
-            best, name = value, unit.name
-    return best, name
+def _unit_load(instance: Instance, mode: Choice) -> dict[int, tuple[int, int]]:
+    """A mode's work on each of its units, and the interval that its longest run alone needs."""
+    found: dict[int, tuple[int, int]] = {}
+    for k, _, cycles, amount in mode.uses:
+        work, alone = found.get(k, (0, 1))
+        # A run longer than the interval overlaps itself in every iteration it spans.
+        need = -(-cycles // (instance.capacity[k] // amount))
+        found[k] = (work + cycles * amount, max(alone, need))
+    return found
+
+
+def weighted_bound(instance: Instance, weights: Sequence[int]) -> int:
+    """Smallest interval by the weighted work on all units together.
+
+    In an interval of II the units do at most ``II * sum(weight * capacity)`` weighted work, and
+    every operation does at least that of its cheapest mode. Any weights, zero or more, give a
+    bound: they are the multipliers of the linear program that shares operations among modes.
+    """
+    room = sum(w * c for w, c in zip(weights, instance.capacity, strict=True))
+    work = sum(
+        min(sum(weights[k] * cycles * amount for k, _, cycles, amount in m.uses) for m in modes)
+        for modes in instance.modes
+    )
+    return -(-work // room) if room else 1
+
+
+def resource_bound(instance: Instance) -> tuple[int, dict[str, int]]:
+    """The largest interval that units prove, and their weights in the proof."""
+    names = [u.name for u in instance.problem.machine.units]
+    best = 1
+    binding: dict[str, int] = {}
+    for name, value in zip(names, unit_bounds(instance), strict=True):
+        if value > best or not binding:
+            best, binding = value, {name: 1}
+    if instance.multiple and len(names) > 1:
+        from cpsched.families.kernel.shares import unit_weights
+
+        weights = unit_weights(instance)
+        value = weighted_bound(instance, weights)
+        if value > best:
+            best = value
+            binding = {n: w for n, w in zip(names, weights, strict=True) if w}
+    return best, binding
 
 
 def recurrence_bound(instance: Instance) -> tuple[int, list[int]]:
@@ -372,12 +515,19 @@ def longest_paths(
     tails, heads = instance.source, instance.target
     if to:
         tails, heads = heads, tails
-    value = np.zeros(instance.n, dtype=np.int64) if seed is None else seed.copy()
-    if len(weight) == 0:
-        return value
-    for _ in range(instance.n + 1):
-        before = value.copy()
-        np.maximum.at(value, heads, value[tails] + weight)
-        if (before == value).all():
-            return value
-    return None
+    return longest(instance.n, tails, heads, weight, seed)
+
+
+def has_live_limits(instance: Instance) -> bool:
+    """Whether a limit on live results couples recurrences; without one, slots are enough."""
+    problem = instance.problem
+    machine = problem.machine
+    if problem.max_length is not None:
+        return True
+    return any(
+        (m.smem and machine.smem_bytes is not None)
+        or (m.tmem and machine.tmem_columns is not None)
+        or (problem.grouped and m.registers)
+        for modes in instance.modes
+        for m in modes
+    )

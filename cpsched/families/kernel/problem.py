@@ -48,6 +48,26 @@ class Use(Record):
     amount: Annotated[int, Field(ge=1, le=10**9)] = 1
 
 
+class Mode(Record):
+    """One of several ways to execute an operation; a field left null is the operation's own.
+
+    ``extra_delay`` is added to the delay of every edge that leaves the operation: the mode's
+    latency less the operation's when null. Units with a capacity of 100 make ``amount`` a share in
+    percent: a larger share of the compute or the network, a shorter latency.
+    """
+
+    name: Annotated[str, Field(max_length=1000)] = ""
+    latency: Cycles | None = None
+    uses: tuple[Use, ...] | None = None
+    issue: Cycles | None = None
+    extra_delay: Delay | None = None
+    min_warps: Annotated[int, Field(ge=1, le=64)] | None = None
+    registers: Count | None = None
+    smem_bytes: Count | None = None
+    tmem_columns: Count | None = None
+    spill_cost: Cycles | None = None
+
+
 class Operation(Record):
     """An operation of the loop body, issued once per iteration by one warp group.
 
@@ -63,7 +83,8 @@ class Operation(Record):
     issuing group), ``smem_bytes`` of shared memory and ``tmem_columns`` of tensor memory. A
     ``view`` only renames its inputs: what they hold stays live until the view's last use.
     ``spill_cost`` is the extra delay when a consumer in another group needs the registers (null:
-    the machine's price). ``group`` pins the operation to a warp group.
+    the machine's price). ``group`` pins the operation to a warp group. With ``modes`` it executes
+    in one of these, the same in every iteration; which one is a decision.
     """
 
     id: Name
@@ -81,6 +102,7 @@ class Operation(Record):
     tmem_columns: Count = 0
     spill_cost: Cycles | None = None
     group: Annotated[int, Field(ge=0, le=64)] | None = None
+    modes: Annotated[tuple[Mode, ...], Field(max_length=1000)] = ()
 
     @property
     def issue_cycles(self) -> int:
@@ -301,7 +323,20 @@ class KernelProblem(ProblemBase):
 
 
 def _check_operation(machine: Machine, o: Operation, place: str) -> None:
-    for j, use in enumerate(o.uses):
+    _check_uses(machine, o.uses, place)
+    for k, mode in enumerate(o.modes):
+        _check_uses(machine, mode.uses or (), f"{place}.modes.{k}")
+    if o.group is not None and (o.group == 0) != o.variable_latency:
+        raise ProblemError(
+            "exactly the variable-latency operations belong to group 0",
+            place=f"{place}.group",
+            value=o.group,
+            remedy="Correct the pinned group or variable_latency.",
+        )
+
+
+def _check_uses(machine: Machine, uses: tuple[Use, ...], place: str) -> None:
+    for j, use in enumerate(uses):
         unit = machine.unit(use.unit)
         if unit is None:
             known = ", ".join(u.name for u in machine.units) or "none"
@@ -318,24 +353,29 @@ def _check_operation(machine: Machine, o: Operation, place: str) -> None:
                 value=use.amount,
                 remedy="Lower the amount or raise the capacity.",
             )
-    if o.group is not None and (o.group == 0) != o.variable_latency:
-        raise ProblemError(
-            "exactly the variable-latency operations belong to group 0",
-            place=f"{place}.group",
-            value=o.group,
-            remedy="Correct the pinned group or variable_latency.",
-        )
 
 
 def zero_distance_cycle(problem: KernelProblem) -> list[str]:
-    """Ids along a cycle of zero distance and positive delay, or an empty list.
+    """Ids along a cycle of zero distance and positive delay in every mode, or an empty list.
 
     Edges of a buffer count with its depth at least 1.
     """
+    extra = {
+        o.id: min((extra_delay(o, mode) for mode in o.modes), default=0) for o in problem.operations
+    }
     edges = [
-        (e.source, e.target, e.delay) for e in problem.edges if e.distance == 0 and e.buffer is None
+        (e.source, e.target, e.delay + extra[e.source])
+        for e in problem.edges
+        if e.distance == 0 and e.buffer is None
     ]
-    return _positive_cycle([o.id for o in problem.operations], edges)
+    return _positive_cycle(list(extra), edges)
+
+
+def extra_delay(operation: Operation, mode: Mode) -> int:
+    """Cycles that a mode adds to the delay of every edge that leaves its operation."""
+    if mode.extra_delay is not None:
+        return mode.extra_delay
+    return 0 if mode.latency is None else mode.latency - operation.latency
 
 
 def _positive_cycle(nodes: list[str], edges: list[tuple[str, str, int]]) -> list[str]:
@@ -363,13 +403,15 @@ def _positive_cycle(nodes: list[str], edges: list[tuple[str, str, int]]) -> list
 
 
 class Placement(Record):
-    """When an operation of iteration 0 starts, and which warp group issues it (null without)."""
+    """When an operation of iteration 0 starts, which warp group issues it (null without), and in
+    which of its modes it executes, counted from 0."""
 
     operation: Name
     start: Annotated[int, Field(ge=0, le=10**15)]
     stage: Annotated[int, Field(ge=0, le=10**15)]
     slot: Annotated[int, Field(ge=0, le=10**15)]
     group: Annotated[int, Field(ge=0, le=64)] | None = None
+    mode: Annotated[int, Field(ge=0, le=1000)] = 0
 
 
 class BufferDepth(Record):

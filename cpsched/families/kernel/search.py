@@ -15,7 +15,7 @@ from cpsched.families.kernel.check import check
 from cpsched.families.kernel.layout import schedule_from, stages_for
 from cpsched.families.kernel.model import KernelModel, Slots
 from cpsched.families.kernel.objectives import EXPRESSIONS
-from cpsched.families.kernel.prepare import Instance, longest_paths
+from cpsched.families.kernel.prepare import Instance, has_live_limits, longest_paths
 from cpsched.families.kernel.problem import KernelSchedule
 from cpsched.result import Bound
 
@@ -45,7 +45,7 @@ def monotone(instance: Instance) -> bool:
     """
     problem = instance.problem
     return (
-        all(offset == 0 for rows in instance.uses for _, offset, _, _ in rows)
+        all(start == 0 for ms in instance.modes for m in ms for _, start, _, _ in m.uses)
         and bool((instance.delay >= 0).all())
         and problem.max_length is None
     )
@@ -58,15 +58,13 @@ def saturation(instance: Instance) -> int:
     over. If the interval exceeds the sum of busy times, some slot meets no busy operation; taking
     that slot out of the circle breaks no constraint.
     """
-    busy = [max([1, c, *(s + n for _, s, n, _ in rows)]) for c, rows in _busy(instance)]
-    for e in range(len(instance.source)):
-        u = int(instance.source[e])
-        busy[u] = max(busy[u], int(instance.delay[e] + instance.crossing[e]))
+    busy = [
+        max(max([1, m.issue, *(start + c for _, start, c, _ in m.uses)]) for m in modes)
+        for modes in instance.modes
+    ]
+    for u, delay in zip(instance.source.tolist(), instance.longest_delay.tolist(), strict=True):
+        busy[u] = max(busy[u], delay)
     return sum(busy)
-
-
-def _busy(instance: Instance) -> list[tuple[int, list[tuple[int, int, int, int]]]]:
-    return list(zip(instance.issue, instance.uses, strict=True))
 
 
 @dataclass
@@ -166,7 +164,9 @@ class _Intervals:
         if tail is None:
             return False
         shortest = int(tail.max())
-        enough = sufficient_horizon(instance, interval)
+        enough = within_limit(instance, sufficient_horizon(instance, interval))
+        if shortest > enough:
+            return False
         horizons = [shortest + int(periods * interval) for periods in HORIZONS]
         horizons = sorted({min(h, enough) for h in horizons})
         coupled = has_live_limits(instance)
@@ -297,36 +297,29 @@ def sufficient_horizon(instance: Instance, interval: int) -> int:
     reach, shallow = instance.reach(), instance.reach(largest=False)
     for e in range(len(instance.source)):
         u, w = int(instance.source[e]), int(instance.target[e])
-        ahead = int(instance.delay[e] + instance.crossing[e]) + interval * (1 - int(shallow[e]))
+        ahead = int(instance.longest_delay[e]) + interval * (1 - int(shallow[e]))
         back = interval * int(reach[e]) - int(instance.delay[e])
         longest = max(0, ahead, back)
         span[u], span[w] = max(span[u], longest), max(span[w], longest)
-    return sum(span) + interval + int(instance.latency.max())
+    return sum(span) + interval + max(m.latency for modes in instance.modes for m in modes)
 
 
-def has_live_limits(instance: Instance) -> bool:
-    """Whether a limit on live results couples recurrences; without one, slots are enough."""
-    problem = instance.problem
-    machine = problem.machine
-    if problem.max_length is not None:
-        return True
-    return any(
-        (o.smem_bytes and machine.smem_bytes is not None)
-        or (o.tmem_columns and machine.tmem_columns is not None)
-        or (problem.grouped and o.registers)
-        for o in problem.operations
-    )
+def within_limit(instance: Instance, horizon: int) -> int:
+    """A horizon, at most the length that the problem allows."""
+    limit = instance.problem.max_length
+    return horizon if limit is None else min(horizon, limit)
 
 
 def realise(instance: Instance, interval: int, slots: Slots) -> KernelSchedule | None:
     """A valid schedule with these slots and groups, or None when live ranges do not fit."""
+    instance = instance.resolve(slots.mode)
     for late in (False, True):
         stage = stages_for(instance, interval, slots.slot, slots.group, slots.depth, late=late)
         if stage is None:
             return None
         starts = [s + interval * int(k) for s, k in zip(slots.slot, stage, strict=True)]
         schedule = schedule_from(instance, interval, starts, slots.group, slots.depth)
-        if not check(instance.problem, schedule):
+        if not check(instance.original, schedule):
             return schedule
     return None
 
@@ -335,7 +328,8 @@ def extract(instance: Instance, model: KernelModel, values: list[int]) -> Kernel
     """The schedule of a linked solution."""
     slots = model.slots(values)
     starts = [s + model.interval * k for s, k in zip(slots.slot, slots.stage, strict=True)]
-    return schedule_from(instance, model.interval, starts, slots.group, slots.depth)
+    chosen = instance.resolve(slots.mode)
+    return schedule_from(chosen, model.interval, starts, slots.group, slots.depth)
 
 
 # ---------------------------------------------------------------------- hints
@@ -354,6 +348,10 @@ def repair(instance: Instance, run: Run, schedule: KernelSchedule) -> None:
             slot=[placed[name].start % interval for name in instance.ids],
             stage=[],
             group=[placed[name].group if instance.groups else None for name in instance.ids],
+            mode=[
+                min(placed[name].mode, len(modes) - 1)
+                for name, modes in zip(instance.ids, instance.modes, strict=True)
+            ],
             depth=[
                 min(max(depth.get(b.name, b.min_depth), b.min_depth), b.max_depth)
                 for b in instance.problem.buffers
@@ -366,7 +364,7 @@ def repair(instance: Instance, run: Run, schedule: KernelSchedule) -> None:
         if found is not None:
             run.offer(found, "repair")
             return
-    horizon = max(schedule.length, instance.mii) + 2 * interval
+    horizon = within_limit(instance, max(schedule.length, instance.mii) + 2 * interval)
     model = KernelModel(instance, interval, run.clock, horizon=horizon)
     if not model.possible:
         return
@@ -409,7 +407,7 @@ def _improve(instance: Instance, run: Run, level: int, seconds: float) -> None:
     values = dict(zip(names, incumbent.values, strict=True))
     horizon = schedule.length
     if "length" not in names[: level + 1]:
-        horizon += 2 * interval
+        horizon = within_limit(instance, horizon + 2 * interval)
     model = KernelModel(instance, interval, run.clock, horizon=horizon)
     for name in names[:level]:
         if name not in ("initiation_interval", "length"):
@@ -464,6 +462,8 @@ def hint(instance: Instance, model: KernelModel, schedule: KernelSchedule) -> No
         if p.group is not None:
             # The model numbers groups by their first member.
             relabel.setdefault(p.group, len(relabel))
+        for k, term in enumerate(model.v.mode[o]):
+            give(term, int(k == p.mode))
     renamed = all(o.group is None for o in instance.problem.operations)
     for o, row in enumerate(model.v.member):
         p = placed.get(instance.ids[o])

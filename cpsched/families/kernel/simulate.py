@@ -4,19 +4,20 @@ Each group issues its operations in the order of the schedule and never looks ah
 holds an operation until the operations it depends on, in this or earlier iterations, have been
 issued and their delays have passed. Whatever passes between groups, and whatever an operation
 holds in shared or tensor memory, goes through a ring of the chosen depth: its producer waits until
-the slot it overwrites was read. Units are not modelled: the check of the period covers them.
+the slot it overwrites was read. Units are not modelled: the flat layout covers them.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import networkx as nx
+from cpsched.families.kernel.flat import Layout
+from cpsched.families.kernel.graph import strong_parts
 
-from cpsched.families.kernel.live import last_uses, lifetimes
-from cpsched.families.kernel.problem import Edge, KernelProblem, KernelSchedule
+#: Most iterations that are executed.
+MOST_ITERATIONS = 64
 
 
 @dataclass(frozen=True)
@@ -32,142 +33,167 @@ class Execution:
     times: dict[tuple[str, int], int]
 
 
-#: The uses of every operation's result, as `last_uses` gives them.
-Uses = dict[str, list[tuple[str, Edge, int]]]
+@dataclass(frozen=True)
+class _Wait:
+    """``target`` waits for ``source`` of ``distance`` iterations before, and ``delay`` more."""
+
+    source: int
+    target: int
+    distance: int
+    delay: int
 
 
-def program_order(
-    problem: KernelProblem, schedule: KernelSchedule, uses: Uses | None = None
-) -> tuple[dict[str, int], dict[str, int]]:
+def program_order(layout: Layout) -> tuple[list[int], list[int]]:
     """A rank of every operation that breaks ties of starts: who is waited for comes first.
 
     Also the number of each operation's knot: operations of one knot wait for each other in the
     same cycle (a cycle of zero delays), so they execute as one.
     """
-    graph = nx.DiGraph()
-    names = [o.id for o in problem.operations]
-    place = {name: k for k, name in enumerate(names)}
-    graph.add_nodes_from(names)
-    period = schedule.initiation_interval
-    start = {p.operation: p.start for p in schedule.operations}
-    for source, target, distance, _ in _waits(problem, schedule, uses):
-        if start[target] + distance * period == start[source]:
-            graph.add_edge(source, target)
-    rank: dict[str, int] = {}
-    knot: dict[str, int] = {}
-    # Contract cycles of simultaneous operations: their members keep the order of the file.
-    parts = nx.condensation(graph)
-    for node in nx.lexicographical_topological_sort(
-        parts, key=lambda k: min(place[m] for m in parts.nodes[k]["members"])
-    ):
-        for member in sorted(parts.nodes[node]["members"], key=place.__getitem__):
-            rank[member] = len(rank)
-            knot[member] = node
+    n, start = len(layout.operations), layout.start.tolist()
+    together = [
+        (wait.source, wait.target)
+        for wait in _waits(layout)
+        if start[wait.target] + wait.distance * layout.period == start[wait.source]
+    ]
+    parts = [sorted(part) for part in strong_parts(n, together)]
+    knot = [0] * n
+    for k, part in enumerate(parts):
+        for o in part:
+            knot[o] = k
+    # Ranks follow a topological order in which the file's order breaks ties.
+    open_inputs = [0] * len(parts)
+    after: list[list[int]] = [[] for _ in parts]
+    for u, w in together:
+        if knot[u] != knot[w]:
+            after[knot[u]].append(knot[w])
+            open_inputs[knot[w]] += 1
+    queue = [(part[0], k) for k, part in enumerate(parts) if not open_inputs[k]]
+    heapq.heapify(queue)
+    rank, count = [0] * n, 0
+    while queue:
+        _, k = heapq.heappop(queue)
+        for o in parts[k]:
+            rank[o] = count
+            count += 1
+        for other in after[k]:
+            open_inputs[other] -= 1
+            if not open_inputs[other]:
+                heapq.heappush(queue, (parts[other][0], other))
     return rank, knot
 
 
-def _waits(
-    problem: KernelProblem, schedule: KernelSchedule, uses: Uses | None = None
-) -> Iterator[tuple[str, str, int, int]]:
-    """Who waits for whom: (source, target, iterations back, delay)."""
-    depth = {b.buffer: b.depth for b in schedule.buffers}
-    group = {p.operation: p.group for p in schedule.operations}
-    operations = {o.id: o for o in problem.operations}
-    for e in problem.edges:
-        if e.delay < 0:
-            continue  # bounds a difference from above: no barrier enforces it
-        delay = e.delay
-        if group[e.source] != group[e.target]:
-            delay += problem.machine.signal_cost
-            if e.kind == "true":
-                delay += problem.spill_cost(operations[e.source])
-        distance = e.distance + (depth[e.buffer] if e.buffer is not None else 0)
-        yield e.source, e.target, distance, delay
-    uses = uses or last_uses(problem)
-    for name, ring in ring_depths(problem, schedule, uses).items():
-        for reader, edge, extra in uses[name]:
-            distance = extra + edge.distance + (depth[edge.buffer] if edge.buffer else 0)
-            # An operation that updates its own result reads the old one before it writes.
-            if reader != name:
-                yield reader, name, ring - distance, 0
+def _waits(layout: Layout) -> Iterator[_Wait]:
+    delays = (layout.delay + layout.spill + layout.signal).tolist()
+    rows = zip(
+        layout.source.tolist(),
+        layout.target.tolist(),
+        layout.distance.tolist(),
+        layout.delay.tolist(),
+        delays,
+        strict=True,
+    )
+    for u, w, distance, own, delay in rows:
+        # A negative delay bounds a difference from above: no barrier enforces it.
+        if own >= 0:
+            yield _Wait(u, w, distance, delay)
+    rings = ring_depths(layout)
+    reach = layout.uses.reach(layout.ring_depth).tolist()
+    for owner, reader, distance in zip(
+        layout.uses.owner.tolist(), layout.uses.reader.tolist(), reach, strict=True
+    ):
+        # An operation that updates its own result reads the old one before it writes.
+        if owner in rings and reader != owner:
+            yield _Wait(reader, owner, rings[owner] - distance, 0)
 
 
-def simulate(
-    problem: KernelProblem,
-    schedule: KernelSchedule,
-    iterations: int | None = None,
-    uses: Uses | None = None,
-) -> Execution:
+def simulate(layout: Layout, iterations: int | None = None) -> Execution:
     """Execute a schedule in order; the number of iterations covers every overlap by default."""
-    period = schedule.initiation_interval
-    uses = uses or last_uses(problem)
-    rank, knot = program_order(problem, schedule, uses)
-    start = {p.operation: p.start for p in schedule.operations}
-    waits: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
+    period, start = layout.period, layout.start.tolist()
+    names = [o.id for o in layout.operations]
+    rank, knot = program_order(layout)
+    waits: list[list[_Wait]] = [[] for _ in names]
     farthest = 0
-    for source, target, distance, delay in _waits(problem, schedule, uses):
-        together = start[target] + distance * period == start[source]
-        if knot[source] == knot[target] and together:
+    for wait in _waits(layout):
+        together = start[wait.target] + wait.distance * period == start[wait.source]
+        if knot[wait.source] == knot[wait.target] and together:
             continue
-        waits[target].append((source, distance, delay))
-        farthest = max(farthest, distance)
-    count = iterations or min(schedule.stages + farthest + 2, 64)
-    programs: dict[int | None, list[tuple[int, int, str, int]]] = defaultdict(list)
-    for p in schedule.operations:
-        for i in range(count):
-            programs[p.group].append((p.start + i * period, rank[p.operation], p.operation, i))
-    queues = {g: deque(sorted(program)) for g, program in programs.items()}
-    times: dict[tuple[str, int], int] = {}
-    clock: dict[int | None, int] = dict.fromkeys(queues, 0)
+        waits[wait.target].append(wait)
+        farthest = max(farthest, wait.distance)
+    count = iterations or min(layout.schedule.stages + farthest + 2, MOST_ITERATIONS)
+    programs: dict[int | None, list[tuple[int, int, int, int]]] = {}
+    for o, group in enumerate(layout.group):
+        programs.setdefault(group, []).extend(
+            (start[o] + i * period, rank[o], o, i) for i in range(count)
+        )
+    for program in programs.values():
+        program.sort()
+    issued: list[list[int | None]] = [[None] * count for _ in names]
+    position = dict.fromkeys(programs, 0)
+    clock: dict[int | None, int] = dict.fromkeys(programs, 0)
+    executed = 0
 
-    def blocked(name: str, i: int) -> tuple[str, int] | None:
-        for source, distance, _ in waits[name]:
-            if 0 <= i - distance < count and (source, i - distance) not in times:
-                return source, i - distance
+    def blocked(o: int, i: int) -> _Wait | None:
+        for wait in waits[o]:
+            back = i - wait.distance
+            if 0 <= back < count and issued[wait.source][back] is None:
+                return wait
         return None
 
     moved = True
     while moved:
         moved = False
-        for g, queue in queues.items():
-            while queue and blocked(queue[0][2], queue[0][3]) is None:
-                _, _, name, i = queue.popleft()
-                ready = [
-                    times[(source, i - distance)] + delay
-                    for source, distance, delay in waits[name]
-                    if 0 <= i - distance < count
-                ]
-                clock[g] = times[(name, i)] = max([clock[g], *ready])
+        for g, program in programs.items():
+            k = position[g]
+            while k < len(program) and blocked(*program[k][2:]) is None:
+                _, _, o, i = program[k]
+                now = clock[g]
+                for wait in waits[o]:
+                    back = i - wait.distance
+                    if 0 <= back < count:
+                        done = issued[wait.source][back]
+                        assert done is not None
+                        now = max(now, done + wait.delay)
+                clock[g] = issued[o][i] = now
+                k += 1
+                executed += 1
                 moved = True
+            position[g] = k
     stuck = []
-    for g, queue in queues.items():
-        if queue:
-            _, _, name, i = queue[0]
-            other = blocked(name, i)
-            assert other is not None
+    for g, program in programs.items():
+        if position[g] < len(program):
+            _, _, o, i = program[position[g]]
+            missing = blocked(o, i)
+            assert missing is not None
             stuck.append(
-                f"group {g} waits in {name} of iteration {i} for {other[0]} of iteration {other[1]}"
+                f"group {g} waits in {names[o]} of iteration {i} for {names[missing.source]} of "
+                f"iteration {i - missing.distance}"
             )
-    return Execution(len(times), tuple(stuck), times)
+    times = {
+        (name, i): time
+        for name, row in zip(names, issued, strict=True)
+        for i, time in enumerate(row)
+        if time is not None
+    }
+    return Execution(executed, tuple(stuck), times)
 
 
-def ring_depths(
-    problem: KernelProblem, schedule: KernelSchedule, uses: Uses | None = None
-) -> dict[str, int]:
+def ring_depths(layout: Layout) -> dict[int, int]:
     """Slots of the ring behind every result that another group reads or that memory holds.
 
-    The depth stated in the schedule, else the number of iterations whose result is live.
+    The depth stated in the schedule, else the number of iterations whose result is live; by the
+    operation's index.
     """
-    stated = {b.buffer: b.depth for b in schedule.buffers}
-    start = {p.operation: p.start for p in schedule.operations}
-    group = {p.operation: p.group for p in schedule.operations}
-    alive = lifetimes(problem, start, schedule.initiation_interval, stated, uses)
+    edges = layout.problem.edges
     crossing = {
-        e.source for e in problem.edges if e.kind == "true" and group[e.source] != group[e.target]
+        u
+        for u, e, crosses in zip(
+            layout.source.tolist(), edges, layout.crosses.tolist(), strict=True
+        )
+        if crosses and e.kind == "true"
     }
-    held = {o.id for o in problem.operations if o.smem_bytes or o.tmem_columns}
+    copies = layout.copies.tolist()
     return {
-        name: stated.get(name) or max(1, -(-alive[name] // schedule.initiation_interval))
-        for name in [o.id for o in problem.operations]
-        if name in crossing or name in held
+        k: layout.depth.get(o.id) or max(1, copies[k])
+        for k, o in enumerate(layout.operations)
+        if k in crossing or o.smem_bytes or o.tmem_columns
     }

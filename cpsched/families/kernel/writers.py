@@ -7,7 +7,8 @@ import json
 from cpsched.errors import ProblemError
 from cpsched.families import Writer
 from cpsched.families.kernel.expand import pseudo_code, to_json
-from cpsched.families.kernel.problem import KernelProblem, KernelSchedule
+from cpsched.families.kernel.modes import in_mode, modes_of
+from cpsched.families.kernel.problem import KernelProblem, KernelSchedule, extra_delay
 
 
 def annotate(problem: KernelProblem, schedule: KernelSchedule) -> str:
@@ -19,6 +20,8 @@ def annotate(problem: KernelProblem, schedule: KernelSchedule) -> str:
         p = placed[o.id]
         fields = o.model_dump(mode="json", exclude_defaults=True)
         fields |= {"start": p.start, "stage": p.stage, "slot": p.slot, "group": p.group}
+        if o.modes:
+            fields["mode"] = p.mode
         nodes.append(fields)
     return (
         json.dumps(
@@ -62,27 +65,22 @@ def minizinc(problem: KernelProblem, schedule: KernelSchedule | None = None) -> 
     at = {o.id: k + 1 for k, o in enumerate(problem.operations)}
     ring = {b.name: k + 1 for k, b in enumerate(problem.buffers)}
     unit = {u.name: k + 1 for k, u in enumerate(machine.units)}
+    modes = [
+        (in_mode(o, mode), extra_delay(o, mode)) for o in problem.operations for mode in modes_of(o)
+    ]
     uses = [
-        (at[o.id], unit[u.name], use.start, use.cycles, use.amount)
-        for o in problem.operations
+        (k, unit[u.name], use.start, use.cycles, use.amount)
+        for k, (o, _) in enumerate(modes, 1)
         for use in o.uses
         if (u := machine.unit(use.unit)) is not None
     ]
-    serial = sum(
-        max(
-            1,
-            o.latency,
-            o.issue_cycles,
-            *(u.start + u.cycles for u in o.uses),
-            *(
-                e.delay + problem.spill_cost(o) + machine.signal_cost
-                for e in problem.edges
-                if e.source == o.id
-            ),
-            0,
-        )
-        for o in problem.operations
-    )
+    longest = dict.fromkeys(at, 1)
+    for o, extra in modes:
+        delays = [e.delay for e in problem.edges if e.source == o.id]
+        crossing = extra + problem.spill_cost(o) + machine.signal_cost
+        ends = [o.latency, o.issue_cycles, *(u.start + u.cycles for u in o.uses)]
+        longest[o.id] = max(longest[o.id], *ends, *(d + crossing for d in delays))
+    serial = sum(longest.values())
     most = problem.max_initiation_interval or serial
     unlimited = 10**9
 
@@ -93,14 +91,17 @@ def minizinc(problem: KernelProblem, schedule: KernelSchedule | None = None) -> 
     memory = {"smem": 1, "tmem": 2, "registers": 3}
     data = {
         "n": len(at),
-        "latency": [max(1, o.latency) for o in problem.operations],
-        "issue": [o.issue_cycles for o in problem.operations],
         "variable": [o.variable_latency for o in problem.operations],
-        "warps": [o.min_warps for o in problem.operations],
-        "registers": [o.registers for o in problem.operations],
-        "smem_bytes": [o.smem_bytes for o in problem.operations],
-        "tmem_columns": [o.tmem_columns for o in problem.operations],
-        "spill_cost": [problem.spill_cost(o) for o in problem.operations],
+        "modes": len(modes),
+        "mode_operation": [at[o.id] for o, _ in modes],
+        "latency": [max(1, o.latency) for o, _ in modes],
+        "extra_delay": [extra for _, extra in modes],
+        "issue": [o.issue_cycles for o, _ in modes],
+        "warps": [o.min_warps for o, _ in modes],
+        "registers": [o.registers for o, _ in modes],
+        "smem_bytes": [o.smem_bytes for o, _ in modes],
+        "tmem_columns": [o.tmem_columns for o, _ in modes],
+        "spill_cost": [problem.spill_cost(o) for o, _ in modes],
         "edges": len(problem.edges),
         "source": [at[e.source] for e in problem.edges],
         "target": [at[e.target] for e in problem.edges],
@@ -113,7 +114,7 @@ def minizinc(problem: KernelProblem, schedule: KernelSchedule | None = None) -> 
         "units": len(unit),
         "capacity": [u.capacity for u in machine.units],
         "uses": len(uses),
-        "use_operation": [u[0] for u in uses],
+        "use_mode": [u[0] for u in uses],
         "use_unit": [u[1] for u in uses],
         "use_start": [u[2] for u in uses],
         "use_cycles": [u[3] for u in uses],

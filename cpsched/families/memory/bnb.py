@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from cpsched.core.clock import Clock
 from cpsched.families.memory import kernels_search as kernels
 from cpsched.families.memory.prepare import Ints
 
@@ -49,11 +50,18 @@ def parts_of(
     piece_block: Ints,
     piece_start: Ints,
     piece_end: Ints,
+    clock: Clock | None = None,
 ) -> Parts:
     """Sections and neighbours of blocks that occupy their full size during their pieces.
 
     Only sections whose set of live blocks is not part of a neighbouring one's are kept.
+
+    Raises
+    ------
+    OutOfTime
+        When the clock runs out.
     """
+    check = clock.check if clock is not None else lambda: None
     n = len(size)
     periods = int(piece_end.max(initial=0))
     begins = np.zeros(periods + 1, dtype=bool)
@@ -76,14 +84,18 @@ def parts_of(
     lists = [sorted(set(one)) for one in lists]
     sec_at, sec = _csr(lists)
     live_lists: list[list[int]] = [[] for _ in range(len(section))]
+    check()
     for b, one in enumerate(lists):
         for s in one:
             live_lists[s].append(b)
     live_at, live = _csr(live_lists)
     near_sets: list[set[int]] = [set() for _ in range(n)]
     for group in live_lists:
-        for b in group:
+        for k, b in enumerate(group):
+            if k % 64 == 0:
+                check()
             near_sets[b].update(group)
+    check()
     for b in range(n):
         near_sets[b].discard(b)
     near_at, near = _csr([sorted(one) for one in near_sets])

@@ -22,7 +22,8 @@ def loads(instance: Instance) -> Ints:
     """
     periods = len(instance.times)
     change = np.zeros(periods + 1, dtype=np.int64)
-    several = np.bincount(instance.piece_block, minlength=instance.n) > 1
+    # Pieces of one buffer never overlap in time, those of aliases may.
+    several = np.bincount(instance.block_of, minlength=instance.n) > 1
     single = ~several[instance.piece_block]
     heights = instance.piece_high - instance.piece_low
     np.add.at(change, instance.piece_start[single], heights[single])
@@ -94,6 +95,8 @@ def _reach(problem: MemoryProblem, owner: dict[str, str], shift: dict[str, int],
 
 
 def _shifts(buffers: tuple[Buffer, ...]) -> dict[str, int]:
+    if all(b.alias is None for b in buffers):
+        return dict.fromkeys((b.id for b in buffers), 0)
     index = {b.id: b for b in buffers}
     out: dict[str, int] = {}
     for buffer in buffers:
@@ -117,10 +120,16 @@ def allocation_bound(instance: Instance) -> Bound:
     load = loads(instance)
     if len(load) == 0:
         return Bound(0, "load", "height", {"time": 0})
-    candidates = np.argsort(-load, kind="stable")[: 20 if len(instance.size) <= 5000 else 1]
-    value, time = max(
-        ((load_at(problem, int(instance.times[t])), -int(instance.times[t])) for t in candidates),
-    )
+    if instance.takes or (instance.modulus > 1).any():
+        most = 20 if len(instance.size) <= 5000 else 1
+        candidates = np.argsort(-load, kind="stable")[:most]
+        value, time = max(
+            (load_at(problem, int(instance.times[t])), -int(instance.times[t])) for t in candidates
+        )
+    else:
+        # Nothing is shared or rounded up: `load_at` counts the same bytes.
+        fullest = int(load.argmax())
+        value, time = int(load[fullest]) * instance.unit, -int(instance.times[fullest])
     capacity = problem.capacity
     if capacity is not None and value > capacity:
         raise Infeasible(
@@ -129,6 +138,24 @@ def allocation_bound(instance: Instance) -> Bound:
             "load",
         )
     return Bound(value, "load", "height", {"time": -time})
+
+
+def reach(problem: MemoryProblem, name: str) -> int:
+    """The least end of a buffer: where it is pinned, or as deep in its owner as its alias says."""
+    buffer = next(b for b in problem.buffers if b.id == name)
+    start = _shifts(problem.buffers)[name] if buffer.offset is None else buffer.offset
+    return start + buffer.size
+
+
+def size_bound(problem: MemoryProblem) -> Bound:
+    """The height that one buffer reaches by its size and position alone, alive or not."""
+    shift = _shifts(problem.buffers)
+    value, name = max(
+        ((shift[b.id] if b.offset is None else b.offset) + b.size, b.id)
+        for b in problem.buffers
+        if b.size > 0
+    )
+    return Bound(value, "size", "height", {"buffer": name})
 
 
 def operation_need(problem: MemoryProblem, name: str) -> int:
@@ -140,7 +167,8 @@ def operation_need(problem: MemoryProblem, name: str) -> int:
 
 def operation_load(problem: MemoryProblem) -> tuple[int, str]:
     """The largest need of a single operation, and which one has it."""
-    return max((operation_need(problem, o.id), o.id) for o in problem.operations)
+    size = {b.id: b.size for b in problem.buffers}
+    return max((sum(size[x] for x in {*o.inputs, *o.outputs}), o.id) for o in problem.operations)
 
 
 def use_knapsack(problem: MemoryProblem) -> int:
@@ -183,8 +211,14 @@ def recompute(problem: MemoryProblem, bound: Bound) -> Number:
     """
     if bound.argument == "load":
         return load_at(problem, int(bound.data["time"]))
+    if bound.argument == "size":
+        return reach(problem, str(bound.data["buffer"]))
     if bound.argument == "use-knapsack":
         return use_knapsack(problem)
+    if bound.argument == "prices":
+        from cpsched.families.memory.mapping_bound import least_time, prices_from
+
+        return least_time(problem, prices_from(problem, bound.data))
     if bound.argument == "operation":
         return operation_need(problem, str(bound.data["operation"]))
     if bound.argument == "work":

@@ -5,7 +5,7 @@ It imports neither the model nor the core; it is what every schedule must pass.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -153,6 +153,8 @@ def _check_place(
 def owners(buffers: Sequence[Buffer]) -> dict[str, str]:
     """The buffer that owns each buffer's memory: the end of its chain of aliases."""
     of = {b.id: b.alias.of if b.alias else b.id for b in buffers}
+    if all(b.alias is None for b in buffers):
+        return of
     out: dict[str, str] = {}
     for name in of:
         chain = [name]
@@ -200,11 +202,15 @@ def _check_overlaps(problem: MemoryProblem, offset: dict[str, int]) -> list[Viol
     return out
 
 
-def overlapping(rectangles: Sequence[tuple[int, int, int, int, Any]]) -> list[tuple[int, int]]:
+def overlapping(
+    rectangles: Sequence[tuple[int, int, int, int, Any]],
+    tick: Callable[[], object] | None = None,
+) -> list[tuple[int, int]]:
     """Pairs of rectangles ``(start, end, low, high, ...)`` that overlap in time and space.
 
     A sweep over time keeps the live rectangles in numpy slots, so that each newcomer is compared
     with all of them at once. Empty and reversed ones overlap with nothing. Stops after many pairs.
+    ``tick`` is called every thousand events; it may raise to end the sweep.
     """
     listed = [(i, r) for i, r in enumerate(rectangles) if r[0] < r[1]]
     events = sorted([(r[0], 1, i) for i, r in listed] + [(r[1], 0, i) for i, r in listed])
@@ -218,7 +224,9 @@ def overlapping(rectangles: Sequence[tuple[int, int, int, int, Any]]) -> list[tu
     free = list(range(most - 1, -1, -1))
     slot: dict[int, int] = {}
     pairs: list[tuple[int, int]] = []
-    for _, opens, i in events:
+    for count, (_, opens, i) in enumerate(events):
+        if tick is not None and count % 1024 == 0:
+            tick()
         if not opens:
             k = slot.pop(i)
             low[k] = high[k] = 0

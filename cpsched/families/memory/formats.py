@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 from cpsched.errors import ProblemError
 from cpsched.families import Format, Writer
+from cpsched.families.memory.minizinc import write_minizinc
 from cpsched.families.memory.problem import Buffer, Gap, MemoryProblem, MemorySchedule
 from cpsched.problem import LARGEST
 
@@ -283,50 +283,6 @@ def _gap_text(gap: Gap) -> str:
     return f"{gap.lower}-{gap.upper}{window}"
 
 
-def write_minizinc(problem: MemoryProblem, schedule: MemorySchedule | None = None) -> str:
-    """Data of an allocation for ``models/memory.mzn``, as JSON.
-
-    Raises
-    ------
-    ProblemError
-        For the other forms.
-    """
-    from cpsched.families.memory.check import owners, pieces_of
-
-    if problem.form != "allocation":
-        raise ProblemError(
-            "the MiniZinc model covers allocations",
-            place="form",
-            value=problem.form,
-            remedy="Order or map first, and write the lifetimes that follow.",
-        )
-    number = {b.id: i + 1 for i, b in enumerate(problem.buffers)}
-    owner = owners(problem.buffers)
-    rows = [(number[b.id], *piece) for b in problem.buffers for piece in pieces_of(b)]
-    total = sum(b.size + b.alignment + (b.offset or 0) for b in problem.buffers)
-    data = {
-        "n": len(problem.buffers),
-        "limit": total if problem.capacity is None else problem.capacity,
-        "size": [b.size for b in problem.buffers],
-        "alignment": [b.alignment for b in problem.buffers],
-        "pinned": [-1 if b.offset is None else b.offset for b in problem.buffers],
-        "owner": [number[owner[b.id]] for b in problem.buffers],
-        "alias_of": [number[b.alias.of] if b.alias else 0 for b in problem.buffers],
-        "shift": [b.alias.shift if b.alias else 0 for b in problem.buffers],
-        "pieces": len(rows),
-        "piece_of": [r[0] for r in rows],
-        "from": [r[1] for r in rows],
-        "to": [r[2] for r in rows],
-        "low": [r[3] for r in rows],
-        "high": [r[4] for r in rows],
-        "places": sum(len(b.in_place) for b in problem.buffers),
-        "taker": [number[b.id] for b in problem.buffers for _ in b.in_place],
-        "giver": [number[name] for b in problem.buffers for name in b.in_place],
-        "minimise": problem.capacity is None or "height" in problem.objectives,
-    }
-    return json.dumps(data)
-
-
 def _read_onnx(text: str, file: str, options: Mapping[str, str]) -> MemoryProblem:
     from cpsched.families.memory.onnx_graph import read_onnx
 
@@ -372,7 +328,7 @@ WRITERS = (
     ),
     Writer(
         name="minizinc",
-        description="JSON data of an allocation for models/memory.mzn",
+        description="JSON data for models/memory.mzn, memory_mapping.mzn or memory_ordering.mzn",
         write=write_minizinc,
     ),
 )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 
-from cpsched.core import lns
+from cpsched.core import engine, lns
+from cpsched.core.clock import Clock
 from cpsched.core.exact import Built, solve_levels
 from cpsched.core.run import Run
 from cpsched.families.memory.bound import use_knapsack
 from cpsched.families.memory.check_mapping import copy_time
+from cpsched.families.memory.mapping_bound import search_prices
 from cpsched.families.memory.mapping_model import MappingModel
 from cpsched.families.memory.problem import (
     Buffer,
@@ -44,17 +47,22 @@ class _Space:
 
 
 class Prefetcher:
-    """Places residences tensor by tensor: each use kept, born, or prefetched late."""
+    """Places residences tensor by tensor: each use kept, born, or prefetched late.
 
-    def __init__(self, problem: MemoryProblem) -> None:
-        self.problem = problem
+    Serving many tensors ends with `OutOfTime` when the clock runs out.
+    """
+
+    def __init__(self, problem: MemoryProblem, clock: Clock) -> None:
+        self.problem, self.clock = problem, clock
         self.spaces = {s.name: _Space(s.capacity, []) for s in problem.spaces}
         self.places: list[PlacedBuffer] = []
         self.copies: list[ScheduledCopy] = []
 
     def run(self, order: list[Buffer]) -> MemorySchedule:
         """The mapping that results when the tensors are served in that order."""
-        for buffer in order:
+        for count, buffer in enumerate(order):
+            if count % 64 == 63:
+                self.clock.check()
             for space in sorted(
                 self.spaces,
                 key=lambda q: -sum(use.benefit.get(q, 0) for use in buffer.uses),
@@ -242,11 +250,24 @@ class MappingSolver:
 
     def _try(self, order: list[Buffer], source: str) -> None:
         if not self.run.clock.expired():
-            self.run.offer(Prefetcher(self.problem).run(order), source)
+            self.run.offer(Prefetcher(self.problem, self.run.clock).run(order), source)
 
     def bounds(self) -> None:
-        """The knapsack bound over uses."""
-        self.run.raise_bound(Bound(use_knapsack(self.problem), "use-knapsack", "execution_time"))
+        """The knapsack bound over uses; then the bound by prices, for a part of the time."""
+        run, problem = self.run, self.problem
+        run.raise_bound(Bound(use_knapsack(problem), "use-knapsack", "execution_time"))
+        stop_at = 0.85 * run.clock.remaining() if run.clock.limit < math.inf else 0.0
+
+        def goes_on() -> bool:
+            run.clock.spend(1e-3)
+            return not run.done() and run.clock.remaining() > stop_at
+
+        # Everything at home is a mapping too.
+        known = run.value()
+        aim = problem.base_time if known is None else int(known)
+        if run.objectives and (found := search_prices(problem, aim, goes_on)) is not None:
+            value, prices = found
+            run.raise_bound(Bound(value, "prices", "execution_time", prices.data()))
 
     def repair(self, schedule: MemorySchedule) -> None:
         """Serve first the tensors that the given schedule serves, in its order."""
@@ -259,6 +280,8 @@ class MappingSolver:
     def search(self) -> None:
         """Neighbourhoods of the incumbent, then the whole model when it is small enough."""
         run = self.run
+        if not engine.ready(run.clock):
+            return
         if len(self.used) > 20:
             whole = len(self.used) <= MOST_WHOLE
             self._improve((0.25 if whole else 1.0) * run.clock.remaining())
@@ -281,7 +304,7 @@ class MappingSolver:
         )
 
     def _build(self, level: int) -> Built:
-        model = MappingModel(self.problem)
+        model = MappingModel(self.problem, self.run.clock)
         built = model.build()
         if self.run.incumbent is not None:
             model.hint(self.run.incumbent.schedule)
@@ -310,5 +333,5 @@ class MappingSolver:
     def _sub(self, schedule: MemorySchedule, free: frozenset[str]) -> lns.SubModel | None:
         if not free or self.run.incumbent is None:
             return None
-        model = MappingModel(self.problem, fixed=schedule, free=free)
+        model = MappingModel(self.problem, self.run.clock, fixed=schedule, free=free)
         return lns.SubModel(model.build(), model.extract)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from cpsched.core.clock import Clock
 from cpsched.families.memory.check_mapping import copy_time
 from cpsched.families.memory.problem import (
     Buffer,
@@ -48,18 +49,22 @@ class _Tensor:
 
 
 class MappingModel:
-    """The model of a mapping in which the tensors outside ``free`` stay as in ``fixed``."""
+    """The model of a mapping in which the tensors outside ``free`` stay as in ``fixed``.
+
+    Building it ends with `OutOfTime` when the clock runs out.
+    """
 
     def __init__(
         self,
         problem: MemoryProblem,
+        clock: Clock,
         *,
         fixed: MemorySchedule | None = None,
         free: frozenset[str] | None = None,
     ) -> None:
         from ortools.sat.python import cp_model
 
-        self.problem = problem
+        self.problem, self.clock = problem, clock
         self.model: CpModel = cp_model.CpModel()
         self.fixed = fixed
         self.free = frozenset(b.id for b in problem.buffers) if free is None else free
@@ -94,7 +99,9 @@ class MappingModel:
 
         gained = benefits(self.problem, self.fixed)
         self._lost = sum(v for name, v in gained.items() if name not in self.free)
-        for place in self.fixed.buffers:
+        for count, place in enumerate(self.fixed.buffers):
+            if count % 256 == 0:
+                self.clock.check()
             size = self._sizes[place.buffer]
             if place.buffer not in self.free and size:
                 assert place.start is not None
@@ -111,6 +118,7 @@ class MappingModel:
                 )
 
     def _tensor(self, buffer: Buffer) -> None:
+        self.clock.check()
         tensor = _Tensor(buffer)
         self.tensors.append(tensor)
         self._residences(tensor)
@@ -300,6 +308,7 @@ class MappingModel:
             if p.buffer not in self.free and p.space == space
         ]
         for time in sorted({s[0] for s in spans}):
+            self.clock.check()
             live = [(literal, size) for s, e, literal, size in spans if s <= time < e]
             room = capacity - sum(size for s, e, size in held if s <= time < e)
             if sum(size for _, size in live) > room:
@@ -319,6 +328,7 @@ class MappingModel:
                     duration = copy_time(self.problem, tensor.buffer)
                     rows.append((lower, tensor.buffer.uses[j].start, piece.fresh, duration))
         for left in sorted({r[0] for r in rows}):
+            self.clock.check()
             for right in sorted({r[1] for r in rows if r[1] > left}):
                 inside = [r for r in rows if left <= r[0] and r[1] <= right]
                 room = engine.engines * (right - left)

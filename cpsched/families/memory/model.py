@@ -46,12 +46,25 @@ class AllocationModel:
     ----------
     limit
         The height in units that no block may exceed.
+    clock
+        Building ends with `OutOfTime` when it runs out.
+    fixed
+        Offsets of blocks that stay, -1 elsewhere; the instance's pins by default.
     """
 
-    def __init__(self, instance: Instance, limit: int, pairs: list[tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        instance: Instance,
+        limit: int,
+        pairs: list[tuple[int, int]],
+        clock: Clock,
+        fixed: Ints | None = None,
+    ) -> None:
         from ortools.sat.python import cp_model
 
-        self.instance, self.limit, self.pairs = instance, limit, pairs
+        self.instance, self.limit, self.pairs, self.clock = instance, limit, pairs, clock
+        #: Where each block is pinned, or -1.
+        self.fixed = instance.pin if fixed is None else fixed
         self.model: CpModel = cp_model.CpModel()
         self.off: list[IntVar] = []
         self.height: IntVar | None = None
@@ -94,7 +107,7 @@ class AllocationModel:
 
     def pinned(self) -> None:
         """Pinned blocks stay where they are told to."""
-        for b, pin in enumerate(self.instance.pin.tolist()):
+        for b, pin in enumerate(self.fixed.tolist()):
             if pin >= 0:
                 self.model.add(self.off[b] == pin)
 
@@ -111,8 +124,12 @@ class AllocationModel:
         i = self.instance
         takes = set(i.takes) | {(b, a) for a, b in i.takes}
         equal: dict[tuple[int, int], Any] = {}
-        for p, q in self.pairs:
+        for count, (p, q) in enumerate(self.pairs):
+            if count % 256 == 0:
+                self.clock.check()
             a, b = int(i.piece_block[p]), int(i.piece_block[q])
+            if self.fixed[a] >= 0 and self.fixed[b] >= 0:
+                continue
             under = self.model.new_bool_var("")
             over = under.negated()
             buffers = (int(i.piece_buffer[p]), int(i.piece_buffer[q]))

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from cpsched.core import engine
+from cpsched.core.clock import Clock
 from cpsched.core.exact import Built, solve_levels
 from cpsched.core.run import Run
 from cpsched.errors import Infeasible, OutOfTime
@@ -26,8 +28,8 @@ MOST_IDEALS = 400_000
 class Graph:
     """Operations by index: who reads what, and what is alive once a set of them is executed."""
 
-    def __init__(self, problem: MemoryProblem) -> None:
-        self.problem = problem
+    def __init__(self, problem: MemoryProblem, clock: Clock) -> None:
+        self.problem, self.clock = problem, clock
         operations = problem.operations
         index = {b.id: i for i, b in enumerate(problem.buffers)}
         self.n = len(operations)
@@ -62,12 +64,18 @@ class Graph:
         """Execute ready operations one by one as ``choose(ready, need, left)`` says.
 
         ``need[i]`` is what executing ``i`` adds, ``left[i]`` what remains added after it.
+
+        Raises
+        ------
+        OutOfTime
+            When the clock runs out.
         """
         waiting = [len(b) for b in self.before]
         open_reads = [len(r) for r in self.readers]
         ready = [i for i in range(self.n) if not waiting[i]]
         out: list[int] = []
         while ready:
+            self.clock.check()
             need = [sum(self.size[x] for x in self.writes[i]) for i in ready]
             left = []
             for i, grown in zip(ready, need, strict=True):
@@ -91,6 +99,20 @@ class Graph:
                     ready.append(j)
         return out
 
+    def first_order(self) -> list[int]:
+        """The order nearest to the file's: of the ready operations always the first."""
+        waiting = [len(b) for b in self.before]
+        ready = [i for i in range(self.n) if not waiting[i]]
+        out: list[int] = []
+        while ready:
+            i = heapq.heappop(ready)
+            out.append(i)
+            for j in self.after[i]:
+                waiting[j] -= 1
+                if not waiting[j]:
+                    heapq.heappush(ready, j)
+        return out
+
     def peak(self, order: list[int]) -> int:
         """Largest load of an order without repetitions."""
         return max(loads(self.problem, [self.names[i] for i in order]), default=0)
@@ -101,10 +123,10 @@ class OrderingSolver:
 
     def __init__(self, problem: MemoryProblem, run: Run) -> None:
         self.problem, self.run = problem, run
-        self.graph = Graph(problem)
+        self.graph = Graph(problem, run.clock)
+        free = {b.id for b in problem.buffers if b.recompute}
         self.recompute = problem.executions > 1 and any(
-            o.outputs and all(b.recompute for b in problem.buffers if b.id in o.outputs)
-            for o in problem.operations
+            o.outputs and free.issuperset(o.outputs) for o in problem.operations
         )
         self.bound = operation_load(problem)
         capacity = problem.capacity
@@ -133,19 +155,17 @@ class OrderingSolver:
         def growth(ready: list[int], need: list[int], left: list[int]) -> int:
             return min(range(len(ready)), key=lambda k: (left[k], need[k], ready[k]))
 
-        def first(ready: list[int], need: list[int], left: list[int]) -> int:
-            return min(range(len(ready)), key=lambda k: ready[k])
-
         def latest(ready: list[int], need: list[int], left: list[int]) -> int:
             return len(ready) - 1
 
         def shaken(ready: list[int], need: list[int], left: list[int]) -> int:
             return min(range(len(ready)), key=lambda k: left[k] * rng.uniform(0.5, 1.5))
 
-        for name, choose in (("file", first), ("growth", growth), ("depth", latest)):
-            self._try(self.graph.order_by(choose), f"greedy:{name}")
+        self._try(self.graph.first_order(), "greedy:file")
+        for name, choose in (("growth", growth), ("depth", latest)):
             if self.run.done():
                 return
+            self._try(self.graph.order_by(choose), f"greedy:{name}")
         for _ in range(20):
             if self.run.done() or self.run.clock.used() > 0.1 * self.run.clock.limit:
                 return
@@ -169,7 +189,7 @@ class OrderingSolver:
         if self.graph.n <= 400:
             self._ideals()
         executions = self.graph.n * (self.problem.executions if self.recompute else 1)
-        if not run.done() and executions <= MOST_EXECUTIONS:
+        if not run.done() and executions <= MOST_EXECUTIONS and engine.ready(run.clock):
             solve_levels(run, self._build, seconds=0.7 * run.clock.remaining())
         self._moves()
 
@@ -232,8 +252,8 @@ class OrderingSolver:
                 continue
             closed.add(done)
             steps += 1
-            if steps % 512 == 0:
-                run.clock.spend(512 * 2e-5)
+            if steps % 64 == 0:
+                run.clock.spend(64 * 2e-5)
                 if run.done() or len(seen) > MOST_IDEALS:
                     return
             if done == full:
@@ -343,8 +363,8 @@ def allocate(
     problem: MemoryProblem, order: list[str], run: Run, goal: int
 ) -> MemorySchedule | None:
     """Places for the lifetimes of an order, as low as a short search gets; None without a place."""
+    from cpsched.families.memory.allocator import Allocator
     from cpsched.families.memory.prepare import UNLIMITED, prepare
-    from cpsched.families.memory.search import Allocator
 
     known = {b.id: b for b in problem.buffers}
     lives = versions(problem, order)

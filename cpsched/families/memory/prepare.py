@@ -8,6 +8,7 @@ their greatest common divisor, and time is compressed to the moments at which pi
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,12 @@ Ints = npt.NDArray[np.int64]
 
 #: A capacity that never binds.
 UNLIMITED = 2**60
+
+#: Up to so many buffers a first schedule is made in any time, without a look at the clock.
+FEW = 3_000
+
+#: Loops over buffers look at the clock every so many.
+CHECKED = 2048
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,8 @@ class Instance:
         Pairs of buffers, in different blocks, that may share memory when their offsets are equal.
     unit, capacity
         Bytes per unit of size, and the limit in units.
+    floor
+        The height in units that some buffer alone reaches, even one that is never alive.
     """
 
     problem: MemoryProblem
@@ -74,6 +83,7 @@ class Instance:
     piece_buffer: Ints
     takes: tuple[tuple[int, int], ...]
     times: Ints
+    floor: int
 
     @property
     def n(self) -> int:
@@ -120,26 +130,33 @@ def prepare(problem: MemoryProblem, clock: Clock) -> Instance:
         aliases that contradict each other.
     """
     buffers = problem.buffers
+    check = clock.check if len(buffers) > FEW else lambda: None
+    check()
     index = {b.id: i for i, b in enumerate(buffers)}
+    check()
     owner = owners(buffers)
+    check()
     roots = [i for i, b in enumerate(buffers) if owner[b.id] == b.id]
     number = {root: k for k, root in enumerate(roots)}
     block_of = np.array([number[index[owner[b.id]]] for b in buffers], dtype=np.int64)
+    check()
     shift = _shifts(buffers, index)
-    clock.check()
+    check()
 
-    rows = [
-        (int(block_of[i]), s, e, int(shift[i]) + low, int(shift[i]) + high, i)
-        for i, b in enumerate(buffers)
-        for s, e, low, high in pieces_of(b)
-    ]
+    rows: list[tuple[int, int, int, int, int, int]] = []
+    for i, b in enumerate(buffers):
+        if i % CHECKED == 0:
+            check()
+        k, base = int(block_of[i]), int(shift[i])
+        rows += [(k, s, e, base + low, base + high, i) for s, e, low, high in pieces_of(b)]
     pieces = np.array(rows, dtype=np.int64).reshape(-1, 6)
+    check()
     modulus, residue, pin = _positions(problem, block_of, shift, len(roots))
     capacity = UNLIMITED if problem.capacity is None else problem.capacity
     top = np.zeros(len(roots), dtype=np.int64)
     np.maximum.at(top, block_of, shift + np.array([b.size for b in buffers], dtype=np.int64))
-    _check_alone(problem, roots, top, residue, pin, capacity)
-    clock.check()
+    alone = _check_alone(problem, roots, top, residue, pin, capacity)
+    check()
 
     takes = tuple(
         (i, j)
@@ -150,7 +167,8 @@ def prepare(problem: MemoryProblem, clock: Clock) -> Instance:
     values = [pieces[:, 3], pieces[:, 4], residue, pin[pin >= 0], modulus[modulus > 1]]
     values.append(np.array([shift[j] - shift[i] for i, j in takes], dtype=np.int64))
     unit = max(1, int(np.gcd.reduce(np.concatenate(values)))) if len(pieces) else 1
-    _check_pins(problem, pieces, pin, takes)
+    check()
+    _check_pins(problem, pieces, pin, takes, check)
     times, where = np.unique(pieces[:, 1:3], return_inverse=True)
     where = where.reshape(-1, 2).astype(np.int64)
     low, high = pieces[:, 3] // unit, pieces[:, 4] // unit
@@ -186,11 +204,16 @@ def prepare(problem: MemoryProblem, clock: Clock) -> Instance:
         piece_buffer=pieces[:, 5],
         takes=takes,
         times=times,
+        floor=-(-alone // unit),
     )
 
 
 def _check_pins(
-    problem: MemoryProblem, pieces: Ints, pin: Ints, takes: tuple[tuple[int, int], ...]
+    problem: MemoryProblem,
+    pieces: Ints,
+    pin: Ints,
+    takes: tuple[tuple[int, int], ...],
+    check: Callable[[], object],
 ) -> None:
     pinned = pieces[pin[pieces[:, 0]] >= 0]
     rows = [
@@ -198,7 +221,7 @@ def _check_pins(
         for k, s, e, low, high, i in pinned.tolist()
     ]
     exempt = set(takes) | {(j, i) for i, j in takes}
-    for a, b in overlapping(rows):
+    for a, b in overlapping(rows, check):
         (block, i), (other, j) = rows[a][4], rows[b][4]
         if block != other and (i, j) not in exempt:
             raise Infeasible(
@@ -210,6 +233,8 @@ def _check_pins(
 
 def _shifts(buffers: tuple[Buffer, ...], index: dict[str, int]) -> Ints:
     """Each buffer's offset relative to the owner of its memory."""
+    if all(b.alias is None for b in buffers):
+        return np.zeros(len(buffers), dtype=np.int64)
     out: dict[int, int] = {}
     for i in range(len(buffers)):
         chain = [i]
@@ -276,7 +301,8 @@ def _positions(
 
 def _check_alone(
     problem: MemoryProblem, roots: list[int], top: Ints, residue: Ints, pin: Ints, capacity: int
-) -> None:
+) -> int:
+    """The largest end that a block reaches at least; empty lifetimes count."""
     lowest = np.where(pin >= 0, pin, residue)
     over = np.flatnonzero(lowest + top > capacity)
     if len(over):
@@ -286,3 +312,4 @@ def _check_alone(
             f"beyond the capacity of {capacity}",
             "capacity",
         )
+    return int((lowest + top)[top > 0].max(initial=0))

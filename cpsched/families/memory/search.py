@@ -1,336 +1,28 @@
-"""Search for allocations: greedy, perturbation, branch-and-bound with restarts, CP-SAT."""
+"""The steps of the pipeline for the allocation form; exact models where blocks are not plain."""
 
 from __future__ import annotations
 
-import itertools
-import math
 import threading
-import time
-from collections.abc import Callable
-from functools import cached_property
 
 import numpy as np
 
-from cpsched.core import jit
-from cpsched.core.clock import Clock
+from cpsched.core import engine
 from cpsched.core.exact import Built, solve_levels
 from cpsched.core.run import Run
 from cpsched.families.memory import bnb
-from cpsched.families.memory import kernels_search as kernels
-from cpsched.families.memory.bound import allocation_bound, loads
-from cpsched.families.memory.check import overlapping
-from cpsched.families.memory.greedy import ORDERS, FirstFit, Skyline, Take, improve_order, stacked
-from cpsched.families.memory.prepare import UNLIMITED, Instance, Ints, prepare
+from cpsched.families.memory.allocator import Allocator
+from cpsched.families.memory.bound import allocation_bound, size_bound
+from cpsched.families.memory.greedy import FirstFit, stacked
+from cpsched.families.memory.neighbourhoods import Around
+from cpsched.families.memory.prepare import UNLIMITED, Ints, prepare
 from cpsched.families.memory.problem import MemoryProblem, MemorySchedule
 from cpsched.result import Bound
 
-#: Pairs of neighbours up to which first fit and branch-and-bound are used.
-MOST_NEIGHBOURS = 400_000
+#: Blocks from which on neighbourhoods pay: fewer are searched whole.
+FEWEST = 20
 
-#: Orders of the branch-and-bound that are searched deeply: word of `order_by`, and whether parts
-#: are ranked anew by their open load.
-FIXED = (("TWA", True), ("TAW", False), ("ATW", False))
-
-#: Seconds that one node of the branch-and-bound is charged in a deterministic run.
-SECONDS_PER_NODE = 4e-6
-
-
-class Allocator:
-    """What is known of one allocation while it is searched for.
-
-    It works on offsets in units and knows nothing of objectives: it looks for a height of at most
-    ``goal``, reports every better one to ``take``, and every proved bound to ``prove``.
-    """
-
-    def __init__(
-        self,
-        instance: Instance,
-        clock: Clock,
-        *,
-        seed: int = 0,
-        workers: int = 1,
-        take: Take,
-        prove: Callable[[int], object] | None = None,
-        stop: Callable[[], bool] | None = None,
-    ) -> None:
-        self.instance, self.clock, self.workers = instance, clock, workers
-        self.seed, self.rng = seed, np.random.default_rng(seed)
-        self._take, self._prove = take, prove
-        self._stop = stop or (lambda: False)
-        self.bound = int(loads(instance).max(initial=0))
-        self.goal = self.bound
-        self._minimise = True
-        self.best = UNLIMITED
-        self.offsets: Ints | None = None
-        self._lock = threading.Lock()
-
-    @cached_property
-    def parts(self) -> bnb.Parts | None:
-        """Sections and neighbours of the blocks that occupy something, or None when too many."""
-        i = self.instance
-        if len(i.piece_block) > 50_000:
-            return None
-        if _meetings(i) > MOST_NEIGHBOURS:
-            return None
-        return bnb.parts_of(
-            i.size[self.active],
-            i.modulus[self.active],
-            i.residue[self.active],
-            i.pin[self.active],
-            self._local[i.piece_block],
-            i.piece_start,
-            i.piece_end,
-        )
-
-    @cached_property
-    def active(self) -> Ints:
-        """Blocks that occupy something."""
-        return np.flatnonzero(np.bincount(self.instance.piece_block, minlength=self.instance.n))
-
-    @cached_property
-    def _local(self) -> Ints:
-        out = np.full(self.instance.n, -1, dtype=np.int64)
-        out[self.active] = np.arange(len(self.active))
-        return out
-
-    def globally(self, offsets: Ints) -> Ints:
-        """Offsets of the active blocks as offsets of all blocks."""
-        out = np.where(self.instance.pin >= 0, self.instance.pin, self.instance.residue)
-        out[self.active] = offsets
-        return out
-
-    def take(self, offsets: Ints, height: int, source: str) -> None:
-        """Keep offsets of all blocks when they are the lowest so far, and report them."""
-        with self._lock:
-            if height < self.best:
-                self.best, self.offsets = height, offsets.copy()
-                self._take(self.offsets, height, source)
-
-    def aim(self, height: int) -> None:
-        """Be content with that height, and look for nothing between it and a higher one."""
-        self.goal = max(self.goal, height)
-        self._minimise = False
-
-    def exhausted(self, limit: int) -> None:
-        """No allocation of full rectangles within ``limit`` exists: aim higher.
-
-        That bounds the height only when there is nothing but full rectangles.
-        """
-        with self._lock:
-            self.goal = max(self.goal, limit + 1)
-            if self.instance.simple and limit + 1 > self.bound:
-                self.bound = limit + 1
-                if self._prove is not None:
-                    self._prove(self.bound)
-
-    def done(self) -> bool:
-        """Whether searching on is pointless."""
-        return self.best <= self.goal or self._stop() or self.clock.expired()
-
-    # ------------------------------------------------------------------ greedy
-
-    def greedy(self) -> None:
-        """First allocations: skylines, then first fit in several orders."""
-        jit.ready(self.clock.remaining())
-        i = self.instance
-        if i.n == 0 or len(self.active) == 0:
-            self.take(self.globally(np.zeros(0, dtype=np.int64)), 0, "greedy:empty")
-            return
-        if self._pins_meet():
-            return
-        pinned = bool((i.pin >= 0).any())
-        if not pinned:
-            line = Skyline(i)
-            for score in line.scores:
-                off, height = line.place(score)
-                self.take(off, height, f"greedy:skyline-{score}")
-                self.clock.spend(i.n * 1e-6)
-                if self.done():
-                    return
-        if self.parts is None:
-            if self.offsets is None:
-                self.take(*stacked(i), "greedy:stacked")
-            return
-        fit = FirstFit(self.parts)
-        for word in ORDERS:
-            order = fit.by_word(word)
-            for best in (False, True):
-                off, height = fit.place(order, best=best)
-                self.take(self.globally(off), height, f"greedy:first-fit-{word}")
-                self.clock.spend(i.n * 1e-6)
-                if self.done():
-                    return
-
-    def _pins_meet(self) -> bool:
-        """Whether pinned blocks overlap as full rectangles: then only the model can help."""
-        i = self.instance
-        pinned = np.flatnonzero(i.pin[i.piece_block] >= 0)
-        blocks = i.piece_block[pinned]
-        rows = zip(
-            i.piece_start[pinned].tolist(),
-            i.piece_end[pinned].tolist(),
-            i.pin[blocks].tolist(),
-            (i.pin + i.size)[blocks].tolist(),
-            blocks.tolist(),
-            strict=True,
-        )
-        rectangles = list(rows)
-        return any(rectangles[a][4] != rectangles[b][4] for a, b in overlapping(rectangles))
-
-    # ------------------------------------------------------------------ search
-
-    def search(self, seconds: float = math.inf) -> None:
-        """Branch-and-bound with restarts over the workers, then perturbation, until done."""
-        if self.done() or self._pins_meet():
-            return
-        stop_at = self.clock.remaining() - seconds
-        jit.ready(self.clock.remaining())
-
-        def over() -> bool:
-            return self.done() or self.clock.remaining() <= stop_at
-
-        if self.parts is None:
-            self._skylines(over)
-            return
-        if self.parts.n > bnb.MOST_BLOCKS:
-            self._perturb(over)
-            return
-        width = 1 if self.clock.deterministic else max(1, self.workers)
-        if width == 1:
-            self._restarts(0, over)
-            return
-        threads = [
-            threading.Thread(target=self._restarts, args=(k, over), daemon=True)
-            for k in range(1, width)
-        ]
-        for thread in threads:
-            thread.start()
-        self._restarts(0, over)
-        for thread in threads:
-            thread.join()
-
-    def _restarts(self, k: int, over: Callable[[], bool]) -> None:
-        """Run the k-th of several streams of searches.
-
-        Half of the time of every other stream goes to a few fixed orders, whose searches are
-        continued with growing limits, the rest to short searches by orders that are learned from
-        where earlier ones failed, and shaken.
-        """
-        assert self.parts is not None
-        parts = self.parts
-        rng = np.random.default_rng(self.seed + 1_000_003 * k)
-        blame = np.zeros(len(parts.live_at) - 1)
-        deep: list[bnb.Search] = []
-        restarts = 0
-        for turn in itertools.count():
-            # Cold kernels run interpreted until the background compiler is through.
-            step = 2_000 if jit.ready(self.clock.remaining()) else 50
-            share = 32 * step * 4 ** min(10, turn // len(FIXED))
-            if k % 2 == 0:
-                self._deepen(deep, turn, share, step, over)
-            spent = 0
-            while spent < share:
-                if over():
-                    return
-                restarts += 1
-                target = self._target(int(rng.integers(4)))
-                rank = bnb.learned(parts, blame, rng, 0.1 if k % 2 else 0.25)
-                search = bnb.Search(parts, target, rank)
-                if not self._run(search, step * _luby(restarts), step, over):
-                    blame = 0.7 * blame + search.blame / max(1, int(search.blame.sum()))
-                spent += search.nodes + step // 10
-
-    def _target(self, quarter: int) -> int:
-        """A height to aim at: some quarters of the way from the goal to below the best."""
-        goal = self.goal
-        if self.best >= UNLIMITED or not self._minimise:
-            return goal
-        return goal + max(0, self.best - 1 - goal) * quarter // 4
-
-    def _deepen(
-        self,
-        deep: list[bnb.Search],
-        turn: int,
-        share: int,
-        step: int,
-        over: Callable[[], bool],
-    ) -> None:
-        """Continue the search by the next of the fixed orders."""
-        assert self.parts is not None
-        word, dynamic = FIXED[turn % len(FIXED)]
-        nth = turn % len(FIXED)
-        if turn < len(FIXED):
-            rank = bnb.order_by(self.parts, word)
-            deep.append(bnb.Search(self.parts, self._target(nth), rank, dynamic=dynamic))
-        search = deep[nth]
-        if not self.goal <= search.capacity < self.best:
-            # Proved impossible or reached by another search: start this one afresh.
-            target = self._target(nth)
-            search = deep[nth] = bnb.Search(self.parts, target, search.rank, dynamic=dynamic)
-        self._run(search, search.nodes + share, step, over)
-
-    def _run(self, search: bnb.Search, budget: int, step: int, over: Callable[[], bool]) -> bool:
-        """Continue a search up to ``budget`` nodes; whether it came to an end."""
-        assert self.parts is not None
-        while search.nodes < budget and not over():
-            answer = search.run(step)
-            self.clock.spend(step * SECONDS_PER_NODE)
-            if answer == kernels.SOLVED:
-                height = int((search.offsets + self.parts.size).max())
-                self.take(self.globally(search.offsets), height, "branch-and-bound")
-                return True
-            if answer == kernels.EXHAUSTED:
-                self.exhausted(search.capacity)
-                return True
-        return False
-
-    def _skylines(self, over: Callable[[], bool]) -> None:
-        """Skylines with shaken scores, as long as there is surely time for one more."""
-        if (self.instance.pin >= 0).any():
-            return
-        line = Skyline(self.instance)
-        cost = 0.0
-        while not over() and (cost == 0.0 or self.clock.wall_remaining() > 3.0 * cost):
-            started = time.perf_counter()
-            off, height = line.place(str(self.rng.choice(["duration", "periods"])), self.rng)
-            cost = max(cost, time.perf_counter() - started)
-            self.take(off, height, "greedy:skyline-shaken")
-            self.clock.spend(1e-5 * self.instance.n)
-
-    def _perturb(self, over: Callable[[], bool]) -> None:
-        assert self.parts is not None
-        fit = FirstFit(self.parts)
-        order = fit.by_word("SW")
-        _, height = fit.place(order)
-        while not over():
-            order, height = improve_order(
-                fit,
-                order,
-                height,
-                self.goal,
-                self.rng,
-                self.clock,
-                lambda off, reached, who: self.take(self.globally(off), reached, who),
-                over,
-                200,
-            )
-
-
-def _meetings(instance: Instance) -> int:
-    """Number of pairs of pieces whose times meet."""
-    starts = np.sort(instance.piece_start)
-    stops = np.searchsorted(starts, instance.piece_end, side="left")
-    begun = np.searchsorted(starts, instance.piece_start, side="right")
-    return int((stops - begun).sum()) + len(starts)
-
-
-def _luby(i: int) -> int:
-    """The i-th term of Luby's sequence 1 1 2 1 1 2 4 ..."""
-    while True:
-        k = i.bit_length()
-        if i == (1 << k) - 1:
-            return 1 << (k - 1)
-        i -= (1 << (k - 1)) - 1
+#: Seconds that must be left for them: CP-SAT has to be loaded.
+LEAST_SECONDS = 2.0
 
 
 class AllocationSolver:
@@ -369,9 +61,12 @@ class AllocationSolver:
         bound = allocation_bound(self.instance)
         if self.minimise:
             self.run.raise_bound(bound)
+            if self.instance.floor * self.instance.unit > bound.value:
+                self.run.raise_bound(size_bound(self.instance.problem))
 
     def greedy(self) -> None:
-        """Skylines and first fits, within milliseconds for usual sizes."""
+        """Skylines and first fits, within milliseconds for usual sizes; the load bound first."""
+        self.bounds()
         self.allocator.greedy()
 
     def repair(self, schedule: MemorySchedule) -> None:
@@ -385,18 +80,43 @@ class AllocationSolver:
         self.allocator.take(self.allocator.globally(off), height, "repair")
 
     def search(self) -> None:
-        """Branch-and-bound where blocks are plain, else CP-SAT; see `Allocator.search`."""
+        """Branch-and-bound where blocks are plain, else CP-SAT; see `Allocator.search`.
+
+        A height that is to be least is improved in neighbourhoods of the incumbent besides.
+        """
         if not self.instance.simple:
             self.allocator.search(seconds=0.2 * self.run.clock.remaining())
             self._search_model()
             return
-        self.allocator.search()
+        if not self.minimise or not FEWEST <= self.instance.n <= bnb.MOST_BLOCKS:
+            self.allocator.search()
+            return
+        # Most instances are settled soon by the branch-and-bound alone.
+        self.allocator.search(seconds=0.2 * self.run.clock.remaining())
+        if self.allocator.done():
+            return
+        if self.run.clock.remaining() < LEAST_SECONDS or not engine.ready(self.run.clock):
+            self.allocator.search()
+            return
+        around = Around(self.run, self.instance, self.allocator.done)
+        if self.run.workers == 1 or self.run.deterministic:
+            while not self.allocator.done():
+                around.search(seconds=0.2 * self.run.clock.remaining() + 0.1)
+                self.allocator.search(seconds=0.2 * self.run.clock.remaining() + 0.1)
+            return
+        self.allocator.workers = self.run.workers - 1
+        thread = threading.Thread(target=self.allocator.search, daemon=True)
+        thread.start()
+        around.search()
+        thread.join()
 
     def _search_model(self) -> None:
         """CP-SAT: exact for windows and in-place reuse, which the others only approximate."""
         from cpsched.families.memory.model import MOST_PAIRS, AllocationModel, meeting_pairs
 
         instance, run = self.instance, self.run
+        if not engine.ready(run.clock):
+            return
         pairs = meeting_pairs(instance, run.clock)
         if len(pairs) > MOST_PAIRS:
             return
@@ -411,7 +131,7 @@ class AllocationSolver:
                     limit = min(limit, int(run.incumbent.values[0]) // instance.unit)
             elif limit >= UNLIMITED:
                 _, limit = stacked(instance)
-            return AllocationModel(instance, limit, pairs).build(
+            return AllocationModel(instance, limit, pairs, run.clock).build(
                 minimise=self.minimise, least=least, hint=hint
             )
 

@@ -6,10 +6,15 @@ from typing import Any
 
 from cpsched.core.run import Run
 from cpsched.families import Family
-from cpsched.families.pods.check import OBJECTIVES, check, evaluate
+from cpsched.families.pods import warm
+from cpsched.families.pods.bound import bounds, recompute
+from cpsched.families.pods.check import check
 from cpsched.families.pods.draw import draw
 from cpsched.families.pods.explain import constraints, restrict
 from cpsched.families.pods.formats import FORMATS
+from cpsched.families.pods.greedy import greedy
+from cpsched.families.pods.objectives import OBJECTIVES, evaluate
+from cpsched.families.pods.prepare import prepare
 from cpsched.families.pods.problem import PodsProblem, PodsSchedule
 from cpsched.families.pods.revise import revise
 from cpsched.families.pods.scenario import GENERATORS
@@ -44,11 +49,10 @@ def items(schedule: PodsSchedule) -> dict[str, dict[str, Any]]:
 def _prepare(problem: PodsProblem, run: Run) -> Any:
     if problem.reassignment is not None:
         return problem
-    from cpsched.families.pods import warm
-    from cpsched.families.pods.prepare import prepare
-
+    instance = prepare(problem, run)
+    bounds(instance, run)
     warm.start()
-    return prepare(problem, run)
+    return instance
 
 
 def _greedy(instance: Any, run: Run) -> None:
@@ -57,20 +61,15 @@ def _greedy(instance: Any, run: Run) -> None:
 
         reassign.greedy(instance, run)
         return
-    from cpsched.families.pods.greedy import greedy
-
     greedy(instance, run)
 
 
 def _bounds(instance: Any, run: Run) -> None:
+    """Clusters have their quick bounds since they were prepared."""
     if isinstance(instance, PodsProblem):
         from cpsched.families.pods import reassign
 
         reassign.raise_bounds(instance, run)
-        return
-    from cpsched.families.pods.bound import bounds
-
-    bounds(instance, run)
 
 
 def _search(instance: Any, run: Run) -> None:
@@ -93,8 +92,6 @@ def _repair(instance: Any, run: Run, schedule: PodsSchedule) -> None:
 
 
 def _recompute(problem: PodsProblem, bound: Bound) -> Number:
-    from cpsched.families.pods.bound import recompute
-
     return recompute(problem, bound)
 
 

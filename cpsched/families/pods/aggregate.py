@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from cpsched.families.pods.arrays import Ints
 from cpsched.families.pods.patterns import SCALE, Packing
-from cpsched.families.pods.prepare import Ints
 
 
 def prices(pack: Packing) -> list[Ints]:

@@ -6,7 +6,8 @@ from collections import defaultdict
 
 import numpy as np
 
-from cpsched.families.pods.prepare import Bools, Floats, Instance, Ints
+from cpsched.families.pods.arrays import Bools, Floats, Ints
+from cpsched.families.pods.prepare import Instance
 
 #: One action of a plan by indices: (kind, pod, node, cells), with kind "evict" or "bind".
 Action = tuple[str, int, int, tuple[int, ...]]

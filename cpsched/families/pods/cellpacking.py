@@ -15,9 +15,10 @@ import numpy as np
 
 from cpsched.core.run import Run
 from cpsched.families.pods import aggregate, dive, patterns
+from cpsched.families.pods.arrays import Ints
 from cpsched.families.pods.board import Board
 from cpsched.families.pods.plan import schedule_of
-from cpsched.families.pods.prepare import Instance, Ints
+from cpsched.families.pods.prepare import Instance
 from cpsched.result import Bound
 
 

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from cpsched.core import engine
+from cpsched.core import engine, jit
 from cpsched.core.clock import Clock
 from cpsched.core.run import Run
 from cpsched.families.pods import kernels
+from cpsched.families.pods.arrays import Ints
 from cpsched.families.pods.dive import running_counts
 from cpsched.families.pods.patterns import DIVE_NODES, LEAST_NODES, SCALE, Packing
-from cpsched.families.pods.prepare import Ints
 
 #: Multipliers of a Lagrangian bound, scaled integers: rows E+M, M, E, F per class; one per tier.
 Multipliers = tuple[Ints, Ints, Ints, Ints, Ints]
@@ -59,6 +59,16 @@ class Stage:
             )
             size = np.ascontiguousarray(pack.size[index])
             self.items.append((index, np.maximum(limit, 0), bonus, size))
+
+    def rounded(self, scaled: int) -> int:
+        """A scaled bound, rounded up to a disruption that is possible.
+
+        When every pod is placed none is evicted for good: the disruption is a number of moves.
+        """
+        pack = self.pack
+        everything = self.values[-1] == int((pack.available * pack.weight).sum())
+        step = self.move if everything and self.move and bool(pack.weight.all()) else 1
+        return -(-scaled // (SCALE * step)) * step
 
     def clamp(self, m: Multipliers) -> Multipliers:
         """Multipliers for which the bound is finite: a+c <= eviction, a+b <= move weight."""
@@ -116,6 +126,7 @@ class Stage:
         total += sum(int(x) * v for x, v in zip(t.tolist(), self.values, strict=True))
         base, stay = self.profits(m)
         fillings = []
+        nodes = DIVE_NODES // 10 if jit.slowdown() > 1.0 else LEAST_NODES
         known = [0] * len(self.items) if least is None else least(base, stay)
         for g, ((index, limit, bonus, size), group) in enumerate(
             zip(self.items, self.pack.groups, strict=True)
@@ -123,7 +134,7 @@ class Stage:
             found = np.zeros((rows, len(index)), dtype=np.int64)
             profit = base[index] + bonus * stay[index]
             _, best, filled, _ = kernels.knapsack(
-                profit, size, limit, group.room, LEAST_NODES, known[g], found
+                profit, size, limit, group.room, nodes, known[g], found
             )
             total -= int(best)
             per_class = np.zeros((filled, len(self.running)), dtype=np.int64)
@@ -289,7 +300,7 @@ def generate(
             at = stage.clamp(mixed)  # type: ignore[arg-type]
         scaled, fillings = stage.bound(at, master.known_values)
         clock.spend(1e-3 * len(stage.pack.groups))
-        bound = -((-scaled) // SCALE)
+        bound = stage.rounded(scaled)
         if centre is None or scaled > centre_value:
             centre, centre_value = at, scaled
         if bound > best:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -9,20 +10,29 @@ import numpy as np
 from cpsched.core import engine
 from cpsched.core.clock import Clock
 from cpsched.core.run import Run
+from cpsched.families.pods.arrays import Ints
 from cpsched.families.pods.patterns import DIVE_NODES, SCALE, Master, Packing, price, profits_of
-from cpsched.families.pods.prepare import Ints
 
 #: Pricing rounds after each fixing.
 ROUNDS = 3
+#: How far a shaken dive may prefer a column of a lower value.
+SHAKE = 0.25
 
 #: Chosen patterns: (group, filling), one per node in use.
 Chosen = list[tuple[int, Ints]]
 
 
-def dive(pack: Packing, master: Master, clock: Clock, until: float = 0.0) -> Chosen | None:
+def dive(
+    pack: Packing,
+    master: Master,
+    clock: Clock,
+    until: float = 0.0,
+    rng: random.Random | None = None,
+) -> Chosen | None:
     """Fix the strongest columns of the master one after the other, pricing new ones in between.
 
-    The master's rows are changed: it serves one dive. None when out of time.
+    The master's rows are changed: `reset` it before the next dive. With ``rng`` the order of the
+    fixings is shaken, so that each dive ends elsewhere. None when out of time.
     """
     counts = np.where(pack.tier <= master.tier, pack.available, 0)
     members = [len(g.members) for g in pack.groups]
@@ -53,14 +63,15 @@ def dive(pack: Packing, master: Master, clock: Clock, until: float = 0.0) -> Cho
         if master.solve() is None:
             return None
         values = master.values()
-        order = sorted(range(len(values)), key=lambda k: -values[k])
+        shaken = values if rng is None else [v - SHAKE * rng.random() for v in values]
+        order = sorted(range(len(values)), key=lambda k: -shaken[k])
         fixed = 0
         share = max(1, sum(members) // 8)
         for k in order:
-            if values[k] < 1e-6 or (fixed >= share and values[k] < 0.999):
-                break
-            if fixed and values[k] < 0.3:
-                break
+            if values[k] < 1e-6 or (fixed and values[k] < 0.3):
+                continue
+            if fixed >= share and values[k] < 0.999:
+                continue
             group, filling, _ = master.columns[k]
             copies = max(1, int(values[k] + 1e-6))
             while copies and members[group] and bool((filling <= counts).all()):
@@ -75,6 +86,13 @@ def dive(pack: Packing, master: Master, clock: Clock, until: float = 0.0) -> Cho
             break
         _shrink(pack, master, counts, members, need)
     return chosen
+
+
+def reset(pack: Packing, master: Master) -> None:
+    """Give the master the rows and columns back that a dive took."""
+    counts = np.where(pack.tier <= master.tier, pack.available, 0)
+    members = [len(g.members) for g in pack.groups]
+    _shrink(pack, master, counts, members, master.frozen)
 
 
 def _shrink(

@@ -10,7 +10,7 @@ from collections import Counter
 
 import numpy as np
 
-from cpsched.families.pods.prepare import Floats, Ints
+from cpsched.families.pods.arrays import Floats, Ints
 from cpsched.families.pods.problem import PodsProblem
 
 

@@ -21,7 +21,8 @@ import numpy as np
 from cpsched.core import engine
 from cpsched.core.clock import Clock
 from cpsched.errors import OutOfTime
-from cpsched.families.pods.prepare import Instance, Ints
+from cpsched.families.pods.arrays import Ints
+from cpsched.families.pods.prepare import Instance
 
 #: Migrations are counted in halves: a VM on two cells charges each of them one half.
 HALVES = 2

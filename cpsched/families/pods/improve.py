@@ -13,9 +13,11 @@ import numpy as np
 from cpsched.core import engine, lns
 from cpsched.core.run import Run
 from cpsched.errors import OutOfTime
+from cpsched.families.pods.arrays import Ints
 from cpsched.families.pods.model import EndState, Linear
+from cpsched.families.pods.model_objectives import objective as linear_objective
 from cpsched.families.pods.plan import Stuck, in_order, name_pods, schedule_of
-from cpsched.families.pods.prepare import Instance, Ints
+from cpsched.families.pods.prepare import Instance
 from cpsched.families.pods.problem import PodsSchedule
 from cpsched.result import Bound
 
@@ -70,13 +72,13 @@ def _solve_level(instance: Instance, run: Run, level: int, seconds: float) -> No
     objective = run.objectives[level] if run.objectives else None
     before = run.incumbent.values[:level] if run.incumbent is not None and level else ()
     for earlier, value in zip(run.objectives, before, strict=False):
-        linear = state.objective(earlier.name)
+        linear = linear_objective(state, earlier.name)
         assert linear is not None
         row = state.expression(linear)
         state.model.add(row >= int(value) if earlier.maximise else row <= int(value))
     constant = 0
     if objective is not None:
-        linear = state.objective(objective.name)
+        linear = linear_objective(state, objective.name)
         if linear is None:
             return
         constant = linear[2]
@@ -177,7 +179,7 @@ def better(
     state = EndState(instance, end, run.clock, scope)
     linears: list[tuple[Linear, int, bool]] = []
     for objective, value in zip(run.objectives, run.incumbent.values, strict=True):
-        linear = state.objective(objective.name)
+        linear = linear_objective(state, objective.name)
         if linear is None:
             return None
         linears.append((linear, int(value), objective.maximise))

@@ -98,6 +98,20 @@ def untolerated(pod: Pod, node: Node) -> Taint | None:
     return None
 
 
+#: Weight of a ScheduleAnyway spread constraint, and of a PreferNoSchedule taint: the most that a
+#: preferred term can have, so that no kind of preference outweighs another by its unit.
+SOFT_WEIGHT = 100
+
+
+def node_preference(pod: Pod, node: Node) -> int:
+    """Weights of the preferred node terms that hold, less those of taints that it would avoid."""
+    avoided = sum(
+        t.effect == "PreferNoSchedule" and not tolerates(pod.tolerations, t) for t in node.taints
+    )
+    wanted = sum(t.weight for t in pod.preferred_nodes if term_matches(t.term, node))
+    return wanted - SOFT_WEIGHT * avoided
+
+
 def cordoned(pod: Pod, node: Node) -> bool:
     """Whether the node is unschedulable for the pod."""
     return node.unschedulable and not tolerates(pod.tolerations, _CORDON)
@@ -165,7 +179,8 @@ def term_selector(pod: Pod, term: PodTerm) -> Selector | None:
 
 def spread_eligible(pod: Pod, spread: Spread, node: Node) -> bool:
     """Whether the node counts for a spread constraint of the pod."""
-    if any(s.topology_key not in node.labels for s in pod.topology_spread):
+    kind = pod.preferred_spread if spread in pod.preferred_spread else pod.topology_spread
+    if any(s.topology_key not in node.labels for s in kind):
         return False
     if spread.node_affinity_policy == "Honor" and not (
         node_selected(pod, node) and node_affine(pod, node)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cpsched.core.clock import Clock
-from cpsched.families.pods.prepare import Instance, Ints
+from cpsched.families.pods.arrays import Ints
+from cpsched.families.pods.prepare import Instance
 
 if TYPE_CHECKING:
     from ortools.sat.python.cp_model import CpModel
@@ -159,7 +160,7 @@ class EndState:
         per_node: dict[int, list[int]] = defaultdict(list)
         for c, n in self.x:
             per_node[n].append(c)
-        fixed = _fixed_use(i)
+        fixed = fixed_use(i)
         used = i.capacity.copy()
         running = np.flatnonzero(i.at >= 0)
         np.subtract.at(used, i.at[running], i.requests[i.class_of[running]])
@@ -314,7 +315,7 @@ class EndState:
             if group.gang >= 0:
                 members[group.gang].append(group.index)
         for gang, classes in members.items():
-            total = self._sum([self.placed(c) for c in classes])
+            total = self.sum([self.placed(c) for c in classes])
             before = sum(sum(self.now.get(c, {}).values()) for c in classes)
             enough, none, same = (self.model.new_bool_var("") for _ in range(3))
             expression = self.expression(total)
@@ -324,7 +325,8 @@ class EndState:
             self.model.add_bool_or([enough, none, same])
 
     @staticmethod
-    def _sum(parts: Iterable[Linear]) -> Linear:
+    def sum(parts: Iterable[Linear]) -> Linear:
+        """All of them together."""
         variables: list[Any] = []
         weights: list[int] = []
         constant = 0
@@ -345,7 +347,7 @@ class EndState:
                     v, w, k = self.placed(c)
                     need = int(i.requests[c, r])
                     parts.append((v, [need * a for a in w], need * k))
-                total = self._sum(parts)
+                total = self.sum(parts)
                 if total[0]:
                     changes = self.model.new_bool_var("")
                     limit = int(i.quota_limits[q, r])
@@ -363,7 +365,7 @@ class EndState:
         for b, credit in enumerate(i.budget_credit):
             classes = [g.index for g in i.classes if b in g.budgets]
             before = sum(sum(self.now.get(c, {}).values()) for c in classes)
-            total = self._sum([self.placed(c) for c in classes])
+            total = self.sum([self.placed(c) for c in classes])
             if total[0]:
                 self.model.add(self.expression(total) >= before - credit)
             if credit == 0 and all(not i.classes[c].pending for c in classes):
@@ -409,7 +411,7 @@ class EndState:
         running = sum(
             sum(row.values()) for c, row in self.now.items() if not self.instance.classes[c].fixed
         )
-        stays = self._sum([self.stays(g.index) for g in self.instance.classes if not g.fixed])
+        stays = self.sum([self.stays(g.index) for g in self.instance.classes if not g.fixed])
         self.model.add(self.expression(stays) >= running - limit)
 
     def required(self) -> None:
@@ -419,8 +421,6 @@ class EndState:
             if names and group.pod.name in names:
                 total = self.placed(group.index)
                 self.model.add(self.expression(total) >= len(group.members))
-
-    # ------------------------------------------------------------------ objectives
 
     def stays(self, c: int) -> Linear:
         """Pods of the class that stay where they run."""
@@ -433,166 +433,6 @@ class EndState:
                 self.model.add(s <= self.x[c, n])
                 variables.append(s)
         return variables, [1] * len(variables), constant
-
-    def objective(self, name: str) -> Linear | None:
-        """An objective as a linear expression, None where this model does not state it."""
-        if name.startswith("placed@"):
-            priority = int(name.removeprefix("placed@"))
-            parts = []
-            for group in self.instance.classes:
-                if group.priority >= priority:
-                    v, w, k = self.placed(group.index)
-                    parts.append((v, [group.weight * a for a in w], group.weight * k))
-            return self._sum(parts)
-        stated = {
-            "disruption": self._disruption,
-            "nodes_used": self._nodes_used,
-            "node_cost": self._node_cost,
-            "fragmentation": self._fragmentation,
-            "preference": self._preference,
-            "balance": self._balance,
-        }
-        return stated[name]() if name in stated else None
-
-    def _disruption(self) -> Linear:
-        problem = self.instance.problem
-        variables, weights, constant = [], [], 0
-        for group in self.instance.classes:
-            c = group.index
-            total = sum(self.now.get(c, {}).values())
-            if group.fixed or not total:
-                continue
-            pending = len(group.members) - total
-            stays = self.expression(self.stays(c))
-            placed = self.expression(self.placed(c))
-            evicted = self.model.new_int_var(0, total, "")
-            moved = self.model.new_int_var(0, total, "")
-            self.model.add(evicted + moved + stays >= total)
-            self.model.add(moved - placed + stays >= -pending)
-            self.model.add(evicted + placed >= total)
-            variables += [evicted, moved]
-            weights += [problem.eviction_weight, problem.move_weight]
-        return variables, weights, constant
-
-    def _used(self, n: int) -> Any:
-        """A literal that is true when a pod that could be elsewhere is on the node."""
-        literal = self.model.new_bool_var("")
-        for c in self.by_class:
-            if (c, n) in self.x:
-                self.model.add(self.x[c, n] == 0).only_enforce_if(~literal)
-        return literal
-
-    def _nodes_used(self) -> Linear:
-        outside = {
-            n for c, row in self.outside.items() for n in row if not self.instance.classes[c].fixed
-        }
-        literals = [self._used(n) for n in self.scope]
-        return literals, [1] * len(literals), len(outside)
-
-    def _node_cost(self) -> Linear:
-        nodes = self.instance.problem.nodes
-        optional = [n for n in self.scope if nodes[n].optional and nodes[n].cost]
-        constant = sum(
-            nodes[n].cost
-            for n in {n for row in self.outside.values() for n in row}
-            if nodes[n].optional
-        )
-        return [self._used(n) for n in optional], [nodes[n].cost for n in optional], constant
-
-    def _fragmentation(self) -> Linear:
-        i = self.instance
-        index = {r: k for k, r in enumerate(i.resources)}
-        fixed = _fixed_use(i)
-        variables, constant = [], 0
-        known = i.capacity.copy()
-        placed = np.flatnonzero(self.end >= 0)
-        np.subtract.at(known, self.end[placed], i.requests[i.class_of[placed]])
-        for shape in i.problem.future:
-            needs = {"pods": 1, **shape.requests}
-            slots, base = [], 0
-            for n, node in enumerate(i.problem.nodes):
-                if node.unschedulable or node.optional or node.name in i.problem.drain:
-                    continue
-                limits, expressions = [shape.count], []
-                for r, a in needs.items():
-                    if a <= 0:
-                        continue
-                    if r not in index:
-                        limits.append(node.allocatable.get(r, 0) // a)
-                    elif not self.inside[n]:
-                        limits.append(max(0, int(known[n, index[r]])) // a)
-                    else:
-                        room = int(i.capacity[n, index[r]] - fixed[n, index[r]])
-                        limits.append(max(0, room) // a)
-                        used = [
-                            (self.x[c, n], int(i.requests[c, index[r]]))
-                            for c in self.by_class
-                            if (c, n) in self.x and i.requests[c, index[r]]
-                        ]
-                        expressions.append((used, room, a))
-                if min(limits) <= 0:
-                    continue
-                if not self.inside[n]:
-                    base += min(limits)
-                    continue
-                slot = self.model.new_int_var(0, min(limits), "")
-                for used, room, a in expressions:
-                    total = self.cp.LinearExpr.weighted_sum(
-                        [x for x, _ in used], [w for _, w in used]
-                    )
-                    # Without slots the row must not bind: an over-committed node keeps its pods.
-                    some = self.model.new_bool_var("")
-                    self.model.add(slot == 0).only_enforce_if(~some)
-                    self.model.add(total + a * slot <= room).only_enforce_if(some)
-                slots.append(slot)
-            lost = self.model.new_int_var(0, shape.count, "")
-            self.model.add(lost + self.cp.LinearExpr.sum(slots) >= shape.count - base)
-            variables.append(lost)
-        return variables, [1] * len(variables), constant
-
-    def _preference(self) -> Linear:
-        from cpsched.families.pods import labels as rules
-
-        variables, weights, constant = [], [], 0
-        for group in self.instance.classes:
-            if not group.pod.preferred_nodes:
-                continue
-            worth = {
-                n: sum(
-                    t.weight
-                    for t in group.pod.preferred_nodes
-                    if rules.term_matches(t.term, self.instance.problem.nodes[n])
-                )
-                for n in range(self.instance.nodes)
-            }
-            rows = self.now if group.fixed else self.outside
-            constant += sum(worth[n] * k for n, k in rows.get(group.index, {}).items())
-            for n in self.by_class.get(group.index, ()):
-                if worth[n]:
-                    variables.append(self.x[group.index, n])
-                    weights.append(worth[n])
-        return variables, weights, constant
-
-    def _balance(self) -> Linear | None:
-        i = self.instance
-        if len(self.scope) < i.nodes:
-            return None
-        index = {r: k for k, r in enumerate(i.resources)}
-        fixed = _fixed_use(i)
-        worst = self.model.new_int_var(0, 10**6, "")
-        for n, node in enumerate(i.problem.nodes):
-            for r, amount in node.allocatable.items():
-                if amount <= 0 or r not in index or amount > 2**50:
-                    continue
-                k = index[r]
-                used = [
-                    (self.x[c, n], 1000 * int(i.requests[c, k]))
-                    for c in self.by_class
-                    if (c, n) in self.x and i.requests[c, k]
-                ]
-                total = self.cp.LinearExpr.weighted_sum([x for x, _ in used], [w for _, w in used])
-                self.model.add(amount * worst >= total + 1000 * int(fixed[n, k]))
-        return [worst], [1], 0
 
     # ------------------------------------------------------------------ solutions
 
@@ -621,7 +461,8 @@ def _tally(instance: Instance, at: Ints) -> dict[int, dict[int, int]]:
     return out
 
 
-def _fixed_use(instance: Instance) -> Ints:
+def fixed_use(instance: Instance) -> Ints:
+    """What the pods that must stay take of each node."""
     fixed = np.array([g.fixed for g in instance.classes], dtype=bool)
     stays = np.flatnonzero((instance.at >= 0) & fixed[instance.class_of])
     used = np.zeros_like(instance.capacity)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cpsched.errors import ProblemError
-from cpsched.families.pods.kubectl import whole_option
+from cpsched.families.pods.kubectl_parts import whole_option
 from cpsched.families.pods.problem import PodsProblem
 
 OPTIONS = {

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from cpsched.core import jit
 from cpsched.core.clock import Clock
 from cpsched.families.pods import kernels
-from cpsched.families.pods.prepare import Bools, Instance, Ints
+from cpsched.families.pods.arrays import Bools, Ints
+from cpsched.families.pods.prepare import Instance
 
 #: Multipliers are rounded to integers of this scale, so that the bound is exact.
 SCALE = 10**6
@@ -23,8 +25,11 @@ SCALE = 10**6
 #: bound; and at least per group.
 PRICING_NODES = 400_000
 LEAST_NODES = 20_000
-#: The same where no proof is needed.
+#: The same where no proof is needed, and where there is time.
 DIVE_NODES = 3_000
+HARDEST_NODES = 60_000_000
+#: Estimated seconds of one branch-and-bound node of the compiled kernel.
+NODE_SECONDS = 2e-7
 #: Further fillings from one pricing.
 REPEATS = 4
 
@@ -122,10 +127,14 @@ def _limits(instance: Instance, classes: Ints, available: Ints, fixed: Bools) ->
 
 @dataclass(frozen=True)
 class Priced:
-    """Bounds on the best filling of each group for some profits, and good fillings."""
+    """Bounds on the best filling of each group for some profits, and good fillings.
+
+    ``visited`` counts branch-and-bound nodes.
+    """
 
     bounds: list[int]
     fillings: list[list[Ints]]
+    visited: int
 
 
 def price(
@@ -153,15 +162,16 @@ def price(
         Further fillings per group from what the ones before leave, so that one round gives
         columns for all classes.
     """
-    bounds, fillings = [], []
+    bounds, fillings, visited = [], [], 0
     available = pack.available if counts is None else counts
     found = np.zeros((1, len(profits)), dtype=np.int64)
     nodes = nodes or max(LEAST_NODES, PRICING_NODES // max(1, len(pack.groups)))
     for group, known in zip(pack.groups, least, strict=True):
         limit = np.minimum(group.limit, available)
-        _, bound, rows, _ = kernels.knapsack(
+        _, bound, rows, steps = kernels.knapsack(
             profits, pack.size, limit, group.room, nodes, known, found
         )
+        visited += int(steps)
         bounds.append(int(bound))
         kept = [found[0].copy()] * rows
         for _ in range(min(repeats, len(group.members) - 1) if rows else 0):
@@ -174,7 +184,7 @@ def price(
                 break
             kept.append(found[0].copy())
         fillings.append(kept)
-    return Priced(bounds, fillings)
+    return Priced(bounds, fillings, visited)
 
 
 def fixed_weights(instance: Instance) -> list[int]:
@@ -297,12 +307,13 @@ def lagrangian(pack: Packing, frozen: list[int], classes: Ints, tiers: Ints, pri
 
 @dataclass
 class Certificate:
-    """What column generation gave for one tier."""
+    """What column generation gave for one tier; ``nodes`` is how hard the bound was to price."""
 
     tier: int
     bound: int | None
     multipliers: tuple[Ints, Ints] | None
     master: Master
+    nodes: int = 0
 
 
 def generate(
@@ -334,7 +345,6 @@ def generate(
         master.add(group, filling)
     best = Certificate(tier, None, None, master)
     nodes = DIVE_NODES
-    most = max(LEAST_NODES, PRICING_NODES // max(1, len(pack.groups)))
     centre: tuple[Ints, Ints] | None = None
     misses = 0
     while clock.remaining() > until and not clock.cancelled:
@@ -348,9 +358,9 @@ def generate(
         profits = profits_of(pack, tier, *at)
         priced = price(pack, profits, master.known_values(profits), nodes=nodes)
         bound = lagrangian(pack, frozen, *at, priced)
-        clock.spend(2e-3 * len(pack.groups))
+        clock.spend(2e-3 * len(pack.groups) + NODE_SECONDS * jit.slowdown() * priced.visited)
         if best.bound is None or bound < best.bound:
-            best.bound, best.multipliers, centre = bound, at, at
+            best.bound, best.multipliers, centre, best.nodes = bound, at, at, nodes
         added = 0
         for g, fillings in enumerate(priced.fillings):
             for filling in fillings:
@@ -361,14 +371,23 @@ def generate(
             misses = 0
         elif quick:
             break
-        elif nodes < most:
+        elif 2 * nodes <= (harder := _affordable(pack, clock.remaining() - until)):
             # Nothing more by quick pricing: look, and prove, harder.
-            nodes = min(most, 12 * nodes)
+            nodes = min(harder, 12 * nodes)
         else:
             misses += 1
             if misses > 2:
                 break
     return best
+
+
+def _affordable(pack: Packing, seconds: float) -> int:
+    """Branch-and-bound nodes per group that one pricing of all groups may take."""
+    each = NODE_SECONDS * jit.slowdown() * max(1, len(pack.groups))
+    least = max(LEAST_NODES, PRICING_NODES // max(1, len(pack.groups)))
+    if jit.slowdown() > 1.0:
+        least = DIVE_NODES
+    return int(min(HARDEST_NODES, max(least, 0.25 * min(seconds, 1e9) / each)))
 
 
 def _between(centre: tuple[Ints, Ints], duals: tuple[Ints, Ints]) -> tuple[Ints, Ints]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cpsched.families.pods.board import Action, Board
-from cpsched.families.pods.check import tier_counts
+from cpsched.families.pods.objectives import tier_counts
 from cpsched.families.pods.prepare import Instance
 from cpsched.families.pods.problem import Placement, PodsSchedule, Step
 
@@ -140,12 +140,13 @@ def in_order(instance: Instance, target: Mapping[int, int]) -> list[Action]:
     for pods in arriving.values():
         pods.sort(key=lambda p: (-instance.classes[instance.class_of[p]].priority, p))
     dirty = set(arriving)
+    needs = instance.requests.tolist()
     detours = 0
     while waiting or leaving:
         bound = _bind_possible(board, arriving, dirty, waiting)
         if bound:
             continue
-        victim = _next_eviction(board, arriving, leaving, for_good)
+        victim = _next_eviction(board, arriving, leaving, for_good, needs)
         if victim is None:
             detours += 1
             parked = _park(board, waiting) if detours <= MOST_DETOURS else None
@@ -217,11 +218,16 @@ def _bind_possible(
 
 
 def _next_eviction(
-    board: Board, arriving: dict[int, list[int]], leaving: set[int], for_good: set[int]
+    board: Board,
+    arriving: dict[int, list[int]],
+    leaving: set[int],
+    for_good: set[int],
+    needs: list[list[int]],
 ) -> int | None:
     """The eviction that soonest lets a waiting pod in, or None when none is allowed."""
     instance = board.instance
-    best: tuple[object, ...] | None = None
+    best: tuple[bool, bool, bool, bool, int] | None = None
+    rooms: dict[int, tuple[list[int], list[list[int]]]] = {}
     for p in sorted(leaving):
         if not board.may_evict(p):
             if p not in for_good:
@@ -231,13 +237,20 @@ def _next_eviction(
             if group.fixed or any(board.credit[b] <= 0 for b in group.budgets):
                 continue
         n = int(board.at[p])
-        after = board.free[n] + instance.requests[instance.class_of[p]]
-        here = [v for v in arriving[n] if board.at[v] < 0]
-        lets_in = any(bool((after >= instance.requests[instance.class_of[v]]).all()) for v in here)
-        key = (not lets_in, not here, len(leaving) and not arriving[n], p not in for_good, p)
+        if n not in rooms:
+            here = [needs[instance.class_of[v]] for v in arriving[n] if board.at[v] < 0]
+            rooms[n] = board.free[n].tolist(), here
+        free, here = rooms[n]
+        mine = needs[instance.class_of[p]]
+        lets_in = any(
+            all(f + m >= w for f, m, w in zip(free, mine, need, strict=True)) for need in here
+        )
+        key = (not lets_in, not here, not arriving[n], p not in for_good, p)
         if best is None or key < best:
             best = key
-    return None if best is None else int(best[-1])  # type: ignore[call-overload]
+        if not any(key[:4]):
+            break
+    return None if best is None else best[-1]
 
 
 def _why(board: Board, waiting: Mapping[int, int], leaving: set[int]) -> str:

@@ -11,84 +11,31 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from cpsched.core.run import Run
 from cpsched.errors import Infeasible, ProblemError
 from cpsched.families.pods import labels as rules
-from cpsched.families.pods.problem import (
-    Node,
-    Placement,
-    Pod,
-    PodsProblem,
-    PodTerm,
-    Selector,
-    Spread,
+from cpsched.families.pods.arrays import Bools, Ints
+from cpsched.families.pods.between import (
+    Conflict,
+    Spreading,
+    Together,
+    Wishes,
+    conflicts,
+    spreads,
+    togethers,
+    wishes,
 )
+from cpsched.families.pods.classes import PodClass, Selectors, classify, jsons, static_key
+from cpsched.families.pods.problem import Node, Placement, PodsProblem
 from cpsched.families.pods.replay import budget_credit, static_refusals
-
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
 
 #: Sums over a cluster must stay below this.
 SAFE_TOTAL = 2**62
+#: Pods above which preparing takes more than milliseconds.
+LARGE = 2_000
 #: Capacity of a resource without a limit.
 UNLIMITED = 2**61
-
-
-@dataclass(frozen=True)
-class Conflict:
-    """No holder shares a domain of ``domain`` with another pod that matches.
-
-    ``rule`` names the constraint; ``domain`` gives each node's domain, -1 for none.
-    """
-
-    rule: str
-    domain: Ints
-    domains: int
-    holders: Bools
-    matches: Bools
-
-
-@dataclass(frozen=True)
-class Together:
-    """A class's required pod affinity: a matching pod in the domain for every topology."""
-
-    matches: Bools
-    domains: tuple[Ints, ...]
-    own: bool
-
-
-@dataclass(frozen=True)
-class Spreading:
-    """A class's topology spread: domains of eligible nodes, -1 for the others.
-
-    A node that is not eligible is no place for the class either, whatever the reason.
-    """
-
-    matches: Bools
-    eligible: Ints
-    domains: int
-    max_skew: int
-    min_domains: int
-    own: bool
-
-
-@dataclass
-class PodClass:
-    """Pods that no constraint can tell apart."""
-
-    index: int
-    pod: Pod
-    priority: int
-    weight: int
-    fixed: bool
-    members: list[int] = field(default_factory=list)
-    pending: list[int] = field(default_factory=list)
-    budgets: tuple[int, ...] = ()
-    gang: int = -1
-    quotas: tuple[int, ...] = ()
 
 
 @dataclass
@@ -132,6 +79,7 @@ class Instance:
     conflicts: list[Conflict]
     together: dict[int, Together]
     spreads: dict[int, list[Spreading]]
+    wishes: Wishes
     budget_credit: list[int]
     quota_limits: Ints
     gang_minimum: list[int]
@@ -156,11 +104,11 @@ def prepare(problem: PodsProblem, run: Run) -> Instance:
     Infeasible
         When a required pod fits no node for reasons that nothing can change.
     """
-    clock = run.clock
+    large = len(problem.pods) > LARGE
     _check_totals(problem)
-    selectors = _Selectors(problem)
-    classes, class_of = _classify(problem, selectors)
-    clock.check()
+    selectors = Selectors(problem)
+    classes, class_of = classify(problem, selectors)
+    _keep_time(run, large)
     at = _positions(problem)
     for p, place in enumerate(at.tolist()):
         group = classes[class_of[p]]
@@ -170,7 +118,7 @@ def prepare(problem: PodsProblem, run: Run) -> Instance:
     resources, capacity, requests = _amounts(problem, classes)
     cell_resources, cell_capacity, cell_requests = _cell_amounts(problem, classes)
     allowed = _allowed(problem, classes)
-    clock.check()
+    _keep_time(run, large)
     tiers = sorted({c.priority for c in classes}, reverse=True)
     index = {priority: k for k, priority in enumerate(tiers)}
     relaxed = set(problem.relaxed)
@@ -190,9 +138,10 @@ def prepare(problem: PodsProblem, run: Run) -> Instance:
         allowed=allowed,
         tiers=tiers,
         tier_of=np.array([index[c.priority] for c in classes], dtype=np.int64),
-        conflicts=_conflicts(problem, classes, selectors, relaxed),
-        together={} if "pod_affinity" in relaxed else _together(problem, classes, selectors),
-        spreads={} if "topology_spread" in relaxed else _spreads(problem, classes, selectors),
+        conflicts=conflicts(problem, classes, selectors, relaxed),
+        together={} if "pod_affinity" in relaxed else togethers(problem, classes, selectors),
+        spreads={} if "topology_spread" in relaxed else spreads(problem, classes, selectors),
+        wishes=wishes(problem, classes, selectors),
         budget_credit=_budget_credits(problem, classes),
         quota_limits=_quota_limits(problem, resources),
         gang_minimum=[g.min_count for g in problem.gangs],
@@ -206,6 +155,12 @@ def prepare(problem: PodsProblem, run: Run) -> Instance:
     if problem.notes and not run.message:
         run.message = "; ".join(problem.notes[:8])
     return instance
+
+
+def _keep_time(run: Run, large: bool) -> None:
+    """A small cluster is prepared in milliseconds, and gets a plan whatever the clock says."""
+    if large:
+        run.clock.check()
 
 
 def _drained(problem: PodsProblem) -> frozenset[int]:
@@ -235,159 +190,6 @@ def _check_totals(problem: PodsProblem) -> None:
 def _positions(problem: PodsProblem) -> Ints:
     index = {n.name: i for i, n in enumerate(problem.nodes)}
     return np.array([-1 if p.node is None else index[p.node] for p in problem.pods], dtype=np.int64)
-
-
-# ---------------------------------------------------------------------- classes
-
-
-class _Selectors:
-    """Every distinct (namespaces, selector) in use, and which pods each matches."""
-
-    def __init__(self, problem: PodsProblem) -> None:
-        self.problem = problem
-        self._index: dict[Any, int] = {}
-        self._tests: list[Any] = []
-        self._pod_keys: dict[int, tuple[int, ...]] = {}
-        self._signatures: dict[Any, tuple[bool, ...]] = {}
-        #: Selector x class: whether it matches, once the classes are known.
-        self.table: Bools | None = None
-        for pod in problem.pods:
-            for term in (*pod.pod_affinity, *pod.pod_anti_affinity):
-                self.term(pod, term)
-            for spread in pod.topology_spread:
-                self.spread(pod, spread)
-        for budget in problem.budgets:
-            self.add(
-                ("budget", budget.namespace, _json(budget.selector)),
-                lambda ns, labels, b=budget: (
-                    ns == b.namespace and rules.selects(b.selector, labels)
-                ),
-            )
-
-    def add(self, key: Any, test: Any) -> int:
-        if key not in self._index:
-            self._index[key] = len(self._tests)
-            self._tests.append(test)
-        return self._index[key]
-
-    def term(self, pod: Pod, term: PodTerm) -> int:
-        """Index of a pod term as seen from the pod."""
-        selector = rules.term_selector(pod, term)
-        own, spaces = pod.namespace, self.problem.namespaces
-        key = (
-            "term",
-            own if not term.namespaces and term.namespace_selector is None else "",
-            term.namespaces,
-            _json(term.namespace_selector),
-            _json(selector),
-        )
-        return self.add(
-            key,
-            lambda ns, labels: (
-                rules.term_namespaces_match(term, own, ns, spaces)
-                and rules.selects(selector, labels)
-            ),
-        )
-
-    def spread(self, pod: Pod, spread: Spread) -> int:
-        """Index of a spread constraint's selector as seen from the pod."""
-        selector: Selector | None = rules.spread_selector(pod, spread)
-        own = pod.namespace
-        return self.add(
-            ("spread", own, _json(selector)),
-            lambda ns, labels: ns == own and rules.selects(selector, labels),
-        )
-
-    def signature(self, pod: Pod) -> tuple[bool, ...]:
-        """Which of the selectors match the pod."""
-        if not self._tests:
-            return ()
-        key = (pod.namespace, tuple(pod.labels.items()))
-        found = self._signatures.get(key)
-        if found is None:
-            found = tuple(bool(t(pod.namespace, pod.labels)) for t in self._tests)
-            self._signatures[key] = found
-        return found
-
-
-def _json(record: Any) -> Any:
-    return None if record is None else record.model_dump_json()
-
-
-def _jsons(records: Any) -> Any:
-    return tuple(r.model_dump_json() for r in records) if records else ()
-
-
-def _classify(problem: PodsProblem, selectors: _Selectors) -> tuple[list[PodClass], Ints]:
-    keys: dict[Any, int] = {}
-    classes: list[PodClass] = []
-    class_of = np.zeros(len(problem.pods), dtype=np.int64)
-    quota_spaces = {q.namespace for q in problem.quotas}
-    gangs = {g.name: i for i, g in enumerate(problem.gangs)}
-    required = set(problem.required)
-    stuck = "movable" not in problem.relaxed
-    spaces = bool(quota_spaces)
-    for p, pod in enumerate(problem.pods):
-        fixed = stuck and pod.node is not None and not pod.movable
-        signature = selectors.signature(pod)
-        terms: tuple[Any, ...] = ()
-        if pod.pod_affinity or pod.pod_anti_affinity or pod.topology_spread:
-            terms = (
-                tuple((t.topology_key, selectors.term(pod, t)) for t in pod.pod_affinity),
-                tuple((t.topology_key, selectors.term(pod, t)) for t in pod.pod_anti_affinity),
-                tuple((_json(s), selectors.spread(pod, s)) for s in pod.topology_spread),
-            )
-        key = (
-            tuple(pod.requests.items()),
-            pod.priority,
-            pod.weight,
-            fixed,
-            pod.preemption_policy,
-            pod.hold,
-            bool(required) and pod.name in required,
-            static_key(pod),
-            _jsons(pod.host_ports),
-            pod.exclusive_claims,
-            terms,
-            signature,
-            pod.namespace if spaces and pod.namespace in quota_spaces else "",
-            pod.gang,
-            pod.cells,
-            tuple(pod.per_cell.items()),
-            _jsons(pod.preferred_nodes),
-        )
-        index = keys.get(key)
-        if index is None:
-            index = keys[key] = len(classes)
-            classes.append(
-                PodClass(
-                    index,
-                    pod,
-                    pod.priority,
-                    pod.weight,
-                    fixed,
-                    gang=gangs.get(pod.gang, -1),
-                    quotas=tuple(
-                        q
-                        for q, quota in enumerate(problem.quotas)
-                        if quota.namespace == pod.namespace
-                    ),
-                )
-            )
-        class_of[p] = index
-    return classes, class_of
-
-
-def static_key(pod: Pod) -> Any:
-    """What decides which nodes suit a pod whatever runs on them."""
-    if not (pod.node_selector or pod.tolerations or pod.volume_affinity):
-        return None if pod.node_affinity is None else _jsons(pod.node_affinity)
-    return (
-        tuple(sorted(pod.node_selector.items())),
-        None if pod.node_affinity is None else _jsons(pod.node_affinity),
-        _jsons(pod.tolerations),
-        tuple(_jsons(terms) for terms in pod.volume_affinity),
-    )
 
 
 # ---------------------------------------------------------------------- amounts
@@ -444,7 +246,7 @@ def _allowed(problem: PodsProblem, classes: list[PodClass]) -> Bools:
     for n, node in enumerate(problem.nodes):
         key = (
             tuple((k, node.labels[k]) for k in sorted(keys) if k in node.labels),
-            _jsons(node.taints),
+            jsons(node.taints),
             node.unschedulable,
             node.name if by_name else "",
         )
@@ -466,116 +268,6 @@ def _allowed(problem: PodsProblem, classes: list[PodClass]) -> Bools:
             allowed[c.index] = False
     allowed[:, list(drained)] = False
     return allowed
-
-
-# ---------------------------------------------------------------------- between pods
-
-
-def _domains(problem: PodsProblem, key: str) -> tuple[Ints, int]:
-    index: dict[str, int] = {}
-    out = np.full(len(problem.nodes), -1, dtype=np.int64)
-    for n, node in enumerate(problem.nodes):
-        value = node.labels.get(key)
-        if value is not None:
-            out[n] = index.setdefault(value, len(index))
-    return out, len(index)
-
-
-def _conflicts(
-    problem: PodsProblem, classes: list[PodClass], selectors: _Selectors, relaxed: set[str]
-) -> list[Conflict]:
-    out: list[Conflict] = []
-    if "pod_anti_affinity" not in relaxed:
-        groups: dict[tuple[str, int], list[int]] = defaultdict(list)
-        for c in classes:
-            for term in c.pod.pod_anti_affinity:
-                groups[term.topology_key, selectors.term(c.pod, term)].append(c.index)
-        known: dict[str, tuple[Ints, int]] = {}
-        for (key, selector), indices in groups.items():
-            if key not in known:
-                known[key] = _domains(problem, key)
-            domain, count = known[key]
-            holders = np.zeros(len(classes), dtype=bool)
-            holders[indices] = True
-            matches = _matching(classes, selectors, selector)
-            out.append(Conflict("pod_anti_affinity", domain, count, holders, matches))
-    if "host_ports" not in relaxed:
-        ports = {p.model_dump_json(): p for c in classes for p in c.pod.host_ports}
-        for port in ports.values():
-            holders = np.array([port in c.pod.host_ports for c in classes], dtype=bool)
-            matches = np.array(
-                [any(rules.ports_clash(port, p) for p in c.pod.host_ports) for c in classes],
-                dtype=bool,
-            )
-            own = np.arange(len(problem.nodes), dtype=np.int64)
-            out.append(Conflict("host_ports", own, len(problem.nodes), holders, matches))
-    if "exclusive_claims" not in relaxed:
-        for claim in sorted({x for c in classes for x in c.pod.exclusive_claims}):
-            users = np.array([claim in c.pod.exclusive_claims for c in classes], dtype=bool)
-            whole = np.zeros(len(problem.nodes), dtype=np.int64)
-            out.append(Conflict("exclusive_claims", whole, 1, users, users))
-    return out
-
-
-def _matching(classes: list[PodClass], selectors: _Selectors, index: int) -> Bools:
-    if selectors.table is None:
-        rows = [selectors.signature(c.pod) for c in classes]
-        selectors.table = np.array(rows, dtype=bool).T.copy()
-    row: Bools = selectors.table[index]
-    return row
-
-
-def _together(
-    problem: PodsProblem, classes: list[PodClass], selectors: _Selectors
-) -> dict[int, Together]:
-    out = {}
-    for c in classes:
-        if c.pod.pod_affinity:
-            matches = np.ones(len(classes), dtype=bool)
-            for term in c.pod.pod_affinity:
-                matches &= _matching(classes, selectors, selectors.term(c.pod, term))
-            keys = dict.fromkeys(t.topology_key for t in c.pod.pod_affinity)
-            domains = tuple(_domains(problem, k)[0] for k in keys)
-            out[c.index] = Together(matches, domains, bool(matches[c.index]))
-    return out
-
-
-def _spreads(
-    problem: PodsProblem, classes: list[PodClass], selectors: _Selectors
-) -> dict[int, list[Spreading]]:
-    out: dict[int, list[Spreading]] = {}
-    nodes: dict[Any, tuple[Ints, int]] = {}
-    for c in classes:
-        for spread in c.pod.topology_spread:
-            keys = tuple(s.topology_key for s in c.pod.topology_spread)
-            policies = (spread.node_affinity_policy, spread.node_taints_policy)
-            who = (spread.topology_key, keys, policies, static_key(c.pod))
-            if who not in nodes:
-                nodes[who] = _eligible(problem, c.pod, spread)
-            eligible, count = nodes[who]
-            matches = _matching(classes, selectors, selectors.spread(c.pod, spread))
-            out.setdefault(c.index, []).append(
-                Spreading(
-                    matches,
-                    eligible,
-                    count,
-                    spread.max_skew,
-                    spread.min_domains or 0,
-                    bool(matches[c.index]),
-                )
-            )
-    return out
-
-
-def _eligible(problem: PodsProblem, pod: Pod, spread: Spread) -> tuple[Ints, int]:
-    """Domain of every eligible node, -1 for the others, and the number of domains."""
-    domain, _ = _domains(problem, spread.topology_key)
-    fit = np.array([rules.spread_eligible(pod, spread, n) for n in problem.nodes], dtype=bool)
-    # Domains without an eligible node do not count: number the others densely.
-    used, dense = np.unique(domain[fit], return_inverse=True)
-    eligible = np.full(len(domain), -1, dtype=np.int64)
-    eligible[fit] = dense
-    return eligible, len(used)
 
 
 # ---------------------------------------------------------------------- budgets, quotas

@@ -141,7 +141,7 @@ class PodTerm(Record):
 
 
 class Spread(Record):
-    """A topology spread constraint with whenUnsatisfiable DoNotSchedule."""
+    """A topology spread constraint."""
 
     topology_key: Name
     max_skew: Annotated[int, Field(ge=1, le=10**6)] = 1
@@ -150,6 +150,14 @@ class Spread(Record):
     node_affinity_policy: Literal["Honor", "Ignore"] = "Honor"
     node_taints_policy: Literal["Honor", "Ignore"] = "Ignore"
     match_label_keys: tuple[str, ...] = ()
+
+
+class PreferredPods(Record):
+    """A preferred pod affinity term (or anti-affinity, when ``apart``) and its weight."""
+
+    weight: Annotated[int, Field(ge=1, le=100)]
+    term: PodTerm
+    apart: bool = False
 
 
 class Node(Record):
@@ -209,6 +217,9 @@ class Pod(Record):
         How many distinct cells of its node it takes, and the amounts in each.
     gang
         Name of its gang (``namespace/name``).
+    preferred_nodes, preferred_pods, preferred_spread
+        What the objective `preference` scores: preferred affinity, and spread constraints with
+        whenUnsatisfiable ScheduleAnyway.
     """
 
     name: Name
@@ -233,6 +244,8 @@ class Pod(Record):
     pod_affinity: tuple[PodTerm, ...] = ()
     pod_anti_affinity: tuple[PodTerm, ...] = ()
     topology_spread: tuple[Spread, ...] = ()
+    preferred_pods: tuple[PreferredPods, ...] = ()
+    preferred_spread: tuple[Spread, ...] = ()
     gang: str = ""
     cells: Annotated[int, Field(ge=0, le=1024)] = 0
     per_cell: Amounts = Field(default_factory=dict)

@@ -9,8 +9,8 @@ import numpy as np
 from cpsched.core import jit
 from cpsched.core.run import Run
 from cpsched.families.pods import kernels_reassignment as kernels
-from cpsched.families.pods.check import tier_counts
-from cpsched.families.pods.prepare import Ints
+from cpsched.families.pods.arrays import Ints
+from cpsched.families.pods.objectives import tier_counts
 from cpsched.families.pods.problem import Placement, PodsProblem, PodsSchedule
 from cpsched.families.pods.reassignment_problem import Reassignment
 from cpsched.result import Bound

@@ -318,10 +318,7 @@ class State:
                 )
                 continue
             counts, own = self.spread_counts(pod, spread)
-            lowest = min(counts.values(), default=0)
-            if spread.min_domains is not None and len(counts) < spread.min_domains:
-                lowest = 0
-            skew = counts.get(domain, 0) + own - lowest
+            skew = counts.get(domain, 0) + own - self._lowest(counts, spread)
             if skew > spread.max_skew:
                 yield Refusal(
                     "topology_spread",
@@ -346,6 +343,8 @@ class State:
             _content(pod.node_affinity),
             _content(pod.tolerations),
             tuple(s.topology_key for s in pod.topology_spread),
+            tuple(s.topology_key for s in pod.preferred_spread),
+            spread in pod.preferred_spread,
             spread.node_affinity_policy,
             spread.node_taints_policy,
         )
@@ -424,6 +423,30 @@ class State:
                 healthy = sum(self.where[p.name] is not None for p in members)
                 self._credit[budget.name] = budget_credit(budget, len(members), healthy)
         return self._credit
+
+    # ------------------------------------------------------------------ preferences
+
+    def near(self, pod: Pod, term: PodTerm, node: Node) -> int:
+        """Other pods that a term of a placed pod matches in the domain of its node."""
+        domain = node.labels.get(term.topology_key)
+        if domain is None:
+            return 0
+        tally = self._term_tally(pod, [term])
+        return self._in_domain(tally, term.topology_key, domain) - tally.matches(pod)
+
+    def skewed(self, pod: Pod, spread: Spread, node: Node) -> bool:
+        """Whether the domain of a placed pod exceeds the skew of its constraint."""
+        counts, own = self.spread_counts(pod, spread)
+        domain = node.labels.get(spread.topology_key)
+        if domain is None:
+            return True
+        # The pod is counted already when it matches itself.
+        return bool(own) and counts.get(domain, 0) - self._lowest(counts, spread) > spread.max_skew
+
+    @staticmethod
+    def _lowest(counts: dict[str, int], spread: Spread) -> int:
+        few = spread.min_domains is not None and len(counts) < spread.min_domains
+        return 0 if few else min(counts.values(), default=0)
 
     # ------------------------------------------------------------------ counting
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 from collections.abc import Mapping
 
 import numpy as np
 
-from cpsched.core import jit
 from cpsched.core.run import Run
-from cpsched.families.pods import cellpacking, disrupt, dive, patterns, vm, warm
+from cpsched.families.pods import bound, cellpacking, disrupt, dive, patterns, vm, warm
+from cpsched.families.pods.arrays import Ints
 from cpsched.families.pods.improve import (
     WHOLE,
     end_of,
@@ -20,18 +21,20 @@ from cpsched.families.pods.improve import (
     stated,
 )
 from cpsched.families.pods.plan import Stuck, in_order, name_pods, schedule_of
-from cpsched.families.pods.prepare import Instance, Ints
+from cpsched.families.pods.prepare import Instance
 from cpsched.families.pods.problem import PodsSchedule
 from cpsched.result import Bound
 
 logger = logging.getLogger("cpsched")
+
+#: Variables up to which CP-SAT proves the whole model sooner than shaken dives find a pod more.
+SMALL = 120
 
 
 def search(instance: Instance, run: Run) -> None:
     """Improve and prove until the run is done."""
     if not warm.ready(run.clock):
         return
-    jit.ready(run.clock.remaining())
     if cellpacking.applies(instance, run):
         cellpacking.search(instance, run)
         return
@@ -43,8 +46,9 @@ def search(instance: Instance, run: Run) -> None:
         least_disruption(instance, run)
     if run.done() or not stated(instance, run):
         return
-    small = size_of(instance) <= WHOLE
-    if run.incumbent is None or (small and not plain(instance)):
+    size = size_of(instance)
+    small = size <= WHOLE
+    if run.incumbent is None or size <= SMALL or (small and not plain(instance)):
         solve_whole(instance, run, 0.6 * run.clock.remaining())
     search_neighbourhoods(instance, run, 0.6 * run.clock.remaining() if small else math.inf)
     if small:
@@ -93,6 +97,9 @@ def place(instance: Instance, run: Run) -> None:
             _reach(instance, run, pack, last, columns, levels, 0.5 * until * budget)
         if run.done() or all(run.proved(k) for k in levels):
             return
+    if size_of(instance) <= SMALL:
+        solve_whole(instance, run, 0.6 * run.clock.remaining())
+    _reach_again(instance, run, pack, last, levels, 0.3 * run.clock.remaining())
     # What is left is to place a pod or two more: look closely at a few nodes at a time.
     search_neighbourhoods(
         instance,
@@ -156,6 +163,7 @@ def pattern_bound(
     classes, tiers = found.multipliers
     names = [instance.classes[c].pod.name for c in pack.classes.tolist()]
     data = {
+        "nodes": found.nodes,
         "multipliers": {n: int(m) for n, m in zip(names, classes.tolist(), strict=True) if m},
         "tiers": [int(m) for m in tiers.tolist()],
     }
@@ -181,10 +189,33 @@ def _reach(
         offer_counts(instance, run, dive.lay_out(pack, chosen, run), "patterns:dive")
 
 
+def _reach_again(
+    instance: Instance,
+    run: Run,
+    pack: patterns.Packing,
+    last: patterns.Certificate | None,
+    levels: list[int],
+    until: float,
+) -> None:
+    """Shaken dives, one after the other, until the certified counts are reached."""
+    rng = random.Random(run.seed)
+    while last is not None and not all(run.proved(k) for k in levels):
+        dive.reset(pack, last.master)
+        chosen = dive.dive(pack, last.master, run.clock, until, rng)
+        if chosen is None:
+            return
+        offer_counts(instance, run, dive.lay_out(pack, chosen, run), "patterns:dive", more=True)
+
+
 def offer_counts(
-    instance: Instance, run: Run, counts: Mapping[tuple[int, int], int], source: str
+    instance: Instance,
+    run: Run,
+    counts: Mapping[tuple[int, int], int],
+    source: str,
+    *,
+    more: bool = False,
 ) -> bool:
-    """Put an end state into an executable order and offer it."""
+    """Put an end state into an executable order and offer it; with ``more`` only higher counts."""
     total = np.zeros(len(instance.tiers), dtype=np.int64)
     for (c, _), count in counts.items():
         total[instance.tier_of[c]] += instance.classes[c].weight * count
@@ -194,7 +225,8 @@ def offer_counts(
     levels = placed_levels(instance, run)
     if levels is not None and run.incumbent is not None:
         reached = tuple(int(v) for v in np.cumsum(total))
-        if reached < tuple(run.incumbent.values[: len(levels)]):
+        known = tuple(int(v) for v in run.incumbent.values[: len(levels)])
+        if reached < known or (more and reached == known):
             return False
     try:
         actions = in_order(instance, name_pods(instance, counts))
@@ -218,6 +250,8 @@ def least_disruption(instance: Instance, run: Run) -> None:
     pack = patterns.packing(instance, distinct=True)
     while not run.done():
         values = [int(v) for v in run.incumbent.values[:level]]
+        least = bound.undisturbed(instance, values)
+        run.raise_bound(Bound(least, "no-room-as-it-is", "disruption", given=tuple(values)))
         fixed = patterns.fixed_weights(instance)
         stage = disrupt.Stage(pack, [v - f for v, f in zip(values, fixed, strict=True)])
         counts = dive.counts_of(pack, end_of(instance, run.incumbent.schedule))

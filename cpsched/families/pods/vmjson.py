@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cpsched.errors import ProblemError
-from cpsched.families.pods.kubectl import whole_option
+from cpsched.families.pods.kubectl_parts import whole_option
 from cpsched.families.pods.problem import PodsProblem
 from cpsched.problem import parse_json
 

@@ -8,7 +8,7 @@ far faster than clause learning; where it does not, its states outgrow `STATES` 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,8 +141,18 @@ class Sweep:
         present = self.sizes[-1]
         beyond = min(present, self._next + CHUNK)
         known = int(self._count[0])
-        arguments: Any = (self._rows, self._next, beyond, self._into, self._count, self._table)
-        if not expand(self.plan, self.limit, *arguments, self.scratch, self.level + 1):
+        if not expand(
+            self.plan,
+            self.limit,
+            self._rows,
+            self._next,
+            beyond,
+            self._into,
+            self._count,
+            self._table,
+            self.scratch,
+            self.level + 1,
+        ):
             self.status = "UNKNOWN"
             return
         self._next = beyond

@@ -99,7 +99,7 @@ def profile(plan: Any, state: Any, times: Any, free: Any) -> int:
 @kernel
 def earliest(plan: Any, state: Any, j: int, times: Any, free: Any, count: int) -> int:
     """The earliest start of task j in a state; its predecessors are scheduled."""
-    time = max(state[LAST], plan.head[j])
+    time: int = max(state[LAST], plan.head[j])
     for k in range(state[RUNNING]):
         if (plan.before[j] >> (state[SLOTS + k] & 63)) & 1:
             time = max(time, state[SLOTS + k] >> 6)
@@ -112,7 +112,8 @@ def earliest(plan: Any, state: Any, j: int, times: Any, free: Any, count: int) -
                 room = False
                 break
         if room:
-            return max(time, times[x])
+            time = max(time, times[x])
+            break
     return time
 
 
@@ -202,7 +203,7 @@ def keep(rows: Any, count: Any, table: Any) -> bool:
     rows[new, CHAIN] = table[slot]
     table[slot] = new
     count[0] = new + 1
-    return new + 2 < rows.shape[0]
+    return bool(new + 2 < rows.shape[0])
 
 
 @kernel
@@ -231,7 +232,7 @@ def expand(
         state = rows[p]
         if state[DEAD] != 0:
             continue
-        mask = np.int64(state[LOW]) | (np.int64(state[HIGH]) << BITS)
+        mask: Any = np.int64(state[LOW]) | (np.int64(state[HIGH]) << BITS)
         pieces = profile(plan, state, scratch.times, scratch.free)
         late = False
         for j in range(n):

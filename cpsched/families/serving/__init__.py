@@ -81,12 +81,16 @@ def items(schedule: ServingSchedule) -> dict[str, dict[str, Any]]:
     out: dict[str, dict[str, Any]] = {}
     for r in schedule.requests:
         out[r.request] = {"instance": r.instance, "start": r.start, "end": r.end}
+        if r.decode is not None:
+            out[r.request] |= {"decode": r.decode, "sent": r.sent}
     for pin in schedule.pins:
         out[f"pin {pin.item} {pin.from_}"] = {"to": pin.to, "place": pin.place}
     for one in schedule.evictions:
         out[f"evict {one.request}"] = {"how": one.how}
     for move in schedule.migrations:
         out[f"move {move.request}"] = {"from": move.from_, "to": move.to}
+    for one_ttl in schedule.ttls:
+        out[f"ttl {one_ttl.tool}"] = {"rounds": one_ttl.rounds}
     for item in schedule.placements:
         out[f"item {item.item}"] = {"gpus": list(item.gpus)}
     return out

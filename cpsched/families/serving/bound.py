@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cpsched.errors import ProblemError
-from cpsched.families.serving import lagrange
+from cpsched.families.serving import branch, lagrange
 from cpsched.families.serving.prepare import UNLIMITED, Prepared, prepare
 from cpsched.families.serving.problem import ServingProblem
 from cpsched.families.serving.program import LARGEST_PROGRAM, TimeIndexed, program_size
@@ -148,7 +148,7 @@ def raise_time_indexed(
     goodput = objective == "goodput"
     if objective not in ("total_latency", "weighted_latency", "goodput"):
         return
-    if (q.problem.reject and not goodput) or run.incumbent is None:
+    if (q.problem.reject and not goodput) or run.incumbent is None or q.staged:
         return
     horizon = max((one.end for one in run.incumbent.schedule.requests), default=0) + 1
     if goodput:
@@ -204,4 +204,8 @@ def recompute(problem: ServingProblem, bound: Bound) -> Number:
         goodput = bound.objective == "goodput"
         prices = lagrange.Prices.from_data(bound.data)
         return _whole(lagrange.dual_value(q, prices, goodput), goodput)
+    if bound.argument == branch.ARGUMENT:
+        # Finished searches are recomputed by searching again.
+        prices = lagrange.Prices.from_data(bound.data)
+        return bound.value if branch.confirmed(q, int(bound.value), prices) else -math.inf
     return value(q, bound.argument, bound.objective)

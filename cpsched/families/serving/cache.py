@@ -17,12 +17,15 @@ from cpsched.families.serving.check_static import (
     cache_blocks,
     call_end,
     context,
+    evaluate_cache,
+    expected_price,
+    fetch_rounds,
     is_program_cache,
     program_steps,
 )
 from cpsched.families.serving.linear import LinearProgram
-from cpsched.families.serving.problem import Pin, ServingProblem, ServingSchedule
-from cpsched.result import Bound
+from cpsched.families.serving.problem import Pin, ServingProblem, ServingSchedule, TimeToLive
+from cpsched.result import Bound, Number
 
 if TYPE_CHECKING:
     from cpsched.core.run import Run
@@ -146,11 +149,26 @@ class Gaps:
     times: np.ndarray
     room: np.ndarray
     host: int
+    #: Rounds between GPU and host by gap, on both of them; a gap shorter than two of it stays.
+    moving: np.ndarray
 
     @cached_property
     def spans(self) -> tuple[np.ndarray, np.ndarray]:
         """First and last stretch (exclusive) that each gap covers."""
         return np.searchsorted(self.times, self.start), np.searchsorted(self.times, self.end)
+
+    @cached_property
+    def offloads(self) -> np.ndarray:
+        """Whether a gap may be spent in host memory."""
+        allowed: np.ndarray = (self.size <= self.host) & (2 * self.moving <= self.end - self.start)
+        return allowed
+
+    def crossing(self, j: int) -> np.ndarray:
+        """Stretches in which an offloaded gap still, or again, holds GPU memory."""
+        edges = [self.start[j], self.start[j] + self.moving[j]]
+        edges += [self.end[j] - self.moving[j], self.end[j]]
+        a, b, c, d = np.searchsorted(self.times, edges)
+        return np.concatenate([np.arange(a, b), np.arange(c, d)])
 
 
 def gaps_of(p: ServingProblem) -> Gaps:
@@ -163,7 +181,9 @@ def gaps_of(p: ServingProblem) -> Gaps:
             end.append(max(call_end(a), b.arrival))
             size.append(context(a))
             value.append(min(context(a), b.prompt))
-    times = np.unique(np.array(start + end + [0], np.int64))
+    moving = [fetch_rounds(p, units) for units in size]
+    edges = [t for a, b, d in zip(start, end, moving, strict=True) for t in (a, a + d, b - d, b)]
+    times = np.unique(np.array([*edges, 0], np.int64))
     limit = p.instances[0].capacity
     room = np.full(len(times), 2**60 if limit is None else limit, np.int64)
     if p.running_memory and limit is not None:
@@ -186,6 +206,7 @@ def gaps_of(p: ServingProblem) -> Gaps:
         times,
         room,
         p.instances[0].host_capacity,
+        np.array(moving, np.int64),
     )
 
 
@@ -200,7 +221,11 @@ def pack(g: Gaps, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if a == b or room[a:b].min() >= size:
             room[a:b] -= size
             place[j] = 1
-        elif host[a:b].min() >= size:
+        elif g.offloads[j] and host[a:b].min() >= size:
+            crossing = g.crossing(j)
+            if len(crossing) and room[crossing].min() < size:
+                continue
+            room[crossing] -= size
             host[a:b] -= size
             place[j] = 2
     return place, room
@@ -290,9 +315,14 @@ def packing_bound(p: ServingProblem, g: Gaps, prices: Any) -> int:
     y = np.concatenate([[0], np.cumsum(np.array(prices["gpu"], object))])
     z = np.concatenate([[0], np.cumsum(np.array(prices["host"], object))])
     reload = 100 - p.reload_percent
-    for a, b, size, value in zip(first, last, g.size.tolist(), g.value.tolist(), strict=True):
+    for j, (a, b, size, value) in enumerate(
+        zip(first, last, g.size.tolist(), g.value.tolist(), strict=True)
+    ):
         gpu = 100 * SCALE * value - size * int(y[b] - y[a])
-        host = reload * SCALE * value - size * int(z[b] - z[a]) if size <= g.host else 0
+        host = 0
+        if g.offloads[j]:
+            crossing = sum(int(prices["gpu"][t]) for t in g.crossing(j).tolist())
+            host = reload * SCALE * value - size * (int(z[b] - z[a]) + crossing)
         total += max(0, gpu, host)
     return total // SCALE
 
@@ -312,10 +342,11 @@ def packing_prices(p: ServingProblem, g: Gaps, run: Run) -> tuple[Any, np.ndarra
         x = program.add(-100.0 * g.value[j])
         program.entries(j, x, 1.0)
         program.entries(n + rows, x, float(g.size[j]))
-        if g.host >= g.size[j]:
+        if g.offloads[j]:
             h = program.add(-(100.0 - p.reload_percent) * g.value[j])
             program.entries(j, h, 1.0)
             program.entries(n + stretches + rows, h, float(g.size[j]))
+            program.entries(n + g.crossing(j), h, float(g.size[j]))
     solved = program.solve(run.clock)
     if solved is None:
         return None
@@ -324,11 +355,32 @@ def packing_prices(p: ServingProblem, g: Gaps, run: Run) -> tuple[Any, np.ndarra
     return prices, -solved.prices[:n]
 
 
+def best_ttls(p: ServingProblem) -> tuple[TimeToLive, ...]:
+    """The cheapest time to live of every tool.
+
+    The expected price rises with the rounds kept, except that it falls at the durations that
+    occur: one of them, or 0, is best.
+    """
+    return tuple(
+        TimeToLive(
+            tool=t.name,
+            rounds=min(
+                sorted({0, *t.durations}), key=lambda rounds: expected_price(p, t.name, rounds)
+            ),
+        )
+        for t in p.tools
+        if t.durations
+    )
+
+
 # ---------------------------------------------------------------- the question
 
 
 def greedy(p: ServingProblem, run: Run) -> None:
     """Bélády, or the best of packing orders and times to live."""
+    if any(o.name == "expected_tokens" for o in run.objectives):
+        run.offer(ServingSchedule(ttls=best_ttls(p)), "times-to-live")
+        return
     if not is_program_cache(p):
         blocks = cache_blocks(p)
         reuses, most = belady(p, _all_reuses(p) if blocks is None else blocks)
@@ -350,6 +402,10 @@ def greedy(p: ServingProblem, run: Run) -> None:
 
 def bounds(p: ServingProblem, run: Run) -> None:
     """Infinite capacity and Bélády for blocks; the packing program for programs."""
+    if any(o.name == "expected_tokens" for o in run.objectives):
+        value = evaluate_cache(p, ServingSchedule(ttls=best_ttls(p)), "expected_tokens")
+        run.raise_bound(Bound(value, "every-ttl", "expected_tokens"))
+        return
     for objective in run.objectives:
         if not is_program_cache(p) and not run.optimal():
             for argument in ("every-reuse", "belady"):
@@ -375,7 +431,7 @@ def _alone(p: ServingProblem, g: Gaps, objective: str) -> int:
         if b > a:
             room[j] = g.room[a:b].min()
     fits = g.size <= room
-    offload = ~fits & (g.size <= g.host)
+    offload = ~fits & g.offloads
     saved = int(g.value[fits].sum())
     if objective == "hit_tokens":
         return (saved + int(g.value[offload].sum())) * p.block_tokens
@@ -396,7 +452,7 @@ def _program_bound(p: ServingProblem, objective: str, prices: Any) -> int:
 
 def search(p: ServingProblem, run: Run) -> None:
     """CP-SAT over the gaps (prefix blocks are solved by then)."""
-    if not is_program_cache(p) or not run.objectives:
+    if not is_program_cache(p) or not run.objectives or run.optimal():
         return
     g = gaps_of(p)
     name = run.objectives[0].name
@@ -415,14 +471,16 @@ def search(p: ServingProblem, run: Run) -> None:
             if not j % 256:
                 run.clock.check()
             mine = []
-            for where, capacity in ((1, 2**60), (2, g.host)):
-                if where == 1 or g.size[j] <= capacity:
+            for where in (1, 2):
+                if where == 1 or g.offloads[j]:
                     x = model.new_bool_var("")
                     mine.append((where, x))
                     terms.append(x)
                     gains.append(int(g.value[j]) * (100 if where == 1 else reload))
                     for t in range(first[j], last[j]):
                         rows.setdefault((where, t), []).append((x, int(g.size[j])))
+                    for t in g.crossing(j).tolist() if where == 2 else ():
+                        rows.setdefault((1, t), []).append((x, int(g.size[j])))
             if len(mine) > 1:
                 model.add_at_most_one([x for _, x in mine])
             chosen.append(mine)
@@ -456,10 +514,12 @@ def search(p: ServingProblem, run: Run) -> None:
     exact.solve_levels(run, build)
 
 
-def recompute(p: ServingProblem, bound: Bound) -> int:
+def recompute(p: ServingProblem, bound: Bound) -> Number:
     """The value of a bound of this question."""
     if bound.argument in ("every-reuse", "belady"):
         return _block_bound(p, bound.objective, bound.argument)
+    if bound.argument == "every-ttl":
+        return evaluate_cache(p, ServingSchedule(ttls=best_ttls(p)), bound.objective)
     if bound.argument == "alone":
         return _alone(p, gaps_of(p), bound.objective)
     if bound.argument == "packing-lp":

@@ -32,6 +32,8 @@ def energy_bound(q: Prepared, objective: str) -> int:
     in b - a rounds. Prefill tokens are due by the first token, all work by ``end_by``; requests
     without deadlines count in the windows that reach the end of time.
     """
+    if all(m.role != "mixed" for m in q.problem.machines):
+        return _split_bound(q, objective)
     needs = _needs(q)
     best = 1 if q.n else 0
     machines = q.problem.machines
@@ -55,6 +57,42 @@ def energy_bound(q: Prepared, objective: str) -> int:
         for rounds, total in _densest(q.release, due, need, q.misses):
             cost = max(cost, total / rounds * rate)
     return int(np.ceil(cost - 1e-6))
+
+
+def _split_bound(q: Prepared, objective: str) -> int:
+    """The same with prefill and decode apart: the prompts need the ones, the outputs the others.
+
+    An output follows its first unit without a break, so it is due that long after the first.
+    """
+    if not q.n:
+        return 0
+    prices = np.array([m.price for m in q.problem.machines], np.float64)
+    prefill = np.array([m.role == "prefill" for m in q.problem.machines])
+    due = np.minimum(q.end_by, q.first_by - np.minimum(1, q.output) + q.output)
+    held = q.prompt * q.output + q.output * (q.output + 1) // 2
+    demands: list[tuple[NDArray[np.bool_], list[tuple[Ints, Ints, Ints]]]] = [
+        (prefill, [(q.prompt, q.first_by, q.budget)]),
+        (
+            ~prefill,
+            [(held, due, q.capacity), (q.output, due, q.budget), (q.output, due, q.max_batch)],
+        ),
+    ]
+    whole = 0.0
+    for mine, needs in demands:
+        least = 1.0 if objective == "instances" else float(prices[mine].min())
+        for need, by, limit in needs if q.problem.slo_percent is not None else []:
+            if limit[mine].max() >= UNLIMITED or not limit[mine].max():
+                continue
+            for rounds, total in _densest(q.release, by, need, q.misses):
+                if objective == "instances":
+                    least = max(least, -(-total // (int(limit[mine].max()) * rounds)))
+                else:
+                    rate = float((prices[mine] / np.maximum(limit[mine], 1)).min())
+                    least = max(least, total / rounds * rate)
+        whole += least
+    if objective == "instances":
+        whole = min(whole, float(q.machines))
+    return int(np.ceil(whole - 1e-6))
 
 
 def _needs(q: Prepared) -> list[tuple[Ints, Ints, Ints]]:

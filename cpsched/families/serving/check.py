@@ -7,10 +7,7 @@ round is the fullest, and looking at the last round of every stretch looks at al
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
-
-import numpy as np
+from collections.abc import Sequence
 
 from cpsched.families.serving.check_static import (
     check_cache,
@@ -21,7 +18,21 @@ from cpsched.families.serving.check_static import (
     evaluate_placement,
     evaluate_preemption,
     evaluate_routing,
-    prefix_sizes,
+)
+from cpsched.families.serving.pieces import (
+    Piece,
+    bucket_of,
+    is_staged,
+    length,
+    memory_pieces,
+    peaks,
+    prefill_rounds,
+    shared_pieces,
+    shared_units,
+    staged_pieces,
+    token_pieces,
+    transfer_rounds,
+    working,
 )
 from cpsched.families.serving.problem import Instance, Placed, Request, ServingProblem
 from cpsched.families.serving.problem import ServingSchedule as Schedule
@@ -29,102 +40,9 @@ from cpsched.result import Number
 from cpsched.validate import Violation
 
 
-class Piece(NamedTuple):
-    """A use of a resource in the rounds ``begin < t <= end``: ``base + slope * (t - begin)``."""
-
-    begin: int
-    end: int
-    base: int
-    slope: int
-
-
-def prefill_rounds(request: Request, instance: Instance) -> int:
-    """Rounds of prefill before the first output."""
-    chunk = instance.prefill_chunk
-    return 0 if chunk is None else -(-request.prompt // chunk)
-
-
-def length(request: Request, instance: Instance) -> int:
-    """Rounds from start to end on that instance."""
-    return prefill_rounds(request, instance) + request.output
-
-
-def memory_pieces(request: Request, instance: Instance, start: int, shared: int) -> list[Piece]:
-    """Private KV of a request (its prompt less ``shared`` units of prefix) while it is active."""
-    rounds = prefill_rounds(request, instance)
-    begin = start + rounds
-    pieces = []
-    if rounds:
-        # Shared blocks are there already: the chunks fill the private part from its beginning.
-        chunk = instance.prefill_chunk or 1
-        private = request.prompt - shared
-        whole = min(rounds, private // chunk)
-        pieces.append(Piece(start, start + whole, 0, chunk))
-        pieces.append(Piece(start + whole, begin, private, 0))
-    pieces.append(Piece(begin, begin + request.output, request.prompt - shared, 1))
-    return [p for p in pieces if p.end > p.begin]
-
-
-def token_pieces(request: Request, instance: Instance, start: int) -> list[Piece]:
-    """Units processed per round: the chunks of the prefill, then one per round."""
-    rounds = prefill_rounds(request, instance)
-    begin = start + rounds
-    pieces = [Piece(begin, begin + request.output, 1, 0)]
-    if rounds:
-        chunk = instance.prefill_chunk or 1
-        pieces.append(Piece(start, begin - 1, chunk, 0))
-        pieces.append(Piece(begin - 1, begin, request.prompt - (rounds - 1) * chunk, 0))
-    return [p for p in pieces if p.end > p.begin]
-
-
-def peaks(pieces: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the stretches between begins and ends, and the use in that (fullest) round."""
-    if not pieces:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    table = np.array(pieces, dtype=np.int64)
-    begin, end, base, slope = table.T
-    times = np.unique(np.concatenate([begin, end]))
-    first, last = np.searchsorted(times, begin), np.searchsorted(times, end)
-    constant = np.zeros(len(times) + 1, np.int64)
-    rate = np.zeros(len(times) + 1, np.int64)
-    for array, weight in ((constant, base - slope * begin), (rate, slope)):
-        np.add.at(array, first + 1, weight)
-        np.add.at(array, last + 1, -weight)
-    use = np.cumsum(constant)[:-1] + np.cumsum(rate)[:-1] * times
-    return times, use
-
-
-def shared_pieces(p: ServingProblem, users: Iterable[tuple[Request, int, int]]) -> list[Piece]:
-    """Prefix blocks on one instance, each held once while any of its users is active."""
-    spans: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for request, start, end in users:
-        if end > start:
-            for depth, block in enumerate(request.prefix):
-                spans.setdefault((depth, block), []).append((start, end))
-    sizes = prefix_sizes(p)
-    pieces = []
-    for key, intervals in spans.items():
-        intervals.sort()
-        begin, end = intervals[0]
-        for a, b in intervals[1:]:
-            if a > end:
-                pieces.append(Piece(begin, end, sizes[key], 0))
-                begin, end = a, b
-            else:
-                end = max(end, b)
-        pieces.append(Piece(begin, end, sizes[key], 0))
-    return pieces
-
-
-def shared_units(p: ServingProblem) -> dict[str, int]:
-    """Units of every request's prompt that lie in prefix blocks."""
-    sizes = prefix_sizes(p)
-    return {r.id: sum(sizes[d, b] for d, b in enumerate(r.prefix)) for r in p.requests}
-
-
-def meets_slo(request: Request, instance: Instance, placed: Placed) -> bool:
+def meets_slo(request: Request, placed: Placed) -> bool:
     """Whether the first and the last unit of output are made in time."""
-    first = placed.start + prefill_rounds(request, instance) + min(1, request.output)
+    first = placed.end - request.output + min(1, request.output)
     if request.first_token_by is not None and first > request.first_token_by:
         return False
     return request.end_by is None or placed.end <= request.end_by
@@ -156,7 +74,7 @@ def check_admission(p: ServingProblem, s: Schedule) -> list[Violation]:
             out.append(Violation("request", f"there is no request {one.request!r}", where))
         elif one.request in placed:
             out.append(Violation("request", f"request {one.request} is placed twice", where))
-        elif one.instance >= len(machines):
+        elif max(one.instance, one.decode or 0) >= len(machines):
             out.append(Violation("instance", f"there is no instance {one.instance}", where))
         else:
             placed[one.request] = one
@@ -167,27 +85,84 @@ def check_admission(p: ServingProblem, s: Schedule) -> list[Violation]:
             if r.id not in placed
         ]
     for name, one in placed.items():
-        out += _check_request(requests[name], machines[one.instance], one, placed, requests)
+        out += _check_request(p, requests[name], machines[one.instance], one, placed)
+        out += _check_stages(p, requests[name], one)
     if not out or all(v.rule != "duration" for v in out):
         for index, machine in enumerate(machines):
-            mine = [(requests[n], one) for n, one in placed.items() if one.instance == index]
+            mine = [
+                (requests[n], one)
+                for n, one in placed.items()
+                if index in (one.instance, one.decode)
+            ]
             if mine:
                 out += _check_machine(p, index, machine, mine)
     out += _check_tools(p, placed, requests)
-    out += _check_slo(p, placed, requests, machines)
+    out += _check_network(p, placed, requests)
+    out += _check_slo(p, placed)
     return out
 
 
+def _check_stages(p: ServingProblem, r: Request, one: Placed) -> list[Violation]:
+    """Pauses lie between the chunks of an interruptible prefill; handovers obey the roles."""
+    out = []
+    where = {"request": r.id}
+    machine = p.machines[one.instance]
+    rounds = prefill_rounds(r, machine)
+    at, worked = one.start, 0
+    for a, b in one.pauses:
+        worked += a - at
+        # A pause begins and ends between two chunks, and follows work.
+        if not machine.interruptible or a <= at or b <= a or worked >= rounds:
+            text = f"the prefill of request {r.id} may not pause from {a} to {b}"
+            out.append(Violation("interruptible", text, where))
+            break
+        at = b
+    if machine.role == "decode" or (machine.role == "prefill" and one.decode is None):
+        text = f"request {r.id} runs on instance {one.instance} of role {machine.role}"
+        out.append(Violation("role", text, where))
+    if (one.decode is None) != (one.sent is None):
+        out.append(Violation("role", f"request {r.id} needs both decode and sent", where))
+    elif one.decode is not None and one.sent is not None:
+        ready = one.start + rounds + sum(b - a for a, b in one.pauses)
+        if p.machines[one.decode].role == "prefill" or one.decode == one.instance:
+            text = f"request {r.id} may not decode on instance {one.decode}"
+            out.append(Violation("role", text, where))
+        if one.sent < ready:
+            text = f"request {r.id} is sent at {one.sent}, its prefill ends at {ready}"
+            out.append(Violation("role", text, where, ready - one.sent))
+        if r.candidates and one.decode not in r.candidates:
+            text = f"request {r.id} may not run on instance {one.decode}"
+            out.append(Violation("candidates", text, where))
+    return out
+
+
+def _check_network(
+    p: ServingProblem, placed: dict[str, Placed], requests: dict[str, Request]
+) -> list[Violation]:
+    if p.network is None or p.network.transfers is None:
+        return []
+    carried = [
+        Piece(one.sent, one.sent + transfer_rounds(p, requests[name].prompt), 1, 0)
+        for name, one in placed.items()
+        if one.sent is not None
+    ]
+    times, use = peaks([q for q in carried if q.end > q.begin])
+    if not len(use) or int(use.max()) <= p.network.transfers:
+        return []
+    worst = int(use.argmax())
+    text = f"{use[worst]} transfers in round {times[worst]}, {p.network.transfers} allowed"
+    return [Violation("network", text, {"time": int(times[worst])})]
+
+
 def _check_request(
-    r: Request,
-    machine: Instance,
-    one: Placed,
-    placed: dict[str, Placed],
-    requests: dict[str, Request],
+    p: ServingProblem, r: Request, machine: Instance, one: Placed, placed: dict[str, Placed]
 ) -> list[Violation]:
     out = []
     where = {"request": r.id}
-    wanted = length(r, machine)
+    wanted = length(r, machine) + sum(b - a for a, b in one.pauses)
+    if one.sent is not None:
+        ready = one.start + wanted - r.output
+        wanted += max(0, one.sent - ready) + transfer_rounds(p, r.prompt)
     if one.end - one.start != wanted:
         out.append(
             Violation(
@@ -238,26 +213,29 @@ def _check_machine(
     p: ServingProblem, index: int, machine: Instance, mine: list[tuple[Request, Placed]]
 ) -> list[Violation]:
     shared = shared_units(p) if any(r.prefix for r, _ in mine) else {}
+    staged = [(r, o) for r, o in mine if is_staged(o)]
+    parts = [staged_pieces(p, r, index, o) for r, o in staged]
+    whole = [(r, o) for r, o in mine if not is_staged(o)]
     pieces: dict[str, tuple[int | None, list[Piece]]] = {
         "capacity": (
             machine.capacity,
-            [q for r, o in mine for q in memory_pieces(r, machine, o.start, shared.get(r.id, 0))]
-            + shared_pieces(p, ((r, o.start, o.end) for r, o in mine)),
+            [q for r, o in whole for q in memory_pieces(r, machine, o.start, shared.get(r.id, 0))]
+            + shared_pieces(p, ((r, o.start, o.end) for r, o in whole)),
         ),
         "max_batch": (
             machine.max_batch,
-            [Piece(o.start, o.end, 1, 0) for _, o in mine if o.end > o.start],
+            [Piece(o.start, o.end, 1, 0) for _, o in whole if o.end > o.start],
         ),
         "token_budget": (
             machine.token_budget,
-            [q for r, o in mine for q in token_pieces(r, machine, o.start)],
+            [q for r, o in whole for q in token_pieces(r, machine, o.start)],
         ),
     }
     out = []
     for rule, (limit, used) in pieces.items():
         if limit is None:
             continue
-        times, use = peaks(used)
+        times, use = peaks(used + [q for part in parts for q in part[rule]])
         if len(use) and int(use.max()) > limit:
             worst = int(use.argmax())
             out.append(
@@ -268,7 +246,29 @@ def _check_machine(
                     int(use[worst]) - limit,
                 )
             )
-    return out
+    return out + _check_buckets(index, machine, mine)
+
+
+def _check_buckets(
+    index: int, machine: Instance, mine: list[tuple[Request, Placed]]
+) -> list[Violation]:
+    """In every round only prompts of one bucket prefill."""
+    if not machine.buckets:
+        return []
+    spans = sorted(
+        (a, b, bucket_of(r, machine), r.id)
+        for r, one in mine
+        if one.instance == index
+        for a, b in working(one, prefill_rounds(r, machine))
+    )
+    until: dict[int, int] = {}
+    for a, b, bucket, name in spans:
+        for other, last in until.items():
+            if other != bucket and last > a:
+                text = f"request {name} prefills beside bucket {other} on instance {index}"
+                return [Violation("bucket", text, {"request": name, "time": a + 1})]
+        until[bucket] = max(b, until.get(bucket, b))
+    return []
 
 
 def _check_tools(
@@ -304,19 +304,10 @@ def allowed_misses(p: ServingProblem) -> int:
     return len(p.requests) * (10**9 - round(p.slo_percent * 10**7)) // 10**9
 
 
-def _check_slo(
-    p: ServingProblem,
-    placed: dict[str, Placed],
-    requests: dict[str, Request],
-    machines: tuple[Instance, ...],
-) -> list[Violation]:
+def _check_slo(p: ServingProblem, placed: dict[str, Placed]) -> list[Violation]:
     if p.slo_percent is None:
         return []
-    misses = [
-        r.id
-        for r in p.requests
-        if r.id not in placed or not meets_slo(r, machines[placed[r.id].instance], placed[r.id])
-    ]
+    misses = [r.id for r in p.requests if r.id not in placed or not meets_slo(r, placed[r.id])]
     allowed = allowed_misses(p)
     if len(misses) <= allowed:
         return []
@@ -355,13 +346,13 @@ def _admission_value(p: ServingProblem, s: Schedule, name: str) -> Number:
         )
     if name == "makespan":
         return max((one.end for one in s.requests), default=0)
-    used = {one.instance for one in s.requests}
+    used = {one.instance for one in s.requests} | {
+        one.decode for one in s.requests if one.decode is not None
+    }
     if name == "instances":
         return len(used)
     if name == "cost":
         return sum(machines[index].price for index in used)
     return sum(
-        requests[one.request].weight
-        for one in s.requests
-        if meets_slo(requests[one.request], machines[one.instance], one)
+        requests[one.request].weight for one in s.requests if meets_slo(requests[one.request], one)
     )

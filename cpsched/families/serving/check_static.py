@@ -48,7 +48,47 @@ def cache_blocks(p: ServingProblem) -> int | None:
 
 def check_cache(p: ServingProblem, s: Schedule) -> list[Violation]:
     """Pins name real items, and what is pinned fits at every moment."""
-    return _check_program_pins(p, s) if is_program_cache(p) else _check_block_pins(p, s)
+    pins = _check_program_pins(p, s) if is_program_cache(p) else _check_block_pins(p, s)
+    return pins + _check_ttls(p, s)
+
+
+def _check_ttls(p: ServingProblem, s: Schedule) -> list[Violation]:
+    known = {t.name for t in p.tools if t.durations}
+    out = []
+    for one in s.ttls:
+        if one.tool not in known:
+            text = f"tool {one.tool} is unknown, twice, or without durations"
+            out.append(Violation("ttl", text, {"tool": one.tool}))
+        known.discard(one.tool)
+    return out
+
+
+def expected_price(p: ServingProblem, tool: str, rounds: int) -> Fraction:
+    """Expected tokens lost per call of a tool and unit of context when kept that many rounds.
+
+    A call that lasts longer costs the context again; until then every round costs ``hold_price``.
+    """
+    durations = next(t.durations for t in p.tools if t.name == tool)
+    lost = sum(1 for d in durations if d > rounds)
+    kept = sum(min(d, rounds) for d in durations)
+    return (lost + Fraction(p.hold_price) * kept) / len(durations)
+
+
+def expected_tokens(p: ServingProblem, s: Schedule) -> Number:
+    """Expected price of every call of a tool with durations, kept as the schedule says (0: not)."""
+    rounds = {one.tool: one.rounds for one in s.ttls}
+    total = Fraction(0)
+    for t in p.tools:
+        if t.durations:
+            units = sum(context(r) for r in p.requests if r.tool == t.name)
+            total += units * expected_price(p, t.name, rounds.get(t.name, 0))
+    return _number(total * p.block_tokens)
+
+
+def fetch_rounds(p: ServingProblem, units: int) -> int:
+    """Rounds that so many units take between GPU and host memory."""
+    speed = p.instances[0].host_units_per_round
+    return 0 if speed is None else -(-units // speed)
 
 
 def _check_block_pins(p: ServingProblem, s: Schedule) -> list[Violation]:
@@ -141,7 +181,16 @@ def _check_program_pins(p: ServingProblem, s: Schedule) -> list[Violation]:
         else:
             seen.add((pin.item, pin.from_))
             start, end = call_end(calls[pin.from_]), calls[pin.to].arrival
-            (gpu if pin.place == "gpu" else host).append((start, end, context(calls[pin.from_])))
+            units = context(calls[pin.from_])
+            if pin.place == "gpu":
+                gpu.append((start, end, units))
+                continue
+            host.append((start, end, units))
+            moving = fetch_rounds(p, units)
+            if 2 * moving > max(0, end - start):
+                text = f"program {pin.item} cannot leave and return between {start} and {end}"
+                out.append(Violation("prefetch", text, where))
+            gpu += [(start, start + moving, units), (end - moving, end, units)]
     instance = p.instances[0]
     running = [(r.arrival, call_end(r), context(r)) for r in p.requests] if p.running_memory else []
     for rule, limit, pins, other in (
@@ -195,7 +244,9 @@ def recompute_tokens(p: ServingProblem, s: Schedule) -> int:
 
 
 def evaluate_cache(p: ServingProblem, s: Schedule, name: str) -> Number:
-    """``hit_tokens`` or ``recompute_tokens``."""
+    """``hit_tokens``, ``recompute_tokens`` or ``expected_tokens``."""
+    if name == "expected_tokens":
+        return expected_tokens(p, s)
     if name == "recompute_tokens":
         return recompute_tokens(p, s)
     if not is_program_cache(p):
@@ -320,6 +371,7 @@ def check_routing(p: ServingProblem, s: Schedule) -> list[Violation]:
     ]
     if out:
         return out
+    out += _check_transfers(p, s)
     now = {r.id: r.instance for r in p.requests if r.instance is not None}
     moved = 0
     for k, move in enumerate(s.migrations):
@@ -330,7 +382,7 @@ def check_routing(p: ServingProblem, s: Schedule) -> list[Violation]:
         moved += held_units(requests[move.request])
         use = residents(p, now)[move.to]
         room = machines[move.to].capacity
-        if room is not None and use > room:
+        if room is not None and use > room and p.network is None:
             out.append(
                 Violation(
                     "migration",
@@ -364,8 +416,52 @@ def check_routing(p: ServingProblem, s: Schedule) -> list[Violation]:
     return out
 
 
+def migration_rounds(p: ServingProblem, r: Request) -> int:
+    """Rounds that a request's KV takes to another instance."""
+    if p.network is None:
+        return 0
+    return p.network.latency - (-held_units(r) // p.network.units_per_round)
+
+
+def _check_transfers(p: ServingProblem, s: Schedule) -> list[Violation]:
+    """With a network: every migration takes its rounds, few enough at once, and fits meanwhile."""
+    if p.network is None or not s.migrations:
+        return []
+    requests = {r.id: r for r in p.requests}
+    starts: list[int] = []
+    for move in s.migrations:
+        r = requests.get(move.request)
+        wanted = 0 if r is None else migration_rounds(p, r)
+        if move.start is None or move.end is None or move.end - move.start != wanted:
+            text = f"the migration of {move.request} takes {wanted} rounds"
+            return [Violation("network", text, {"request": move.request})]
+        starts.append(move.start)
+    if starts != sorted(starts) or len({m.request for m in s.migrations}) < len(starts):
+        return [Violation("network", "migrations are ordered by start, one per request", {})]
+    for time in starts:
+        going = [m for m in s.migrations if (m.start or 0) <= time < (m.end or 0)]
+        if p.network.transfers is not None and len(going) > p.network.transfers:
+            text = f"{len(going)} transfers at {time}, {p.network.transfers} allowed"
+            return [Violation("network", text, {"time": time})]
+        for index, machine in enumerate(p.machines):
+            there = {r.id: index for r in p.requests if r.instance == index}
+            for m in s.migrations:
+                if m.to == index and (m.start or 0) <= time:
+                    there[m.request] = index
+                elif m.from_ == index and (m.end or 0) <= time:
+                    there.pop(m.request, None)
+            use = residents(p, there)[index] if there else 0
+            if machine.capacity is not None and use > machine.capacity:
+                text = f"instance {index} holds {use} of {machine.capacity} units at {time}"
+                return [Violation("migration", text, {"instance": index, "time": time})]
+    return []
+
+
 def evaluate_routing(p: ServingProblem, s: Schedule, name: str) -> Number:
-    """``max_load`` (units over speed) or ``moves`` (units of KV that migrate)."""
+    """``max_load`` (units over speed), ``moves`` (units of KV that migrate) or
+    ``migration_rounds`` (until the last of them has arrived)."""
+    if name == "migration_rounds":
+        return max((m.end or 0 for m in s.migrations), default=0)
     if name == "moves":
         requests = {r.id: r for r in p.requests}
         return sum(held_units(requests[m.request]) for m in s.migrations)

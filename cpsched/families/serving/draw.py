@@ -6,7 +6,14 @@ import heapq
 from itertools import pairwise
 
 from cpsched.families.serving import check_static
-from cpsched.families.serving.check import memory_pieces, peaks, shared_pieces, shared_units
+from cpsched.families.serving.pieces import (
+    is_staged,
+    memory_pieces,
+    peaks,
+    shared_pieces,
+    shared_units,
+    staged_pieces,
+)
 from cpsched.families.serving.problem import ServingProblem, ServingSchedule
 from cpsched.plot.figure import Bar, Figure, Lane, Profile
 
@@ -57,7 +64,7 @@ def _admission(p: ServingProblem, s: ServingSchedule, title: str) -> Figure:
     machines = p.machines
     lanes, profiles = [], []
     shared = shared_units(p)
-    for index in sorted({one.instance for one in s.requests}):
+    for index in sorted({g for o in s.requests for g in (o.instance, o.decode) if g is not None}):
         mine = sorted((o for o in s.requests if o.instance == index), key=lambda o: o.start)
         if len(s.requests) <= MOST_BARS:
             free: list[tuple[int, int]] = []
@@ -76,14 +83,21 @@ def _admission(p: ServingProblem, s: ServingSchedule, title: str) -> Figure:
                 Lane(f"instance {index}" if not k else "", tuple(bars), 0.4)
                 for k, bars in enumerate(rows)
             ]
+        whole = [o for o in mine if not is_staged(o)]
         pieces = [
             piece
-            for o in mine
+            for o in whole
             for piece in memory_pieces(
                 requests[o.request], machines[index], o.start, shared[o.request]
             )
         ]
-        pieces += shared_pieces(p, [(requests[o.request], o.start, o.end) for o in mine])
+        pieces += shared_pieces(p, [(requests[o.request], o.start, o.end) for o in whole])
+        pieces += [
+            piece
+            for o in s.requests
+            if is_staged(o) and index in (o.instance, o.decode)
+            for piece in staged_pieces(p, requests[o.request], index, o)["capacity"]
+        ]
         times, use = peaks(pieces)
         capacity = machines[index].capacity
         points = tuple((float(t), float(u)) for t, u in zip(times, use, strict=True))

@@ -24,6 +24,8 @@ def constraints(p: ServingProblem) -> list[NamedConstraint]:
         ):
             if limit is not None:
                 name(group, str(k), f"{label} has room for {limit} {noun}.")
+        if m.buckets:
+            name("bucket", str(k), f"{label} prefills prompts of one bucket in a round.")
     for t in p.tools:
         name("tool_capacity", t.name, f"Tool {t.name} takes {t.capacity} calls at once.")
     for r in p.requests:
@@ -35,6 +37,8 @@ def constraints(p: ServingProblem) -> list[NamedConstraint]:
         name("slo", "", f"{p.slo_percent:g} % of the requests meet their SLO.")
     if p.question == "preemption":
         name("need", "", f"{p.need} units must be freed.")
+    if p.network is not None and p.network.transfers is not None:
+        name("network", "", f"The network carries {p.network.transfers} transfers at once.")
     if p.move_limit is not None:
         name("move_limit", "", f"At most {p.move_limit} may move.")
     for g in p.gpus:
@@ -64,6 +68,7 @@ def restrict(p: ServingProblem, keep: frozenset[str]) -> ServingProblem:
             update={
                 f: None for f in ("capacity", "max_batch", "token_budget") if not kept(f, str(k))
             }
+            | ({} if kept("bucket", str(k)) else {"buckets": ()})
         )
         for k, m in enumerate(p.instances)
     )
@@ -96,6 +101,11 @@ def restrict(p: ServingProblem, keep: frozenset[str]) -> ServingProblem:
             "requests": tuple(requests),
             "slo_percent": p.slo_percent if kept("slo") else None,
             "need": p.need if kept("need") else 0,
+            "network": (
+                p.network
+                if p.network is None or kept("network")
+                else p.network.model_copy(update={"transfers": None})
+            ),
             "move_limit": p.move_limit if kept("move_limit") else None,
             "replicas": p.replicas if kept("replicas") else None,
             "gpus": gpus,

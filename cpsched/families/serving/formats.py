@@ -15,6 +15,7 @@ from cpsched.families.serving.facts import Engine, engine, rounds
 from cpsched.families.serving.problem import (
     QUESTIONS,
     Instance,
+    Network,
     Question,
     Request,
     ServingProblem,
@@ -30,6 +31,9 @@ COMMON = {
     "arrivals": "'trace' for the recorded arrivals, 'zero' for all at round 0 (trace)",
     "seconds_per_round": "seconds of one round (0.05 per token of block_tokens)",
     "question": f"what is asked: {', '.join(QUESTIONS[:5])}",
+    "prefill_instances": "instances that only prefill (with prefill_chunk; no 'instances')",
+    "decode_instances": "instances that only decode",
+    "network_tokens": "tokens of KV that a handover or migration carries per round (at once)",
     "model": "model name in the facts (Llama-3.1-8B)",
     "gpu": "GPU name in the facts (A100)",
     "gpus": "GPUs per instance (1)",
@@ -135,6 +139,25 @@ class _Setting:
             prefill_chunk=None if chunk is None else max(1, chunk // self.block),
         )
 
+        prefill, decode = (o.whole(f"{role}_instances", None, 1) for role in ("prefill", "decode"))
+        if (prefill is None) != (decode is None):
+            o.refuse(
+                "decode_instances" if decode else "prefill_instances",
+                "needs the other role as well",
+            )
+        self.instances: tuple[Instance, ...] = (self.instance,)
+        if prefill and decode:
+            self.instances = tuple(
+                self.instance.model_copy(update={"name": role, "role": role, "count": count})
+                for role, count in (("prefill", prefill), ("decode", decode))
+            )
+            if chunk is None:
+                o.refuse("prefill_instances", "needs prefill_chunk or token_budget")
+        carried = o.whole("network_tokens", None, 1)
+        self.network = (
+            None if carried is None else Network(units_per_round=max(1, carried // self.block))
+        )
+
     def units(self, tokens: int) -> int:
         return -(-tokens // self.block)
 
@@ -157,7 +180,8 @@ class _Setting:
             seconds_per_round=self.per_round,
             slo_percent=self.slo,
             requests=tuple(requests),
-            instances=(self.instance,),
+            instances=self.instances,
+            network=self.network,
             **fields,
         )
 

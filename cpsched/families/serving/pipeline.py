@@ -11,6 +11,7 @@ from cpsched.families.serving import (
     placement,
     preemption,
     routing,
+    staged,
 )
 from cpsched.families.serving import greedy as policies
 from cpsched.families.serving import search as searching
@@ -32,6 +33,8 @@ def greedy(q: Any, run: Run) -> None:
     """First schedules."""
     if not isinstance(q, Prepared):
         STATIC[q.question].greedy(q, run)
+    elif q.staged:
+        staged.greedy(q, run)
     elif q.problem.question == "capacity":
         capacity.greedy(q, run)
     else:
@@ -46,6 +49,8 @@ def bounds(q: Any, run: Run) -> None:
     for objective in run.objectives:
         for one in bound.quick(q.weighing(objective.name), objective.name):
             run.raise_bound(one)
+    if q.staged:
+        return
     if run.incumbent is None and run.objectives and q.problem.question == "admission":
         # A call for bounds alone: the horizon of the program comes from a greedy schedule.
         policies.greedy(q, run)
@@ -57,6 +62,8 @@ def search(q: Any, run: Run) -> None:
     """Search until the run is done."""
     if not isinstance(q, Prepared):
         STATIC[q.question].search(q, run)
+    elif q.staged:
+        staged.search(q, run)
     elif q.problem.question == "capacity":
         capacity.search(q, run)
     else:
@@ -73,4 +80,8 @@ def repair(q: Any, run: Run, schedule: ServingSchedule) -> None:
     ]
     start, machine = arrays_of(schedule.model_copy(update={"requests": tuple(chosen)}), q)
     start[machine < 0] = 2**60
+    if q.staged:
+        order = start.argsort(kind="stable").tolist()
+        staged.offer(q, run, staged.serial(q, order, range(q.machines)), "repair")
+        return
     policies.offer_order(q, run, start.argsort(kind="stable"), True, "repair")

@@ -9,12 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cpsched.errors import Infeasible, ProblemError
-from cpsched.families.serving.check import (
-    allowed_misses,
-    prefill_rounds,
-    shared_units,
-)
+from cpsched.families.serving.check import allowed_misses
 from cpsched.families.serving.check_static import prefix_sizes
+from cpsched.families.serving.pieces import prefill_rounds, shared_units
 from cpsched.families.serving.problem import Instance, Placed, ServingProblem, ServingSchedule
 
 if TYPE_CHECKING:
@@ -98,8 +95,14 @@ class Prepared:
 
     @cached_property
     def plain(self) -> bool:
-        """Whether only memory, batch and budget limit: no prefixes, tools or precedences."""
-        return not len(self.nodes) and not len(self.preds) and not (self.tool >= 0).any()
+        """Whether only memory, batch and budget limit: no prefixes, tools, precedences, stages."""
+        free = not len(self.nodes) and not len(self.preds) and not (self.tool >= 0).any()
+        return bool(free) and not self.staged
+
+    @cached_property
+    def staged(self) -> bool:
+        """Whether some instance runs requests in another way than in one piece (see `staged`)."""
+        return any(m.staged for m in self.problem.instances)
 
     @cached_property
     def volume(self) -> Ints:

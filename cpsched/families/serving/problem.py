@@ -23,9 +23,9 @@ Question = Literal["admission", "cache", "preemption", "routing", "capacity", "p
 #: Objectives by question, the default first.
 OBJECTIVES: dict[str, tuple[str, ...]] = {
     "admission": ("total_latency", "weighted_latency", "makespan", "goodput"),
-    "cache": ("hit_tokens", "recompute_tokens"),
+    "cache": ("hit_tokens", "recompute_tokens", "expected_tokens"),
     "preemption": ("recompute_tokens",),
-    "routing": ("max_load", "moves"),
+    "routing": ("max_load", "moves", "migration_rounds"),
     "capacity": ("instances", "cost"),
     "placement": ("max_load", "moves"),
 }
@@ -131,6 +131,17 @@ class Instance(Record):
         Work per round relative to the others (objective ``max_load`` of routing).
     host_capacity
         Units that fit into host memory beside it (offloading).
+    host_units_per_round
+        Units that move between GPU and host in a round; while a context is offloaded or fetched
+        back it is on both. None: at once.
+    role
+        ``prefill`` instances only prefill and hand the KV over, ``decode`` instances only decode
+        what was handed over, ``mixed`` ones do both.
+    interruptible
+        Prefills may pause between their chunks (operator boundaries); their KV stays.
+    buckets
+        Prompt lengths of batching buckets, ascending: a prompt falls into the first that is not
+        shorter (beyond the last: one more), and in a round only prompts of one bucket prefill.
     """
 
     name: str = ""
@@ -142,13 +153,51 @@ class Instance(Record):
     price: Count = 1
     speed: Annotated[float, Field(gt=0.0, le=1e9)] = 1.0
     host_capacity: Count = 0
+    host_units_per_round: Annotated[int, Field(ge=1, le=10**12)] | None = None
+    role: Literal["prefill", "decode", "mixed"] = "mixed"
+    interruptible: bool = False
+    buckets: tuple[Count, ...] = ()
+
+    @model_validator(mode="after")
+    def _staged(self) -> Instance:
+        staged = self.role == "prefill" or self.interruptible or bool(self.buckets)
+        if staged and self.prefill_chunk is None:
+            _complain(
+                "role prefill, interruptible and buckets need a prefill that takes rounds",
+                f"instances.{self.name}.prefill_chunk",
+                None,
+                "Set prefill_chunk.",
+            )
+        if any(a >= b for a, b in pairwise(self.buckets)):
+            _complain(
+                "buckets must ascend", f"instances.{self.name}.buckets", self.buckets, "Sort them."
+            )
+        return self
+
+    @property
+    def staged(self) -> bool:
+        """Whether a request may run here in another way than in one piece."""
+        return self.role != "mixed" or self.interruptible or bool(self.buckets)
+
+
+class Network(Record):
+    """What carries KV between instances: at most ``transfers`` at once (None: any number), each
+    taking ``latency`` rounds and one more per ``units_per_round`` units."""
+
+    units_per_round: Annotated[int, Field(ge=1, le=10**12)]
+    latency: Count = 0
+    transfers: Annotated[int, Field(ge=1, le=10**6)] | None = None
 
 
 class Tool(Record):
-    """A tool resource (sandboxes, browsers): ``capacity`` calls at the same time."""
+    """A tool resource (sandboxes, browsers): ``capacity`` calls at the same time.
+
+    ``durations`` are equally likely lengths of a call in rounds, for the choice of times to live.
+    """
 
     name: Name
-    capacity: Count
+    capacity: Count = 10**12
+    durations: tuple[Count, ...] = ()
 
 
 class Item(Record):
@@ -202,6 +251,10 @@ class ServingProblem(ProblemBase):
         Memory that is pinned competes with running calls (question ``cache`` with programs).
     reload_percent
         Cost of reloading an offloaded unit, in percent of recomputing it.
+    hold_price
+        Units of recomputation that keeping one unit for one round is worth (expected_tokens).
+    network
+        Carries KV at handovers and migrations; None: at once.
     move_limit
         Most units of KV (routing) or replicas (placement) that may move; None for no limit.
     items, gpus, replicas, group_limit
@@ -224,6 +277,8 @@ class ServingProblem(ProblemBase):
     host_free: Count = 0
     running_memory: bool = True
     reload_percent: Annotated[int, Field(ge=0, le=100)] = 10
+    hold_price: Annotated[float, Field(ge=0.0, le=1e9)] = 0.001
+    network: Network | None = None
     move_limit: Count | None = None
     items: tuple[Item, ...] = ()
     gpus: tuple[Gpu, ...] = ()
@@ -241,6 +296,10 @@ class ServingProblem(ProblemBase):
                     value=name,
                     remedy="Choose one of them.",
                 )
+        if "expected_tokens" in self.objectives and len(self.objectives) > 1:
+            _complain(
+                "expected_tokens is asked alone", "objectives", self.objectives, "Drop the others."
+            )
         _unique([r.id for r in self.requests], "requests", "id")
         _unique([t.name for t in self.tools], "tools", "name")
         if self.question == "placement":
@@ -253,6 +312,7 @@ class ServingProblem(ProblemBase):
         _check_requests(self)
         if self.question in ("admission", "capacity"):
             _check_precedence(self)
+            _check_staged(self)
         return self
 
     @property
@@ -318,6 +378,30 @@ def _check_requests(p: ServingProblem) -> None:
             )
 
 
+def _check_staged(p: ServingProblem) -> None:
+    """Refuse what staged instances do not combine with."""
+    if not any(m.staged for m in p.instances):
+        return
+    for r in p.requests:
+        for field in ("prefix", "after", "tool", "start"):
+            if getattr(r, field) not in ((), "", None):
+                _complain(
+                    "roles, interruptible prefills and buckets do not go with prefixes, "
+                    "precedences, tools and running requests",
+                    f"requests.{r.id}.{field}",
+                    getattr(r, field),
+                    "Drop one of them.",
+                )
+    roles = {m.role for m in p.instances}
+    if "mixed" not in roles and roles != {"prefill", "decode"}:
+        _complain(
+            "there must be instances that prefill and instances that decode",
+            "instances.role",
+            sorted(roles),
+            "Add the other role.",
+        )
+
+
 def _check_precedence(p: ServingProblem) -> None:
     """Refuse cycles (Kahn's algorithm)."""
     followers: dict[str, list[str]] = {}
@@ -362,12 +446,19 @@ def _check_placement(p: ServingProblem) -> None:
 
 
 class Placed(Record):
-    """A request's place: active in rounds ``start < t <= end`` of that instance."""
+    """A request's place: active in rounds ``start < t <= end`` of that instance.
+
+    ``pauses`` are rounds ``(a, b]`` in which its prefill rests. With ``decode`` its KV is handed
+    over to that instance from round ``sent`` on, and the output is made there.
+    """
 
     request: Name
     instance: Count = 0
     start: Whole
     end: Whole
+    pauses: tuple[tuple[Whole, Whole], ...] = ()
+    decode: Count | None = None
+    sent: Whole | None = None
 
 
 class Pin(Record):
@@ -391,11 +482,23 @@ class Eviction(Record):
 
 
 class Migration(Record):
-    """A running request moved between instances; in the order of execution."""
+    """A running request moved between instances; in the order of execution.
+
+    With a network it is on both from ``start`` to ``end``.
+    """
 
     request: Name
     from_: Annotated[int, Field(alias="from", ge=0)]
     to: Count
+    start: Count | None = None
+    end: Count | None = None
+
+
+class TimeToLive(Record):
+    """How many rounds a context is kept while a tool runs."""
+
+    tool: Name
+    rounds: Count
 
 
 class ItemPlacement(Record):
@@ -413,3 +516,4 @@ class ServingSchedule(Record):
     evictions: tuple[Eviction, ...] = ()
     migrations: tuple[Migration, ...] = ()
     placements: tuple[ItemPlacement, ...] = ()
+    ttls: tuple[TimeToLive, ...] = ()

@@ -18,7 +18,7 @@ import numpy as np
 
 from cpsched.core import jit
 from cpsched.errors import ProblemError
-from cpsched.families.serving import cache, greedy, placement, routing
+from cpsched.families.serving import cache, greedy, placement, routing, staged
 from cpsched.families.serving.check import check, evaluate
 from cpsched.families.serving.check_static import (
     cache_blocks,
@@ -201,6 +201,9 @@ def _decide(p: ServingProblem, policy: str, seed: int) -> ServingSchedule:
         assert isinstance(q, Prepared)
         jit.ready()
         order, skip = greedy.POLICIES[policy]
+        if q.staged:
+            found = staged.serial(q, order(q).tolist(), range(q.machines))
+            return ServingSchedule(requests=tuple(found or ()))
         return q.schedule(*greedy.run_policy(q, order(q), skip=skip))
     if p.question == "cache":
         return _cache(p, policy)
@@ -366,7 +369,8 @@ def simulate(p: ServingProblem, policy: str, estimates: str = "true") -> Simulat
     round do not fit, the one admitted last is evicted, queues again at its arrival, and recomputes
     what it had made as part of its prompt.
     """
-    if len(p.machines) != 1 or any(r.prefix or r.after or r.tool for r in p.requests):
+    plain = not any(r.prefix or r.after or r.tool for r in p.requests)
+    if len(p.machines) != 1 or not plain or p.machines[0].staged:
         raise ProblemError(
             "hidden lengths are simulated on one instance, without prefixes, precedences and tools",
             place="instances",

@@ -6,7 +6,15 @@ import json
 
 from cpsched.errors import ProblemError
 from cpsched.families import Writer
-from cpsched.families.serving.check import memory_pieces, peaks, shared_pieces, shared_units
+from cpsched.families.serving.pieces import (
+    Piece,
+    is_staged,
+    memory_pieces,
+    peaks,
+    shared_pieces,
+    shared_units,
+    staged_pieces,
+)
 from cpsched.families.serving.problem import ServingProblem, ServingSchedule
 
 
@@ -28,24 +36,28 @@ def engine_settings(p: ServingProblem, s: ServingSchedule) -> str:
     shared = shared_units(p)
     out = []
     for index, machine in enumerate(p.machines):
-        mine = [one for one in s.requests if one.instance == index]
+        mine = [one for one in s.requests if index in (one.instance, one.decode)]
         if not mine:
             continue
+        parts = [staged_pieces(p, requests[o.request], index, o) for o in mine if is_staged(o)]
+        whole = [o for o in mine if not is_staged(o)]
         pieces = [
             q
-            for o in mine
+            for o in whole
             for q in memory_pieces(requests[o.request], machine, o.start, shared[o.request])
-        ] + shared_pieces(p, [(requests[o.request], o.start, o.end) for o in mine])
-        active = [q._replace(base=1, slope=0) for q in pieces if q.slope or q.base]
-        _, use = peaks(pieces)
-        _, batch = peaks(active)
-        settings = {
+        ] + shared_pieces(p, [(requests[o.request], o.start, o.end) for o in whole])
+        _, use = peaks([*pieces, *(q for part in parts for q in part["capacity"])])
+        active = [Piece(o.start, o.end, 1, 0) for o in whole if o.end > o.start]
+        _, batch = peaks([*active, *(q for part in parts for q in part["max_batch"])])
+        settings: dict[str, object] = {
             "instance": index,
             "max_num_seqs": int(batch.max(initial=0)),
             "kv_cache_tokens": int(use.max(initial=0)) * p.block_tokens,
             "gpu_memory_utilization": 0.9,
             "enable_prefix_caching": any(requests[o.request].prefix for o in mine),
         }
+        if machine.role != "mixed":
+            settings["kv_role"] = machine.role
         if machine.token_budget is not None:
             settings["max_num_batched_tokens"] = machine.token_budget
         if machine.prefill_chunk is not None:
@@ -66,6 +78,8 @@ def minizinc(p: ServingProblem, s: ServingSchedule | None) -> str:
         refusal = "no prefixes, precedences, tools, candidates or running requests"
     elif any(m.prefill_chunk or m.token_budget or m.max_batch for m in p.instances):
         refusal = "no batch, budget or chunk limits"
+    elif any(m.staged for m in p.instances):
+        refusal = "no roles, interruptible prefills and buckets"
     elif p.reject or p.slo_percent is not None:
         refusal = "no rejection and no demanded SLO"
     if refusal:

@@ -1,0 +1,271 @@
+"""The exact model of staged admissions: every way to run a request, and chunks round by round."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cpsched.core import exact
+from cpsched.errors import OutOfTime
+from cpsched.families.serving import staged
+from cpsched.families.serving.check import meets_slo
+from cpsched.families.serving.pieces import (
+    bucket_of,
+    prefill_rounds,
+    staged_pieces,
+    transfer_rounds,
+    working,
+)
+from cpsched.families.serving.prepare import Prepared
+from cpsched.families.serving.problem import Placed, ServingSchedule
+
+if TYPE_CHECKING:
+    from cpsched.core.run import Run
+
+#: Ways and terms up to which the model is built.
+MOST_WAYS, LARGEST_MODEL = 60_000, 1_500_000
+
+
+def horizon_of(q: Prepared, run: Run, level: int) -> int:
+    """A round by which an optimal schedule ends: no longer than one request after the other."""
+    p = q.problem
+    most = int(q.release.max(initial=0)) + int(q.length.max(axis=0).sum())
+    most += sum(transfer_rounds(p, r.prompt) for r in p.requests)
+    if run.incumbent is None or level > 0 or p.reject:
+        return most
+    name, value = run.objectives[0].name, run.incumbent.values[0]
+    if name == "makespan":
+        return min(most, int(value))
+    if name in ("total_latency", "weighted_latency") and (q.weight > 0).all():
+        weight = q.weighing(name).weight
+        least = q.release + q.length.min(axis=0)
+        spare = int(value) - int((weight * (least - q.release)).sum())
+        return min(most, int((least + spare // weight).max()))
+    return most
+
+
+class _Model:
+    def __init__(self, q: Prepared, run: Run, level: int) -> None:
+        from ortools.sat.python import cp_model
+
+        self.q, self.run = q, run
+        self.model = cp_model.CpModel()
+        self.weighted = cp_model.LinearExpr.weighted_sum
+        self.sum_of = cp_model.LinearExpr.sum
+        self.horizon = horizon_of(q, run, level)
+        self.rows: dict[tuple[str, int, int], tuple[list[Any], list[int]]] = {}
+        self.buckets: dict[tuple[int, int], dict[int, Any]] = {}
+        self.ways: list[list[tuple[Placed, Any]]] = []
+        self.works: dict[tuple[int, int], dict[int, Any]] = {}
+        self.terms = 0
+        for i in range(q.n):
+            self._request(i)
+
+    def _use(self, rule: str, g: int, t: int, literal: Any, amount: int) -> None:
+        terms, amounts = self.rows.setdefault((rule, g, t), ([], []))
+        terms.append(literal)
+        amounts.append(amount)
+        self.terms += 1
+        if not self.terms % 4096:
+            self.run.clock.check()
+        if self.terms > LARGEST_MODEL:
+            raise OutOfTime("the model is too large")
+
+    def _request(self, i: int) -> None:
+        p = self.q.problem
+        r = p.requests[i]
+        mine: list[tuple[Placed, Any]] = []
+        by_prefill: dict[int, dict[int, list[Any]]] = {}
+        for g, h in staged.routes(p, i, range(len(p.machines))):
+            rounds = prefill_rounds(r, p.machines[g])
+            sending = 0 if h is None else transfer_rounds(p, r.prompt)
+            for ready in range(r.arrival + rounds, self.horizon + 1):
+                last = self.horizon - sending - r.output
+                for sent in range(ready, (last if h is not None else min(last, ready)) + 1):
+                    x = self.model.new_bool_var("")
+                    one = Placed(
+                        request=r.id,
+                        instance=g,
+                        start=ready - rounds,
+                        end=sent + sending + r.output,
+                        decode=h,
+                        sent=None if h is None else sent,
+                    )
+                    mine.append((one, x))
+                    by_prefill.setdefault(g, {}).setdefault(ready, []).append(x)
+                    self._way(i, one, x, rounds)
+            if len(mine) > MOST_WAYS:
+                raise OutOfTime("the model is too large")
+        literals = [x for _, x in mine]
+        if p.reject:
+            self.model.add_at_most_one(literals)
+        else:
+            self.model.add_exactly_one(literals)
+        self.ways.append(mine)
+        for g, ends in by_prefill.items():
+            if p.machines[g].interruptible and prefill_rounds(r, p.machines[g]):
+                self._chunks(i, g, ends)
+
+    def _way(self, i: int, one: Placed, x: Any, rounds: int) -> None:
+        p = self.q.problem
+        r, machine = p.requests[i], p.machines[one.instance]
+        ready = one.start + rounds
+        for g in {one.instance, one.instance if one.decode is None else one.decode}:
+            for rule, used in staged_pieces(p, r, g, one).items():
+                for a, b, base, slope in used:
+                    for k in range(1, b - a + 1):
+                        # The chunks of an interruptible prefill have variables of their own.
+                        if not (machine.interruptible and g == one.instance and a + k <= ready):
+                            self._use(rule, g, a + k, x, base + slope * k)
+        if one.sent is not None:
+            for t in range(one.sent + 1, one.sent + transfer_rounds(p, r.prompt) + 1):
+                self._use("network", 0, t, x, 1)
+        if machine.buckets and not machine.interruptible:
+            for a, b in working(one, rounds):
+                for t in range(a + 1, b + 1):
+                    self.model.add_implication(x, self._bucket(i, one.instance, t))
+
+    def _bucket(self, i: int, g: int, t: int) -> Any:
+        p = self.q.problem
+        there = self.buckets.setdefault((g, t), {})
+        number = bucket_of(p.requests[i], p.machines[g])
+        if number not in there:
+            there[number] = self.model.new_bool_var("")
+        return there[number]
+
+    def _chunks(self, i: int, g: int, ends: dict[int, list[Any]]) -> None:
+        """Rounds in which an interruptible prefill works: a last one where its way says so."""
+        p = self.q.problem
+        r, machine = p.requests[i], p.machines[g]
+        chunk = machine.prefill_chunk or 1
+        rounds = prefill_rounds(r, machine)
+        work = {
+            t: self.model.new_bool_var("") for t in range(r.arrival + 1, max(ends, default=0) + 1)
+        }
+        self.works[i, g] = work
+        every = [x for group in ends.values() for x in group]
+        self.model.add(self.sum_of(list(work.values())) == rounds * self.sum_of(every))
+        over: list[Any] = []
+        for t, w in work.items():
+            now = ends.get(t, [])
+            later = [x for end, group in ends.items() if end >= t for x in group]
+            self.model.add(w <= self.sum_of(later))
+            if now:
+                self.model.add(self.sum_of(now) <= w)
+            over += now
+            for u, earlier in work.items():
+                if u <= t:
+                    self._use("capacity", g, t, earlier, chunk)
+            for x in over:
+                self._use("capacity", g, t, x, -chunk * rounds)
+            self._use("max_batch", g, t, w, 1)
+            self._use("token_budget", g, t, w, chunk)
+            for x in now:
+                self._use("capacity", g, t, x, r.prompt)
+                self._use("token_budget", g, t, x, r.prompt - chunk * rounds)
+            if machine.buckets:
+                self.model.add_implication(w, self._bucket(i, g, t))
+
+    def limits(self) -> None:
+        """The limits of instances, network and buckets."""
+        p = self.q.problem
+        for (rule, g, _), (terms, amounts) in self.rows.items():
+            self.run.clock.check()
+            limit = (
+                (None if p.network is None else p.network.transfers)
+                if rule == "network"
+                else getattr(p.machines[g], rule)
+            )
+            if limit is not None:
+                self.model.add(self.weighted(terms, amounts) <= limit)
+        for there in self.buckets.values():
+            self.model.add_at_most_one(list(there.values()))
+
+    def on_time(self, i: int) -> Any:
+        """Whether a request meets its SLO."""
+        r = self.q.problem.requests[i]
+        return self.sum_of([x for one, x in self.ways[i] if meets_slo(r, one)])
+
+    def value(self, name: str) -> Any:
+        """An objective."""
+        q, p = self.q, self.q.problem
+        if name in ("total_latency", "weighted_latency"):
+            weight = q.weighing(name).weight
+            return sum(
+                self.weighted(
+                    [x for _, x in mine], [int(w) * (one.end - r.arrival) for one, _ in mine]
+                )
+                for r, w, mine in zip(p.requests, weight, self.ways, strict=True)
+            )
+        if name == "makespan":
+            top = self.model.new_int_var(0, self.horizon, "makespan")
+            for mine in self.ways:
+                self.model.add(self.weighted([x for _, x in mine], [o.end for o, _ in mine]) <= top)
+            return top
+        if name == "goodput":
+            return sum(int(q.weight[i]) * self.on_time(i) for i in range(q.n))
+        used = [self.model.new_bool_var("") for _ in p.machines]
+        for mine in self.ways:
+            for g, literal in enumerate(used):
+                here = [x for one, x in mine if g in (one.instance, one.decode)]
+                if here:
+                    self.model.add(self.sum_of(here) <= literal)
+        prices = [m.price if name == "cost" else 1 for m in p.machines]
+        return self.weighted(used, prices)
+
+    def extract(self, values: list[int]) -> ServingSchedule:
+        """The schedule of a solution."""
+        p = self.q.problem
+        out = []
+        for i, mine in enumerate(self.ways):
+            for one, x in mine:
+                if not values[x.index]:
+                    continue
+                work = self.works.get((i, one.instance))
+                if work is not None:
+                    rounds = [t for t, w in work.items() if values[w.index]]
+                    gaps = np.flatnonzero(np.diff(rounds) > 1)
+                    pauses = tuple((rounds[k], rounds[k + 1] - 1) for k in gaps)
+                    one = one.model_copy(update={"start": rounds[0] - 1, "pauses": pauses})
+                out.append(one)
+        assert len(out) <= len(p.requests)
+        return ServingSchedule(requests=tuple(out))
+
+
+def solve(q: Prepared, run: Run) -> None:
+    """Solve small problems exactly."""
+
+    def build(level: int) -> exact.Built:
+        b = _Model(q, run, level)
+        b.limits()
+        if q.problem.slo_percent is not None:
+            on_time = [b.on_time(i) for i in range(q.n)]
+            b.model.add(sum(on_time) >= q.n - q.misses)
+        for k, objective in enumerate(run.objectives[: level + 1]):
+            expression = b.value(objective.name)
+            if k < level:
+                assert run.incumbent is not None
+                value = int(run.incumbent.values[k])
+                b.model.add(expression >= value if objective.maximise else expression <= value)
+            elif objective.maximise:
+                b.model.maximize(expression)
+            else:
+                b.model.minimize(expression)
+        if run.incumbent is not None:
+            known = {
+                (o.request, o.instance, o.end, o.decode, o.sent)
+                for o in run.incumbent.schedule.requests
+            }
+            for mine in b.ways:
+                for o, x in mine:
+                    key = (o.request, o.instance, o.end, o.decode, o.sent)
+                    b.model.add_hint(x, key in known)
+        return exact.Built(b.model, b.extract, parameters={"linearization_level": 2})
+
+    if q.n * q.machines**2 * horizon_of(q, run, 0) > MOST_WAYS:
+        return
+    try:
+        exact.solve_levels(run, build)
+    except OutOfTime:
+        return
