@@ -36,7 +36,8 @@ class Counters:
     errors
         Exceptions of the primary, and searches that failed.
     skipped
-        Calls in which no search was made: nothing to gain, or the circuit was open.
+        Calls without a search: quick bounds showed that too little can be gained, or the circuit
+        was open.
     """
 
     calls: int = 0
@@ -106,12 +107,12 @@ class Fallback:
         from cpsched.improve import improve
 
         given = self._ask_primary(problem)
-        limit = 0.0 if self.open else self.time_limit
-        if limit and given is not None and self._good_enough(problem, given):
+        limit = self.time_limit
+        if self.open and given is not None and not self.family.check(problem, given):
             limit = 0.0
-        result = improve(
-            problem, given, time_limit=limit, isolation=self.isolation, **self.settings
-        )
+        gap = max(self.min_gap, self.settings.get("gap_limit", 0.0))
+        settings = self.settings | {"gap_limit": gap, "isolation": self.isolation}
+        result = improve(problem, given, time_limit=limit, **settings)
         self._account(result, searched=limit > 0.0)
         return result
 
@@ -123,34 +124,20 @@ class Fallback:
             self._count(errors=1)
             return None
 
-    def _good_enough(self, problem: ProblemBase, schedule: Any) -> bool:
-        """Whether the quick bounds show that a search cannot gain ``min_gap``."""
-        if self.min_gap <= 0.0 or self.family.check(problem, schedule):
-            return False
-        from cpsched.bound import bound
-        from cpsched.result import gap_of
-
-        objectives = self.family.default_objectives(problem)[:1]
-        if not objectives:
-            return True
-        found = bound(problem, time_limit=0.1 * self.time_limit)
-        best = [b.value for b in found if b.objective == objectives[0].name and b.given is None]
-        value = self.family.evaluate(problem, schedule, [objectives[0].name])[0]
-        return any(gap_of(value, b) < self.min_gap and gap_of(value, b) > 0.0 for b in best)
-
     def _account(self, result: Result, searched: bool) -> None:
         initial = result.extra["initial"]
         gained = result.schedule is not None and (
             not initial["valid"] or result.objective != initial["objective"]
         )
         failed = result.stop_reason in (StopReason.ERROR, StopReason.CONTRADICTION)
+        enough = result.stop_reason is StopReason.GAP and not gained
         late = searched and not gained and result.stop_reason is StopReason.TIME_LIMIT
         self._count(
             improvements=int(gained),
             certificates=int(result.extra["certified"]),
             timeouts=int(late),
             errors=int(failed),
-            skipped=int(not searched),
+            skipped=int(not searched or enough),
         )
         if not searched:
             return
@@ -194,10 +181,11 @@ def fallback(
     time_limit
         Seconds per call for everything but the primary itself.
     min_gap
-        Do not search when quick bounds show that less than this relative gain is possible.
+        Stop as soon as the bounds show that less than this relative gain is possible.
     failures, cooldown
         After this many searches in a row without gain or with an error, rest for ``cooldown``
-        seconds: the primary's checked answer is returned at once.
+        seconds: a valid answer of the primary is returned at once. What is left out or invalid
+        is placed all the same.
     isolation
         "process" (default) keeps native crashes and memory exhaustion away from the host.
     settings
@@ -224,6 +212,11 @@ def fallback(
         raise ProblemError(
             "failures must be at least 1", place="failures", value=failures, remedy="Pass 5."
         )
+    if isolation == "process":
+        from cpsched.core.isolate import warm
+
+        # The worker starts now, not within the time of the first call.
+        warm()
     return Fallback(
         primary,
         family,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import TYPE_CHECKING, Any
 
 from cpsched.families import Family, family
@@ -40,13 +41,18 @@ def improve(
     """
     from cpsched.solve import objectives_of, solve
 
+    started = time.perf_counter()
     chosen = family(problem.kind)
     given = None if schedule is None else chosen.read_schedule(schedule)
     violations = [] if given is None else chosen.check(problem, given)
     names = [o.name for o in objectives_of(chosen, problem, settings.get("objective"))]
     valid = given is not None and not violations
     values = list(chosen.evaluate(problem, given, names)) if valid else None
-    result = solve(problem, time_limit=time_limit, hint=given, **settings)
+    spent = time.perf_counter() - started
+    left = time_limit
+    if left is not None and left > 0.0:
+        left = max(0.0, left - spent)
+    result = solve(problem, time_limit=left, hint=given, **settings)
     certified = (
         values is not None
         and result.status is Status.OPTIMAL
@@ -61,7 +67,8 @@ def improve(
         },
         "diff": difference(chosen, given, result.schedule),
     }
-    return dataclasses.replace(result, extra=result.extra | extra)
+    wall = time.perf_counter() - started
+    return dataclasses.replace(result, extra=result.extra | extra, wall_time=wall)
 
 
 def difference(chosen: Family[Any, Any, Any], old: Any, new: Any) -> list[dict[str, Any]]:

@@ -133,7 +133,7 @@ def pareto(
             complete = False
             break
         region = regions.pop()
-        limited = problem
+        limited: Any = problem
         for objective, value in zip(wanted[1:], region, strict=True):
             if value is not None:
                 limited = chosen.limit(limited, objective.name, value)
@@ -160,10 +160,8 @@ def pareto(
             if isinstance(values[k + 1], int):
                 step = max(1, round(step))
             better = values[k + 1] + step if objective.maximise else values[k + 1] - step
-            if better < 0 and not objective.maximise:
-                continue
-            if better > 0 and objective.name == "log_success":
-                continue
+            if chosen.limit(problem, objective.name, better) is None:
+                continue  # no schedule can be that good
             narrowed = (*region[:k], better, *region[k + 1 :])
             if not any(_within(narrowed, other, wanted[1:]) for other in regions):
                 regions.append(narrowed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -82,6 +82,7 @@ def simulate(
     noise: float = 0.0,
     shutdown: float = 0.0,
     repair: float = 2.0,
+    arrivals: float = 0.0,
     reveal: str = "all",
     objective: str | None = None,
     plan_time: float = 2.0,
@@ -106,6 +107,9 @@ def simulate(
     shutdown, repair
         Probability of a shutdown of a resource per tenth of its nominal work, and its mean length
         in mean task durations. Tasks that run on it lose their work.
+    arrivals
+        Mean time between the arrivals of two jobs, in mean task durations; 0 leaves the releases as
+        they are. Policies learn of a job when it arrives.
     reveal
         When policies learn of tasks: ``all`` at the start, at their ``release``, or ``operation``
         by operation, when the predecessors have ended.
@@ -133,7 +137,16 @@ def simulate(
     from cpsched.families.rcpsp import simulate as world
     from cpsched.solve import solve
 
-    _check(policies, world.POLICIES, replications, noise, shutdown, repair, reveal)
+    if arrivals and reveal == "all":
+        reveal = "release"
+    ranges = {
+        "replications": (replications, 1, 10**6),
+        "noise": (noise, 0.0, 3.0),
+        "shutdown": (shutdown, 0.0, 1.0),
+        "repair": (repair, 0.0, 1e6),
+        "arrivals": (arrivals, 0.0, 1e6),
+    }
+    _check(policies, world.POLICIES, ranges, reveal)
     world.supported(problem)  # type: ignore[arg-type]
     name = objective or problem.objectives[0]  # type: ignore[attr-defined]
     clock = Clock(time_limit, stop=stop)
@@ -146,16 +159,20 @@ def simulate(
     for k in range(replications):
         if clock.expired():
             break
+        rng = np.random.default_rng([seed, k])
         drawn = world.draw_world(
             problem,  # type: ignore[arg-type]
-            np.random.default_rng([seed, k]),
+            rng,
             noise=noise,
             shutdown=shutdown,
             repair=repair,
         )
+        real: Any = problem
+        if arrivals:
+            real = world.with_arrivals(real, rng, arrivals)
         for policy in policies:
-            realised, _ = world.execute(problem, drawn, policy, plan, again, reveal)  # type: ignore[arg-type]
-            values[policy].append(world.value_of(problem, realised, name))  # type: ignore[arg-type]
+            realised, _ = world.execute(real, drawn, policy, plan, again, reveal)
+            values[policy].append(world.value_of(real, realised, name))
     return Simulation(
         name,
         len(values[policies[0]]),
@@ -163,7 +180,14 @@ def simulate(
             _summary(p, values[p], values[policies[0]] if i else None)
             for i, p in enumerate(policies)
         ),
-        {"noise": noise, "shutdown": shutdown, "repair": repair, "reveal": reveal, "seed": seed},
+        {
+            "noise": noise,
+            "shutdown": shutdown,
+            "repair": repair,
+            "arrivals": arrivals,
+            "reveal": reveal,
+            "seed": seed,
+        },
     )
 
 
@@ -195,10 +219,7 @@ def _interval(values: list[float]) -> tuple[float, float]:
 def _check(
     policies: Sequence[str],
     known: Sequence[str],
-    replications: int,
-    noise: float,
-    shutdown: float,
-    repair: float,
+    ranges: Mapping[str, tuple[float, float, float]],
     reveal: str,
 ) -> None:
     for policy in policies:
@@ -213,12 +234,6 @@ def _check(
         raise ProblemError(
             "policies must be named once each", place="policies", remedy="Name one or more."
         )
-    ranges = {
-        "replications": (replications, 1, 10**6),
-        "noise": (noise, 0.0, 3.0),
-        "shutdown": (shutdown, 0.0, 1.0),
-        "repair": (repair, 0.0, 1e6),
-    }
     for name, (value, low, high) in ranges.items():
         if not low <= value <= high:
             raise ProblemError(

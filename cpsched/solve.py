@@ -146,6 +146,14 @@ def _pipeline(run: Run, hint: Any, isolation: str) -> None:
     except Infeasible as proof:
         run.claim_infeasible(proof.argument, str(proof))
         return
+    if isolation == "process" and run.executor is None:
+        from cpsched.core.isolate import search_isolated
+
+        # Repair and bounds may use native solvers too: here only the greedy runs.
+        _step(run, "greedy", lambda: family.greedy(prepared, run))
+        if not run.done():
+            _step(run, "isolated search", lambda: search_isolated(run, hint))
+        return
     if hint is not None:
         _step(run, "repair", lambda: family.repair(prepared, run, hint))
     _step(run, "greedy", lambda: family.greedy(prepared, run))
@@ -157,10 +165,6 @@ def _pipeline(run: Run, hint: Any, isolation: str) -> None:
 
         executor = run.executor
         _step(run, "search over the executor", lambda: search_over(run, executor, run.workers))
-    elif isolation == "process":
-        from cpsched.core.isolate import search_isolated
-
-        _step(run, "isolated search", lambda: search_isolated(run))
     else:
         _step(run, "search", lambda: family.search(prepared, run))
 

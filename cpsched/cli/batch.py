@@ -63,7 +63,7 @@ def solve_batch(
         "objective": split(objective),
     }
     count = 0
-    with _executor(processes, dask) as executor:
+    with _executor(processes, dask) as executor, _Bar(len(todo)) as bar:
         for index, result in _results(problems, executor, settings):
             target = results / f"{todo[index].name}.json"
             # Written aside and renamed, so that an interrupted run leaves no half result behind.
@@ -71,10 +71,7 @@ def solve_batch(
             part.write_text(json.dumps(result.to_dict(), indent=1) + "\n")
             part.rename(target)
             count += 1
-            if sys.stderr.isatty():
-                print(
-                    f"\r\x1b[K{count} of {len(todo)}: {todo[index].name}", end="", file=sys.stderr
-                )
+            bar.step(todo[index].name)
     print(f"{count} solved, {failed} unreadable; results in {results}")
     raise typer.Exit(2 if failed else 0)
 
@@ -93,6 +90,37 @@ def _results(
             if stop.is_set():
                 return
             yield index, solve(problem, stop=stop, **settings)
+
+
+class _Bar:
+    """A progress bar on stderr with the time left; silent when that is no terminal."""
+
+    def __init__(self, total: int) -> None:
+        from rich import progress
+        from rich.console import Console
+
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.completed}/{task.total}"),
+            progress.BarColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.description}"),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+        )
+        self._task = self._bar.add_task("", total=total)
+
+    def __enter__(self) -> _Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def step(self, name: str) -> None:
+        """One more is done."""
+        self._bar.update(self._task, advance=1, description=name)
 
 
 @contextmanager

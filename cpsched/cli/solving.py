@@ -189,7 +189,11 @@ def limited(problem: ProblemBase, objective: str, value: int) -> ProblemBase:
             value=value,
             remedy="Leave the option out.",
         )
-    bounded: ProblemBase = chosen.limit(problem, objective, value)
+    bounded: ProblemBase | None = chosen.limit(problem, objective, value)
+    if bounded is None:
+        raise ProblemError(
+            f"no schedule has {objective} {value}", value=value, remedy="Ask for a larger value."
+        )
     return bounded
 
 

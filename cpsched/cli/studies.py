@@ -162,9 +162,19 @@ def simulate(
         str, typer.Option("--policy", metavar="NAME[,NAME]", help="replan, static, or rules.")
     ] = "replan,static",
     replications: Annotated[int, typer.Option(min=1, help="Random worlds.")] = 20,
+    events: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=VALUE[,...]",
+            help="noise, shutdown, repair, arrivals: as the options of these names.",
+        ),
+    ] = None,
     noise: Annotated[float, typer.Option(min=0.0, help="Log deviation of durations.")] = 0.0,
     shutdown: Annotated[float, typer.Option(min=0.0, max=1.0, help="Probability.")] = 0.0,
     repair: Annotated[float, typer.Option(min=0.0, help="Mean, in task durations.")] = 2.0,
+    arrivals: Annotated[
+        float, typer.Option(min=0.0, help="Mean gap between jobs, in task durations.")
+    ] = 0.0,
     reveal: Annotated[
         str, typer.Option(metavar="all|release|operation", help="When tasks become known.")
     ] = "all",
@@ -181,6 +191,8 @@ def simulate(
     """Execute in random worlds: replanning against static plans and dispatching rules."""
     import cpsched
 
+    world = {"noise": noise, "shutdown": shutdown, "repair": repair, "arrivals": arrivals}
+    world |= random_events(events, world)
     problem = common.read_problem(file, format, option)
     with common.Interrupt() as stop:
         found = cpsched.simulate(
@@ -188,9 +200,7 @@ def simulate(
             split(policy) or [],
             replications=replications,
             seed=seed,
-            noise=noise,
-            shutdown=shutdown,
-            repair=repair,
+            **world,
             reveal=reveal,
             objective=objective,
             replan_time=replan_time,
@@ -199,3 +209,30 @@ def simulate(
             stop=stop,
         )
     common.emit(found.to_dict(), found.table(), output, as_json)
+
+
+def random_events(text: str | None, known: dict[str, float]) -> dict[str, float]:
+    """``noise=0.2,shutdown=0.1`` as numbers by name.
+
+    Raises
+    ------
+    ProblemError
+        For another name, or a value that is no number.
+    """
+    out = {}
+    for part in (text or "").split(","):
+        if not part.strip():
+            continue
+        name, _, value = (p.strip() for p in part.partition("="))
+        try:
+            if name not in known:
+                raise ValueError
+            out[name] = float(value)
+        except ValueError:
+            raise ProblemError(
+                f"events are NAME=NUMBER with a name among {', '.join(known)}",
+                place="--events",
+                value=part,
+                remedy="Correct it.",
+            ) from None
+    return out

@@ -61,6 +61,9 @@ class Worker:
         )
         self.messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self.idle = True
+        # Written by a thread of its own: a worker that does not read must not hold up the host.
+        self._outbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._write, name="cpsched-isolate-out", daemon=True).start()
         threading.Thread(target=self._read, name="cpsched-isolate", daemon=True).start()
 
     def _read(self) -> None:
@@ -74,18 +77,22 @@ class Worker:
             if message is None:
                 return
 
+    def _write(self) -> None:
+        assert self.process.stdin is not None
+        while (message := self._outbox.get()) is not None:
+            try:
+                send(self.process.stdin, message)
+            except (OSError, ValueError):
+                return
+
     def alive(self) -> bool:
         """Whether the process runs."""
         return self.process.poll() is None
 
     def post(self, message: dict[str, Any]) -> bool:
-        """Send a message; False when the worker has gone."""
-        try:
-            assert self.process.stdin is not None
-            send(self.process.stdin, message)
-        except OSError:
-            return False
-        return True
+        """Send a message without waiting for it to be read; False when the worker has gone."""
+        self._outbox.put(message)
+        return self.alive()
 
     def settle(self, seconds: float) -> bool:
         """Whether the worker is ready for a new search (drains what a cancelled one left)."""
@@ -102,6 +109,7 @@ class Worker:
 
     def kill(self) -> None:
         """End the process."""
+        self._outbox.put(None)
         self.process.kill()
         self.process.wait()
 
@@ -129,8 +137,14 @@ def _take(seconds: float) -> Worker:
         worker.kill()
 
 
-def search_isolated(run: Run) -> None:
-    """Run the family's search in the worker process and merge what it reports into the run."""
+def search_isolated(run: Run, hint: Any = None) -> None:
+    """Run the family's search in the worker process and merge what it reports into the run.
+
+    The worker starts from ``hint``, a schedule that still has to be repaired, or from the
+    incumbent.
+    """
+    if hint is None and run.incumbent is not None:
+        hint = run.incumbent.schedule
     # Starting another worker takes about a second: waiting as long is never worse.
     worker = _take(min(1.0, 0.5 * run.clock.wall_remaining()))
     left = run.clock.remaining()
@@ -142,7 +156,7 @@ def search_isolated(run: Run) -> None:
         "seed": run.seed,
         "gap_limit": run.gap_limit,
         "deterministic": run.deterministic,
-        "hint": None if run.incumbent is None else run.incumbent.schedule.to_dict(),
+        "hint": None if hint is None else hint.to_dict(),
     }
     worker.idle = False
     if not worker.post(request):

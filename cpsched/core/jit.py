@@ -169,6 +169,20 @@ def _activate(group: str) -> None:
         _active.add(group)
 
 
+def load(group: str) -> bool:
+    """Load a family's compiled kernels now; False when they are not in the cache yet.
+
+    A host that will have little time per call does this once, when it starts.
+    """
+    if not available():
+        return False
+    if not _stamp(group).exists():
+        _modules(group)
+        return ready()
+    _activate(group)
+    return True
+
+
 def compile_all(groups: Sequence[str] = ()) -> float:
     """Compile kernels into the cache, in this process; returns the seconds it took.
 

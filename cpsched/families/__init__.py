@@ -128,7 +128,8 @@ class Family(Generic[P, S, I]):
         `cpsched.replan`; None where a kind cannot be replanned.
     limit
         ``limit(problem, objective, value)``: the problem in which an objective is at most (when
-        maximised, at least) a value, for `cpsched.pareto`; None where a kind has no such limits.
+        maximised, at least) a value, or None when no schedule at all can be that good, for
+        `cpsched.pareto`; itself None where a kind has no such limits.
     alternatives
         ``alternatives(problem, schedule, count, clock)``: up to ``count`` other schedules with the
         same value of the first objective, for ``k_best``; None where a kind has none.
@@ -154,7 +155,7 @@ class Family(Generic[P, S, I]):
     items: Callable[[S], dict[str, dict[str, Any]]]
     draw: Callable[[P, S], Figure]
     revise: Callable[[P, S, float, Sequence[Event], int], Revision] | None = None
-    limit: Callable[[P, str, Number], P] | None = None
+    limit: Callable[[P, str, Number], P | None] | None = None
     alternatives: Callable[[P, S, int, Clock], list[S]] | None = None
     tools: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     formats: tuple[Format, ...] = ()

@@ -211,7 +211,7 @@ def test_bad_events(event, message):
 
 def test_contradicting_events():
     """A task cannot be finished and cancelled."""
-    with pytest.raises(ProblemError, match="finished and cancelled"):
+    with pytest.raises(ProblemError, match="both a finish and a cancel"):
         replan(
             chain(),
             {"type": "finish", "time": 2, "id": "a"},

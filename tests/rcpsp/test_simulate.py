@@ -8,7 +8,7 @@ import pytest
 import cpsched
 from cpsched.errors import ProblemError
 from cpsched.families.rcpsp.problem import RcpspProblem
-from cpsched.families.rcpsp.simulate import POLICIES, World, draw_world, execute
+from cpsched.families.rcpsp.simulate import POLICIES, Executor, World, draw_world, execute
 
 
 def shop() -> RcpspProblem:
@@ -131,3 +131,29 @@ def test_unsupported_constraints_are_named():
     data["resources"].append({"name": "money", "type": "nonrenewable", "capacity": 5})
     with pytest.raises(ProblemError, match="nonrenewable"):
         cpsched.simulate(RcpspProblem.parse(data))
+
+
+def test_arrivals_reveal_jobs_when_they_come():
+    """With arrivals jobs are released one after the other and known from then on."""
+    from cpsched.families.rcpsp.simulate import with_arrivals
+
+    problem = shop()
+    moved = with_arrivals(problem, np.random.default_rng(1), 5.0)
+    releases = {t.id: t.release for t in moved.tasks}
+    assert len(set(releases.values())) > 1
+    for p in moved.precedences:
+        assert releases[p.before] == releases[p.after]
+    found = cpsched.simulate(
+        problem, ["replan", "fifo"], replications=2, arrivals=5.0, plan_time=1.0, replan_time=0.05
+    )
+    assert found.settings["reveal"] == "release"
+
+
+def test_remaining_time_is_what_is_known():
+    """Where operations are revealed one by one, the shortest remaining time is the operation's."""
+    problem = shop()
+    world = draw_world(problem, np.random.default_rng(1), noise=0.0, shutdown=0.0, repair=1.0)
+    task = problem.precedences[0].before
+    own = min(m.duration for m in next(t for t in problem.tasks if t.id == task).modes)
+    assert Executor(problem, world, "operation").remaining(task) == own
+    assert Executor(problem, world, "all").remaining(task) > own

@@ -18,6 +18,7 @@ from cpsched.families.kernel.problem import (
     KernelProblem,
     KernelSchedule,
 )
+from cpsched.families.kernel.revise import revise
 from cpsched.families.kernel.sweep import sweep
 from cpsched.families.kernel.values import evaluate
 from cpsched.families.kernel.writers import WRITERS
@@ -102,8 +103,8 @@ def _alternatives(
     return alternatives(problem, schedule, count, clock)
 
 
-def limit(problem: KernelProblem, name: str, value: Number) -> KernelProblem:
-    """The problem in which the interval or the length is at most a value.
+def limit(problem: KernelProblem, name: str, value: Number) -> KernelProblem | None:
+    """The problem in which the interval or the length is at most a value; None below 1.
 
     Raises
     ------
@@ -118,6 +119,8 @@ def limit(problem: KernelProblem, name: str, value: Number) -> KernelProblem:
             value=name,
             remedy="Pass one of these.",
         )
+    if value < 1:
+        return None
     if name == "initiation_interval":
         return at_interval(problem, int(value))
     return problem.model_copy(update={"max_length": int(value)})
@@ -143,6 +146,7 @@ FAMILY: Family[KernelProblem, KernelSchedule, Instance] = Family(
     repair=_repair,
     constraints=constraints,
     restrict=restrict,
+    revise=revise,
     items=items,
     draw=_draw,
     limit=limit,

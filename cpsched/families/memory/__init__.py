@@ -27,6 +27,7 @@ from cpsched.families.memory.problem import (
     default_objectives,
     objectives_of_form,
 )
+from cpsched.families.memory.revise import revise
 from cpsched.result import Objective
 
 __all__ = [
@@ -101,6 +102,7 @@ FAMILY: Family[MemoryProblem, MemorySchedule, Any] = Family(
     repair=lambda solver, run, schedule: solver.repair(schedule),
     constraints=constraints,
     restrict=restrict,
+    revise=revise,
     items=_items,
     draw=draw,
     formats=FORMATS,

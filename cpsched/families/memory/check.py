@@ -209,13 +209,11 @@ def overlapping(
     """Pairs of rectangles ``(start, end, low, high, ...)`` that overlap in time and space.
 
     A sweep over time keeps the live rectangles in numpy slots, so that each newcomer is compared
-    with all of them at once. Stops after many pairs. ``tick`` is called every thousand events; it
-    may raise to end the sweep.
+    with all of them at once. Empty and reversed ones overlap with nothing. Stops after many pairs.
+    ``tick`` is called every thousand events; it may raise to end the sweep.
     """
-    events = sorted(
-        [(r[0], 1, i) for i, r in enumerate(rectangles)]
-        + [(r[1], 0, i) for i, r in enumerate(rectangles)]
-    )
+    listed = [(i, r) for i, r in enumerate(rectangles) if r[0] < r[1]]
+    events = sorted([(r[0], 1, i) for i, r in listed] + [(r[1], 0, i) for i, r in listed])
     most = live = 0
     for _, opens, _ in events:
         live += 1 if opens else -1

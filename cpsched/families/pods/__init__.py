@@ -16,6 +16,7 @@ from cpsched.families.pods.greedy import greedy
 from cpsched.families.pods.objectives import OBJECTIVES, evaluate
 from cpsched.families.pods.prepare import prepare
 from cpsched.families.pods.problem import PodsProblem, PodsSchedule
+from cpsched.families.pods.revise import revise
 from cpsched.families.pods.scenario import GENERATORS
 from cpsched.families.pods.writers import WRITERS
 from cpsched.result import Bound, Number, Objective
@@ -110,6 +111,7 @@ FAMILY = Family(
     repair=_repair,
     constraints=constraints,
     restrict=restrict,
+    revise=revise,
     items=items,
     draw=draw,
     formats=FORMATS,

@@ -19,7 +19,7 @@ from cpsched.families.rcpsp.problem import (
     Task,
 )
 from cpsched.problem import LARGEST
-from cpsched.replan import Event, Revision
+from cpsched.replan import Event, Revision, foreign
 
 
 def revise(
@@ -70,12 +70,7 @@ class _State:
         self.entries: dict[str, ScheduledTask] = {}
         for entry in schedule.tasks:
             if entry.task not in self.tasks:
-                raise ProblemError(
-                    "the schedule must belong to the problem",
-                    place="schedule.tasks",
-                    value=entry.task,
-                    remedy="Pass the schedule of this problem.",
-                )
+                raise foreign("schedule.tasks", entry.task)
             self.entries[entry.task] = entry
         self.ends = {e.task: e.end for e in schedule.tasks if e.start < now}
 

@@ -25,14 +25,15 @@ from cpsched.families.rcpsp.problem import (
 )
 
 #: Dispatching rules: a task's priority (smaller first), given the executor. Sources: Haupt (1989)
-#: for the classic rules; "srpt" is the operation-level shortest remaining processing time.
+#: for the classic rules; "srpt" is the operation-level shortest remaining processing time: where
+#: operations are revealed one by one, the remaining time that is known is the operation's own.
 RULES: dict[str, str] = {
     "spt": "shortest processing time",
     "lpt": "longest processing time",
     "fifo": "ready first",
     "edd": "earliest due date",
-    "mwkr": "most work remaining on the longest chain of successors",
-    "srpt": "least work remaining on the longest chain of successors",
+    "mwkr": "most work remaining on the longest chain of successors, as far as it is known",
+    "srpt": "least work remaining on the longest chain of successors, as far as it is known",
     "lft": "latest finish time of the deterministic problem",
 }
 
@@ -91,6 +92,38 @@ def draw_world(
                 found.append((start, start + length))
         outages[name] = found
     return World(duration, outages)
+
+
+def with_arrivals(problem: RcpspProblem, rng: np.random.Generator, arrivals: float) -> RcpspProblem:
+    """The problem whose jobs arrive one after the other instead of all at once.
+
+    A job is what precedences connect. The gaps are exponential with a mean of ``arrivals`` mean
+    task durations; the jobs come in random order, and their due dates move with them.
+    """
+    job = {t.id: t.id for t in problem.tasks}
+
+    def root(name: str) -> str:
+        while job[name] != name:
+            job[name] = job[job[name]]
+            name = job[name]
+        return name
+
+    for p in problem.precedences:
+        job[root(p.after)] = root(p.before)
+    jobs = list(dict.fromkeys(root(t.id) for t in problem.tasks))
+    nominal = [m.duration for t in problem.tasks for m in t.modes if m.duration]
+    mean = arrivals * (float(np.mean(nominal)) if nominal else 1.0)
+    times = np.cumsum(rng.exponential(mean, len(jobs))) - mean
+    order = rng.permutation(len(jobs))
+    shift = {jobs[k]: max(0, round(float(t))) for k, t in zip(order, times, strict=True)}
+    tasks = []
+    for task in problem.tasks:
+        by = shift[root(task.id)]
+        update: dict[str, Any] = {"release": task.release + by}
+        if task.due is not None:
+            update["due"] = task.due + by
+        tasks.append(task.model_copy(update=update))
+    return problem.model_copy(update={"tasks": tuple(tasks)})
 
 
 class Executor:
@@ -158,6 +191,12 @@ class Executor:
                 if at is not None and at <= self.time:
                     out.append(name)
         return out
+
+    def remaining(self, name: str) -> int:
+        """Work from a task to the end of its chain, as far as a policy may know it."""
+        if self.reveal == "operation":
+            return min(m.duration for m in self.task[name].modes)
+        return self.work[name]
 
     # ------------------------------------------------------------------ execution
 
@@ -257,9 +296,9 @@ def rule_policy(rule: str) -> Callable[[Executor], list[tuple[str, int]]]:
             "lpt": -shortest,
             "fifo": run.ready_at(task.id) or 0,
             "edd": due,
-            "mwkr": -run.work[task.id],
-            "srpt": run.work[task.id],
-            "lft": due - run.work[task.id] + shortest,
+            "mwkr": -run.remaining(task.id),
+            "srpt": run.remaining(task.id),
+            "lft": due - run.remaining(task.id) + shortest,
         }[rule]
         return value, run.position[task.id]
 

@@ -17,6 +17,7 @@ from cpsched.families.serving.problem import (
     ServingProblem,
     ServingSchedule,
 )
+from cpsched.families.serving.revise import revise
 from cpsched.families.serving.writers import WRITERS
 from cpsched.result import Bound, Number, Objective
 
@@ -111,6 +112,7 @@ FAMILY: Family[Any, Any, Any] = Family(
     repair=_repair,
     constraints=constraints,
     restrict=restrict,
+    revise=revise,
     items=items,
     draw=draw,
     formats=FORMATS,

@@ -129,7 +129,7 @@ def _shake(
         return
     rng = random.Random(run.seed * 31 + 5)
     origin = int(q.release.min())
-    iterations, number, began = 200, 0, time.perf_counter()
+    iterations, number, began = max(5, int(200 / jit.slowdown())), 0, time.perf_counter()
     while not run.done() and not (stop is not None and stop.is_set()):
         if until is not None and until() and time.perf_counter() - began >= least:
             return

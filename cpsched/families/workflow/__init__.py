@@ -31,8 +31,13 @@ def objective(problem: WorkflowProblem, name: str) -> Objective | None:
     return Objective(name, name in MAXIMISED) if name in OBJECTIVES else None
 
 
-def limit(problem: WorkflowProblem, name: str, value: float) -> WorkflowProblem:
-    """The problem with a hard limit on an objective, besides the limits it has."""
+def limit(problem: WorkflowProblem, name: str, value: float) -> WorkflowProblem | None:
+    """The problem with a hard limit on an objective, besides the limits it has.
+
+    None for a limit below 0, or above the logarithm 0 of certain success.
+    """
+    if (value > 0) if name in MAXIMISED else (value < 0):
+        return None
     limits = {str(known): most for known, most in problem.limits.items()}
     tighter = max if name in MAXIMISED else min
     limits[name] = tighter(limits.get(name, value), value)

@@ -6,10 +6,10 @@ of it. Its deadline is loosened by the checker's tolerance, as its times are flo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
-from cpsched.errors import ProblemError
 from cpsched.families.workflow.explain import constraints
 from cpsched.families.workflow.problem import (
     HUGE,
@@ -21,9 +21,7 @@ from cpsched.families.workflow.problem import (
     WorkflowProblem,
     WorkflowSchedule,
 )
-
-if TYPE_CHECKING:
-    from cpsched.replan import Event, Revision
+from cpsched.replan import Event, Revision, foreign, refusal
 
 
 def revise(
@@ -35,16 +33,14 @@ def revise(
 ) -> Revision:
     """The problem from ``now`` on.
 
-    A running task loses its work when its machine goes down. ``stability`` has no term in this
-    kind; the old schedule is where the search starts.
+    A running task loses its work when its machine goes down. With a stability weight the tasks
+    keep their machines where the gain of moving does not pay.
 
     Raises
     ------
     ProblemError
         For events about unknown or impossible things, and for ``capacity`` events.
     """
-    from cpsched.replan import Revision
-
     state = _State(problem, schedule, now)
     for event in events:
         state.apply(event)
@@ -59,16 +55,8 @@ def revise(
     promises = tuple(
         c for c in constraints(revised) if c.group == "deadline" and c.name not in facts
     )
-    return Revision(revised, WorkflowSchedule(tasks=carried), promises)
-
-
-def _contradicts(event: Event, why: str) -> ProblemError:
-    return ProblemError(
-        f"the {event.type} event cannot be applied: {why}",
-        place="events.id",
-        value=event.id,
-        remedy="Correct or remove the event.",
-    )
+    stable = state.problem(keep=state.places())
+    return Revision(revised, WorkflowSchedule(tasks=carried), promises, stable)
 
 
 class _State:
@@ -79,32 +67,28 @@ class _State:
         self.tasks = {t.id: t for t in problem.tasks}
         self.machines = {m.name: m for m in problem.machines}
         self.edges = list(problem.edges)
+        self.down: set[str] = set()
         self.placed: dict[str, Placement] = {p.task: p for p in schedule.tasks}
         for name in self.placed:
             if name not in self.tasks:
-                raise ProblemError(
-                    "the schedule must belong to the problem",
-                    place="schedule.tasks",
-                    value=name,
-                    remedy="Pass the schedule of this problem.",
-                )
+                raise foreign("schedule.tasks", name)
         self.ends = {p.task: p.end for p in schedule.tasks if p.start < now}
 
     def apply(self, event: Event) -> None:
         """Change the state by one event."""
         handler = getattr(self, f"_{event.type}", None)
         if handler is None:
-            raise _contradicts(event, "workflows know no such event")
+            raise refusal(event, "workflows know no such event")
         handler(event)
 
     def _task(self, event: Event) -> Task:
         if event.id not in self.tasks:
-            raise _contradicts(event, "there is no task of that name")
+            raise refusal(event, "there is no task of that name")
         return self.tasks[event.id]
 
     def _machine(self, event: Event) -> Machine:
         if event.id not in self.machines:
-            raise _contradicts(event, "there is no machine of that name")
+            raise refusal(event, "there is no machine of that name")
         return self.machines[event.id]
 
     def _change(self, name: str, **update: Any) -> None:
@@ -113,11 +97,11 @@ class _State:
     def _delay(self, event: Event) -> None:
         task = self._task(event)
         if event.by is None and event.until is None:
-            raise _contradicts(event, "it needs 'by' or 'until'")
+            raise refusal(event, "it needs 'by' or 'until'")
         by, until = event.by or 0.0, event.until or 0.0
         if task.id in self.ends:
             if self.ends[task.id] <= event.time:
-                raise _contradicts(event, "the task has ended before")
+                raise refusal(event, "the task has ended before")
             self.ends[task.id] = max(self.ends[task.id] + by, until)
         else:
             planned = self.placed[task.id].start if task.id in self.placed else task.release
@@ -127,14 +111,14 @@ class _State:
     def _finish(self, event: Event) -> None:
         task = self._task(event)
         if task.id not in self.ends or self.placed[task.id].start > event.time:
-            raise _contradicts(event, "the task has not started")
+            raise refusal(event, "the task has not started")
         self.ends[task.id] = event.time
 
     def _resource_down(self, event: Event) -> None:
         machine = self._machine(event)
         until = HUGE if event.until is None else event.until
         if until <= event.time:
-            raise _contradicts(event, "it ends before it begins")
+            raise refusal(event, "it ends before it begins")
         for name in list(self.ends):
             if self.placed[name].machine == machine.name and self.ends[name] > event.time:
                 del self.ends[name]
@@ -150,9 +134,11 @@ class _State:
             # Never available again: the shortest window is in the past.
             windows = [Window(start=0.0, end=1e-9)]
         self.machines[machine.name] = machine.model_copy(update={"windows": tuple(windows)})
+        self.down.add(machine.name)
 
     def _resource_up(self, event: Event) -> None:
         machine = self._machine(event)
+        self.down.discard(machine.name)
         before = [
             Window(start=w.start, end=min(w.end, event.time))
             for w in machine.windows
@@ -162,14 +148,14 @@ class _State:
         self.machines[machine.name] = machine.model_copy(update={"windows": windows})
 
     def _capacity(self, event: Event) -> None:
-        raise _contradicts(event, "cores of a machine do not change; use resource_down")
+        raise refusal(event, "cores of a machine do not change; use resource_down")
 
     def _insert(self, event: Event) -> None:
         if event.item is None:
-            raise _contradicts(event, "it needs the new task as 'item'")
+            raise refusal(event, "it needs the new task as 'item'")
         task = Task.parse({"id": event.id} | event.item)
         if task.id in self.tasks:
-            raise _contradicts(event, "there is a task of that name already")
+            raise refusal(event, "there is a task of that name already")
         self.tasks[task.id] = task
         self.edges += [Edge(source=u, target=task.id) for u in event.after]
         self.edges += [Edge(source=task.id, target=v) for v in event.before]
@@ -177,7 +163,7 @@ class _State:
     def _cancel(self, event: Event) -> None:
         task = self._task(event)
         if task.id in self.ends and self.ends[task.id] <= event.time:
-            raise _contradicts(event, "the task has ended before")
+            raise refusal(event, "the task has ended before")
         del self.tasks[task.id]
         self.ends.pop(task.id, None)
 
@@ -191,14 +177,25 @@ class _State:
 
     # ------------------------------------------------------------------ result
 
-    def problem(self) -> WorkflowProblem:
-        """The revised problem."""
+    def places(self) -> dict[str, str]:
+        """Planned machines of the tasks to come, less those that went down."""
+        return {
+            name: placed.machine
+            for name, placed in self.placed.items()
+            if name in self.tasks and name not in self.ends and placed.machine not in self.down
+        }
+
+    def problem(self, keep: Mapping[str, str] = MappingProxyType({})) -> WorkflowProblem:
+        """The revised problem; the tasks in ``keep`` stay on those machines."""
         tasks = []
         for task in self.tasks.values():
             if task.id in self.ends:
                 tasks.append(self._fact(task))
-            else:
-                tasks.append(task.model_copy(update={"release": max(task.release, self.now)}))
+                continue
+            update: dict[str, Any] = {"release": max(task.release, self.now)}
+            if task.id in keep:
+                update["machines"] = (keep[task.id],)
+            tasks.append(task.model_copy(update=update))
         kept = set(self.tasks)
         files = tuple(
             f.model_copy(update={"consumers": tuple(c for c in f.consumers if c in kept)})

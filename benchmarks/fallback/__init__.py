@@ -1,0 +1,1 @@
+"""Measurements of the fallback step; see `benchmarks.fallback.__main__`."""

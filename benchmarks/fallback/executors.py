@@ -1,0 +1,76 @@
+"""Speed over an executor: many small problems on local Dask processes, one problem in rounds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import cpsched
+from benchmarks.fallback.replanning import generated
+
+
+@contextmanager
+def cluster(processes: int) -> Iterator[Any]:
+    """An executor over a local Dask cluster."""
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(
+            n_workers=processes, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as local,
+        Client(local) as client,
+    ):
+        executor = client.get_executor(pure=False)
+        # Workers import and load kernels before the clock starts.
+        warm = [generated("rcpsp", "shop", jobs=4, machines=4, seed=s) for s in range(4)]
+        cpsched.solve_many(warm, executor, time_limit=2.0, workers=1)
+        yield executor
+
+
+def many(count: int) -> dict[str, Any]:
+    """Seconds for ``count`` small shops on one and on two processes; whether results agree."""
+    problems = [generated("rcpsp", "shop", jobs=6, machines=6, seed=s) for s in range(count)]
+    out: dict[str, Any] = {"problems": count}
+    objectives: list[list[Any]] = []
+    for processes in (1, 2):
+        with cluster(processes) as executor:
+            started = time.perf_counter()
+            results = cpsched.solve_many(problems, executor, time_limit=10.0, workers=1)
+            out[f"seconds on {processes}"] = time.perf_counter() - started
+            objectives.append([(r.status.value, r.objective) for r in results])
+    out["speedup"] = out["seconds on 1"] / out["seconds on 2"]
+    out["same results"] = objectives[0] == objectives[1]
+    out["optimal"] = sum(status == "OPTIMAL" for status, _ in objectives[0])
+    return out
+
+
+def one(limit: float, seeds: int) -> list[dict[str, Any]]:
+    """Seconds to a given gap of a large project, with and without the executor (2 cores)."""
+    out = []
+    with cluster(2) as executor:
+        for seed in range(seeds):
+            problem = generated("rcpsp", "project", tasks=300, seed=seed, factor=0.3)
+            runs = {
+                "one core": cpsched.solve(problem, time_limit=limit, workers=1),
+                "two threads": cpsched.solve(problem, time_limit=limit, workers=2),
+                "executor of two": cpsched.solve(
+                    problem, time_limit=limit, workers=2, executor=executor
+                ),
+            }
+            target = max(r.objective for r in runs.values())
+            record: dict[str, Any] = {"seed": seed, "target": target}
+            for name, result in runs.items():
+                reached = [
+                    p.time
+                    for p in result.trace
+                    if p.objective is not None and p.objective <= target
+                ]
+                record[name] = {
+                    "objective": result.objective,
+                    "gap": result.gap,
+                    "seconds to target": min(reached, default=None),
+                }
+            out.append(record)
+    return out
