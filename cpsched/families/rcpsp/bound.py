@@ -364,7 +364,7 @@ def recompute(problem: RcpspProblem, bound: Bound) -> int:
 def _refuted(instance: Instance, run: Run, bound: Bound) -> int:
     """Prove with CP-SAT, from scratch, that no schedule is better than the bound."""
     from cpsched.core import engine
-    from cpsched.families.rcpsp.model import Model
+    from cpsched.families.rcpsp.model import Model, post
 
     limit = int(bound.value) - 1
     model = Model(instance, run, limit)
@@ -372,12 +372,7 @@ def _refuted(instance: Instance, run: Run, bound: Bound) -> int:
         model.add_tasks(instance.tail.tolist())
     except Infeasible:
         return int(bound.value)
-    model.precedence()
-    model.capacity()
-    model.nonrenewable()
-    model.reservoir()
-    model.disjunctive()
-    model.selection()
+    post(model)
     outcome = engine.solve(model.cp, run.clock, workers=1, seed=1)
     if outcome.status != "INFEASIBLE":
         raise ProblemError("the bound was not proved", value=bound.value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from cpsched.families.rcpsp.check import mode_cost
+from cpsched.families.rcpsp.evaluate import mode_cost
 from cpsched.families.rcpsp.problem import OBJECTIVES, RcpspProblem
 from cpsched.families.rcpsp.profile import capacity_profiles
 

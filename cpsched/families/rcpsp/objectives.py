@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ortools.sat.python import cp_model
 
-from cpsched.families.rcpsp.check import mode_cost
+from cpsched.families.rcpsp.evaluate import mode_cost
 from cpsched.families.rcpsp.model import Model
 from cpsched.families.rcpsp.prepare import FAR
 from cpsched.families.rcpsp.schedule import State
