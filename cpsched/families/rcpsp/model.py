@@ -70,7 +70,7 @@ class Model:
         self.present: list[Literal | None] = []
         self.chosen: list[dict[int, Literal | None]] = []
         self.interval: list[dict[int, Any]] = []
-        self.hints: list[tuple[Var, Callable[[State], int]]] = []
+        self._hints: list[tuple[Var, Callable[[State], int]]] = []
         self.makespan: Var | None = None
         self.afterwards: Any = None
         self.setup_costs: list[tuple[int, Literal]] = []
@@ -110,21 +110,21 @@ class Model:
         """A new integer variable, with its value in a known schedule."""
         var = self.cp.new_int_var(low, high, name)
         if value is not None:
-            self.hints.append((var, value))
+            self._hints.append((var, value))
         return var
 
     def boolean(self, name: str, value: Callable[[State], int] | None = None) -> Var:
         """A new Boolean variable, with its value in a known schedule."""
         var = self.cp.new_bool_var(name)
         if value is not None:
-            self.hints.append((var, value))
+            self._hints.append((var, value))
         return var
 
     def hint(self, state: State) -> None:
         """Hint every variable at its value in a schedule; once per model."""
         mode = [self._first.get(m, m) for m in state.mode]
         state = State(state.start, state.end, mode)
-        for var, value in self.hints:
+        for var, value in self._hints:
             self.cp.add_hint(var, int(value(state)))
 
     def add_tasks(self, tail: Sequence[int]) -> None:
