@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -105,7 +106,7 @@ def test_retiming_closes_gaps() -> None:
     start = retimed(tight, state.start, state.mode)
     assert start is not None
     on = sorted((start[i], int(tight.duration[i])) for i in range(1, 8, 2))
-    assert all(a + d == b for (a, d), (b, _) in zip(on, on[1:], strict=False))
+    assert all(a + d == b for (a, d), (b, _) in pairwise(on))
 
 
 def test_machines_that_are_alike() -> None:

@@ -20,6 +20,7 @@ from cpsched.families.rcpsp.problem import (
     Task,
 )
 from cpsched.families.rcpsp.profile import (
+    NEVER,
     Piece,
     Span,
     breaks_of,
@@ -133,6 +134,8 @@ class Checker:
                 amount = done.end - task.deadline
                 message = f"task {name!r} ends at {done.end}, after its deadline {task.deadline}"
                 self.report("deadline", message, amount, task=name, time=done.end)
+            if done.end >= NEVER:
+                self.report("horizon", f"task {name!r} ends at {done.end}, never", task=name)
             if horizon is not None and done.end > horizon:
                 message = f"task {name!r} ends at {done.end}, after the horizon {horizon}"
                 self.report("horizon", message, done.end - horizon, task=name, time=done.end)

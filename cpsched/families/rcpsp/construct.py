@@ -191,9 +191,7 @@ class _Board:
                     floor = max(floor, self.place[j][1])
         best: Place | None = None
         for m in self.modes[i]:
-            if all(
-                self._allowed(rule.held, rule.different, rule.tasks, m) for rule in self.rules[i]
-            ):
+            if all(self._allowed(rule, m) for rule in self.rules[i]):
                 begin = self._earliest_in(i, m, floor)
                 if begin < FAR:
                     end = self._end(i, m, begin)

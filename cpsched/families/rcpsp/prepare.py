@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cpsched.errors import Infeasible, ProblemError
 from cpsched.families.rcpsp.facts import held_names, without_facts
@@ -32,7 +33,7 @@ from cpsched.families.rcpsp.prepare_shop import (
     setup_rules,
     shop_rules,
 )
-from cpsched.families.rcpsp.profile import Piece, capacity_profiles
+from cpsched.families.rcpsp.profile import NEVER, Piece, capacity_profiles
 from cpsched.problem import LARGEST
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
     for i, fact in fixed:
         usable[mode_start[i] : mode_start[i + 1]] = False
         usable[mode_start[i] + fact.mode] = True
+    deadline = np.minimum(deadline, _closing(pieces, demand, usable, mode_start))
     shortest, longest = duration_range(mode_start, duration, usable)
     refuse_huge(problem, duration, longest, units)
     transports = Transports(problem, mode_start, usable)
@@ -240,6 +242,22 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
     )
     refuse_shop(instance)
     return instance
+
+
+def _closing(
+    pieces: tuple[tuple[Piece, ...], ...],
+    demand: IntArray,
+    usable: NDArray[np.bool_],
+    mode_start: IntArray,
+) -> IntArray:
+    """When the last machine closes for good on which each task can be done, (n,)."""
+    close = np.array([own[-1][0] if own and own[-1][1] >= NEVER else FAR for own in pieces])
+    by_mode = np.where(demand > 0, close.reshape(1, -1), FAR).min(axis=1, initial=FAR)
+    latest = np.zeros(len(mode_start) - 1, np.int64)
+    owner = np.repeat(np.arange(len(latest)), np.diff(mode_start))
+    np.maximum.at(latest, owner[usable], by_mode[usable])
+    latest[~np.isin(np.arange(len(latest)), owner[usable])] = FAR
+    return latest
 
 
 def _changing(pieces: tuple[tuple[Piece, ...], ...], base: IntArray) -> list[list[Piece]]:

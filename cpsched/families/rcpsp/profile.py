@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from cpsched.errors import ProblemError
 from cpsched.families.rcpsp.dates import parse_date
 from cpsched.families.rcpsp.problem import Calendar, RcpspProblem
-from cpsched.problem import LARGEST
 
 #: A piece of a step function: half-open ``[start, end)`` and the value there.
 Piece = tuple[int, int, int]
+#: No schedule goes on that long.
+NEVER = 2**60
 #: A half-open stretch of time.
 Span = tuple[int, int]
 
@@ -54,13 +55,13 @@ def capacity_profiles(problem: RcpspProblem) -> dict[str, list[Piece]]:
 
 
 def _outside(windows: Iterable[Span]) -> list[Piece]:
-    """The times in no window as pieces without capacity; the last one ends never (`LARGEST`)."""
+    """The times in no window as pieces without capacity; the last one ends at `NEVER`."""
     out, at = [], 0
     for start, end in sorted(windows):
         if start > at:
             out.append((at, start, 0))
         at = max(at, end)
-    return [*out, (at, LARGEST, 0)] if at < LARGEST else out
+    return [*out, (at, NEVER, 0)]
 
 
 def lowest(pieces: Iterable[Piece]) -> list[Piece]:

@@ -19,14 +19,16 @@ MOST_PAIRS = 50_000
 def retimed(instance: Instance, start: list[int], mode: list[int]) -> list[int] | None:
     """Least starts that keep the orders of a schedule and meet all lags; None without any.
 
-    Where several tasks share a resource, those that were done before another stay before it.
-    Breaks are not looked at.
+    Where several tasks share a resource, those that were done before another stay before it. Tasks
+    on a resource with breaks start no earlier than they did; breaks are not looked at otherwise.
     """
     arcs = _arcs(instance, start, mode)
     if arcs is None:
         return None
     present = [i for i, m in enumerate(mode) if m >= 0]
-    time = np.where(instance.fixed, start, np.maximum(instance.release, 0))
+    breaks = [r for r, own in enumerate(instance.profiles) if own]
+    kept = [m >= 0 and bool(instance.holds[m, breaks].any()) for m in mode]
+    time = np.where(instance.fixed | kept, start, np.maximum(instance.release, 0))
     rows = np.array(arcs, np.int64).reshape(-1, 3)
     for _ in range(len(present) + 1):
         after = time.copy()
