@@ -117,6 +117,9 @@ def _shop(
     if "swap" in features:
         data["swap"] = False
         resources[0]["capacity"] = 1
+        for task in data["tasks"]:
+            for mode in task["modes"]:
+                mode["demands"]["R"] = min(1, mode["demands"]["R"])
     if "no_idle" in features:
         resources[1]["no_idle"] = True
     if "windows of machines" in features:
@@ -158,7 +161,7 @@ def _shop(
 
 def _task(rng: random.Random, name: str, features: tuple[str, ...]) -> dict[str, Any]:
     modes = []
-    for _ in range(rng.randint(1, 2) if "modes" in features else 1):
+    for _ in range(rng.randint(1, 2) if {"modes", "assignment"} & set(features) else 1):
         demands = {"R": rng.randint(0, 2), "S": rng.randint(0, 1)}
         if "nonrenewable" in features:
             demands["N"] = rng.randint(0, 3)
@@ -189,8 +192,14 @@ def _task(rng: random.Random, name: str, features: tuple[str, ...]) -> dict[str,
 def schedules(problem: RcpspProblem, horizon: int) -> Iterator[RcpspSchedule]:
     """Every valid schedule that ends by the horizon, by enumeration and the checker alone."""
     profiles = capacity_profiles(problem)
-    options = []
+    options: list[list[ScheduledTask | None]] = []
     for task in problem.tasks:
+        if task.fixed is not None:
+            fact = task.fixed
+            options.append(
+                [ScheduledTask(task=task.id, mode=fact.mode, start=fact.start, end=fact.end)]
+            )
+            continue
         own: list[ScheduledTask | None] = [None] if task.optional else []
         alone = problem.model_copy(
             update={

@@ -125,7 +125,10 @@ def _shop(problem: RcpspProblem, number: dict[str, int], renewable: list[str]) -
     if problem.transport is not None:
         row = {name: k for k, name in enumerate(problem.transport.resources, 1)}
         times = problem.transport.times
-        place = [sum(row.get(n, 0) for n, u in mode.demands.items() if u) for mode in modes]
+        # Only tasks without transport can hold several machines: their place does not matter.
+        place = [
+            max((row.get(n, 0) for n, u in mode.demands.items() if u), default=0) for mode in modes
+        ]
     families = [
         {name: k for k, name in enumerate(sorted(set(b.families.values())), 1)}
         for b in problem.batching
