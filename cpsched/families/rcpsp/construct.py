@@ -269,6 +269,8 @@ class _Board:
     ) -> int:
         """``left`` if there is room in ``[left, right)``, else a time before which none is."""
         capacity = self.capacity[r]
+        if r < len(self.instance.capacity) and units > self.instance.capacity[r]:
+            return FAR
         for begin, end, level in self.profiles[r]:
             if begin < right and end > left and level < units and not (rests and not level):
                 return end

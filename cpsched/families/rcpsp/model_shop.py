@@ -128,6 +128,8 @@ def _setup_uses(
             active = model.boolean("", _takes(rule, order, b, time))
             model.cp.add(cp_model.LinearExpr.sum(arcs) == active)
         begin = model.start[order.nodes[b][0]] - time
+        if (rule.demand > inst.capacity).any():
+            model.cp.add(active == 0)
         interval = model.cp.new_optional_fixed_size_interval_var(begin, time, active, "")
         model.avoid(begin, time, breaks, active)
         for r in held:
