@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ortools.sat.python import cp_model
 
+from cpsched.families.rcpsp.bound import machine_sets
 from cpsched.families.rcpsp.evaluate import mode_cost
 from cpsched.families.rcpsp.instance import FAR
 
 if TYPE_CHECKING:
     from cpsched.families.rcpsp.instance import Instance
     from cpsched.families.rcpsp.model import Model
-
-#: Sets of alternative machines for which the model counts the work of all of them.
-MOST_SETS = 40
 
 
 @dataclass(frozen=True)
@@ -112,37 +110,17 @@ def energy(model: Model) -> None:
 def alternatives(model: Model) -> None:
     """Redundant: machines that can do the same tasks do at most one each at a time."""
     inst = model.instance
-    single = {r for r, capacity in enumerate(inst.capacity.tolist()) if capacity == 1}
-    machines = [
-        [
-            {r for r in np.flatnonzero(inst.demand[m]).tolist() if r in single}
-            for m in own
-            if inst.duration[m]
-        ]
-        for own in model.interval
-    ]
-    choices = {
-        frozenset().union(*own)
-        for own in machines
-        if len(own) > 1 and all(own) and len(frozenset().union(*own)) > 1
-    }
-    sets = sorted(choices | set(_components(choices)), key=lambda s: (len(s), sorted(s)))
-    for chosen in sets[:MOST_SETS]:
+    for chosen in machine_sets(inst):
         model.run.clock.check()
-        users = [i for i, own in enumerate(machines) if own and all(held & chosen for held in own)]
-        capacity = sum(model.capacity_of[r] for r in chosen)
-        if len(users) > capacity:
-            model.cp.add_cumulative([model.whole(i) for i in users], [1] * len(users), capacity)
-
-
-def _components(sets: set[frozenset[int]]) -> list[frozenset[int]]:
-    """The unions of sets that are connected by common members."""
-    found: list[frozenset[int]] = []
-    for one in sorted(sets, key=sorted):
-        joined = [other for other in found if other & one]
-        found = [other for other in found if not other & one]
-        found.append(one.union(*joined))
-    return found
+        columns = list(chosen)
+        users = [
+            i
+            for i, own in enumerate(model.interval)
+            if own and all(inst.demand[m, columns].any() for m in own)
+        ]
+        if len(users) > len(chosen):
+            intervals = [model.whole(i) for i in users]
+            model.cp.add_cumulative(intervals, [1] * len(users), len(chosen))
 
 
 def incompatible_cliques(instance: Instance) -> list[list[int]]:
