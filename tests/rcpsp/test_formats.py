@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cpsched.errors import ProblemError
 from tests.rcpsp import texts
 from tests.rcpsp.texts import read
 

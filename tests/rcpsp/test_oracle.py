@@ -11,6 +11,7 @@ import pytest
 
 import cpsched
 from cpsched.families.rcpsp.minizinc import write_minizinc
+from cpsched.families.rcpsp.problem import Fixed
 from tests.rcpsp.random_problems import FEATURES, brute_force, random_problem
 
 OBJECTIVES = (
