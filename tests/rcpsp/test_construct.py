@@ -11,7 +11,7 @@ import pytest
 from cpsched.core.clock import Clock
 from cpsched.core.run import Run
 from cpsched.families import family
-from cpsched.families.rcpsp.greedy import greedy
+from cpsched.families.rcpsp.greedy import greedy, repair
 from cpsched.families.rcpsp.model_redundant import twins_of
 from cpsched.families.rcpsp.prepare import Instance, prepare
 from cpsched.families.rcpsp.problem import RcpspProblem
@@ -103,7 +103,7 @@ def test_retiming_closes_gaps() -> None:
     data["resources"][1]["no_idle"] = True
     tight, _ = begun(data)
     state = state_of(instance, run.incumbent.schedule)
-    start = retimed(tight, state.start, state.mode)
+    start = retimed(tight, state.start, state.mode, lambda: False)
     assert start is not None
     on = sorted((start[i], int(tight.duration[i])) for i in range(1, 8, 2))
     assert all(a + d == b for (a, d), (b, _) in pairwise(on))
@@ -122,3 +122,14 @@ def test_machines_that_are_alike() -> None:
         data | {"resources": [*data["resources"][:2], {"name": "M2", "no_idle": True}]}
     )
     assert [t.machines for t in twins_of(instance)] == [(0, 1)]
+
+
+def test_repair_keeps_a_valid_plan() -> None:
+    """A valid schedule of a shop with rules that is repaired is at least as good."""
+    instance, run = begun(flow_shop(8, 3) | RULES["setup"])
+    greedy(instance, run)
+    assert run.incumbent is not None
+    again, other = begun(flow_shop(8, 3) | RULES["setup"])
+    repair(again, other, run.incumbent.schedule)
+    assert other.value() is not None
+    assert other.value() <= run.value()

@@ -39,7 +39,7 @@ def problem_of(seed, features=None, n=3):
 
 def value_of(problem):
     """The proved optimum of our solver; None when proved infeasible."""
-    result = cpsched.solve(problem, 30.0, workers=1, strict=True)
+    result = cpsched.solve(problem, 120.0, workers=1, strict=True)
     assert result.stop_reason == "proved"
     assert result.bound == result.objective or result.status == "INFEASIBLE"
     return result.objective
@@ -79,7 +79,7 @@ def with_facts(seed):
     rng = random.Random(seed)
     features = tuple(feature for feature in SHOP if rng.random() < 0.35)
     problem = problem_of(seed, features)
-    begun = cpsched.solve(problem, 30.0, workers=1, strict=True, objective=[]).schedule
+    begun = cpsched.solve(problem, 120.0, workers=1, strict=True, objective=[]).schedule
     if begun is None:
         return None
     now, done = rng.randint(1, 3), {d.task: d for d in begun.tasks}
@@ -108,7 +108,7 @@ def test_horizon_is_long_enough():
         problem = problem_of(seed, ("profile", "pausable", "lags"))
         free = problem.model_copy(update={"horizon": None})
         best = brute_force(problem, problem.objectives[0], 10)
-        result = cpsched.solve(free, 30.0, workers=1, strict=True)
+        result = cpsched.solve(free, 120.0, workers=1, strict=True)
         assert result.stop_reason == "proved"
         if best is not None:
             assert result.objective <= best

@@ -388,11 +388,23 @@ class Constructor:
             return None
         start, mode = made
         if self.moves:
-            start = retimed(self.instance, start, mode) or start
+            start = retimed(self.instance, start, mode, self.run.clock.expired) or start
         schedule = schedule_of(self.instance, start, mode)
         if self.run.family.check(self.run.problem, schedule):
             return None
         return schedule, start, mode
+
+
+def near(
+    instance: Instance, run: Run, key: Sequence[float], mode: IntArray, present: BoolArray
+) -> None:
+    """Offer a schedule in the order of ``key`` (n,) in these modes, or at least in that order."""
+    maker = Constructor(instance, run)
+    for modes in (maker.modes(present, mode.tolist()), maker.modes(present)):
+        found = maker.make(key, 0.0, modes)
+        if found is not None:
+            run.offer(found[0], "repair")
+            return
 
 
 def first_schedules(instance: Instance, run: Run) -> None:

@@ -12,7 +12,7 @@ from cpsched.core import jit
 from cpsched.families.rcpsp import tardiness
 from cpsched.families.rcpsp.arrays import LARGE, Kit, kit_of
 from cpsched.families.rcpsp.bound import critical_path
-from cpsched.families.rcpsp.construct import first_schedules
+from cpsched.families.rcpsp.construct import first_schedules, near
 from cpsched.families.rcpsp.general import choose_present, general_kit
 from cpsched.families.rcpsp.graph import topological_order
 from cpsched.families.rcpsp.modes import first_modes
@@ -234,7 +234,9 @@ def repair(instance: Instance, run: Run, schedule: RcpspSchedule) -> None:
         made = schedule_of(instance, start.tolist(), mode.tolist())
         run.offer(made, "repair")
         improve(instance, kit, run, start, mode, "repair")
-    elif instance.by_lists and all(tank.holds(tank.initial) for tank in instance.reservoirs):
+    elif not instance.by_lists:
+        near(instance, run, key.tolist(), mode, present)
+    elif all(tank.holds(tank.initial) for tank in instance.reservoirs):
         placed = general_kit(instance).construct(
             rank, mode, present, rng, run.clock.expired, 2 * instance.horizon
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 MOST_PAIRS = 50_000
 
 
-def retimed(instance: Instance, start: list[int], mode: list[int]) -> list[int] | None:
+def retimed(
+    instance: Instance, start: list[int], mode: list[int], expired: Callable[[], bool]
+) -> list[int] | None:
     """Least starts that keep the orders of a schedule and meet all lags; None without any.
 
     Where several tasks share a resource, those that were done before another stay before it. Tasks
@@ -31,6 +34,8 @@ def retimed(instance: Instance, start: list[int], mode: list[int]) -> list[int] 
     time = np.where(instance.fixed | kept, start, np.maximum(instance.release, 0))
     rows = np.array(arcs, np.int64).reshape(-1, 3)
     for _ in range(len(present) + 1):
+        if expired():
+            return None
         after = time.copy()
         np.maximum.at(after, rows[:, 1], time[rows[:, 0]] + rows[:, 2])
         if (after == time).all():
