@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cached_property
 
-from cpsched.families.rcpsp.check_shop import check_shop, released, setup_uses
+from cpsched.families.rcpsp.check_shop import by_resource, check_shop, released, setup_uses
 from cpsched.families.rcpsp.evaluate import evaluate
 from cpsched.families.rcpsp.problem import (
     Mode,
@@ -61,6 +62,11 @@ class Checker:
         #: The tasks that can be judged further: known, listed once, in an existing mode.
         self.done: dict[str, ScheduledTask] = {}
         self._breaks: dict[tuple[str, ...], list[Span]] = {}
+
+    @cached_property
+    def holding(self) -> dict[str, list[ScheduledTask]]:
+        """Per resource the tasks that hold it, by start; for the rules that ask for an order."""
+        return by_resource(self.problem, self.done.values())
 
     def report(
         self, rule: str, message: str, amount: int | None = None, /, **where: str | int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
 
@@ -26,15 +26,20 @@ def check_shop(checker: Checker) -> None:
     assignment(checker)
 
 
-def on_resource(
-    problem: RcpspProblem, done: Sequence[ScheduledTask], resource: str
-) -> list[ScheduledTask]:
-    """The tasks that hold a resource for some time, by start."""
+def by_resource(
+    problem: RcpspProblem, done: Iterable[ScheduledTask]
+) -> dict[str, list[ScheduledTask]]:
+    """Per resource the tasks that hold it for some time, by start."""
     tasks = {t.id: t for t in problem.tasks}
-    holding = [
-        d for d in done if d.end > d.start and tasks[d.task].modes[d.mode].demands.get(resource, 0)
-    ]
-    return sorted(holding, key=lambda d: (d.start, d.end))
+    holding: dict[str, list[ScheduledTask]] = defaultdict(list)
+    for d in done:
+        if d.end > d.start:
+            for name, units in tasks[d.task].modes[d.mode].demands.items():
+                if units:
+                    holding[name].append(d)
+    for own in holding.values():
+        own.sort(key=lambda d: (d.start, d.end))
+    return holding
 
 
 def released(checker: Checker, done: ScheduledTask) -> int:
@@ -131,8 +136,7 @@ def _setups_between(
     checker: Checker, setups: Setups
 ) -> Iterator[tuple[ScheduledTask, ScheduledTask, int]]:
     """Tasks that follow each other on a machine, not both facts, with the time of the setup."""
-    done = list(checker.done.values())
-    for first, second in pairwise(on_resource(checker.problem, done, setups.resource)):
+    for first, second in pairwise(checker.holding.get(setups.resource, ())):
         if not _facts(checker, first, second):
             time = setups.times[setups.states[first.task]][setups.states[second.task]]
             yield first, second, time
@@ -165,12 +169,11 @@ def setup_uses(checker: Checker) -> Iterator[tuple[str, int, int, int]]:
 def no_idle(checker: Checker) -> None:
     """A machine without idle time has no gap but setups before a task that is not a fact."""
     setups = {s.resource: s for s in checker.problem.setups}
-    done = list(checker.done.values())
     for resource in checker.problem.resources:
         if not resource.no_idle:
             continue
         rule = setups.get(resource.name)
-        for first, second in pairwise(on_resource(checker.problem, done, resource.name)):
+        for first, second in pairwise(checker.holding.get(resource.name, ())):
             if checker.task[second.task].fixed is not None:
                 continue
             needed = 0
@@ -241,9 +244,8 @@ def transport(checker: Checker) -> None:
 
 def batching(checker: Checker) -> None:
     """Tasks that overlap on a batching machine start together and are of one family."""
-    done = list(checker.done.values())
     for rule in checker.problem.batching:
-        holding = on_resource(checker.problem, done, rule.resource)
+        holding = checker.holding.get(rule.resource, [])
         for i, first in enumerate(holding):
             for second in holding[i + 1 :]:
                 if second.start >= released(checker, first):

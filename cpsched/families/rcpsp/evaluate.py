@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
 
-from cpsched.families.rcpsp.check_shop import on_resource
+from cpsched.families.rcpsp.check_shop import by_resource
 from cpsched.families.rcpsp.problem import Mode, RcpspProblem, RcpspSchedule
 from cpsched.result import Values
 
@@ -62,10 +62,10 @@ def mode_cost(problem: RcpspProblem, mode: Mode) -> int:
 
 def _setup_cost(problem: RcpspProblem, schedule: RcpspSchedule) -> int:
     total = 0
+    holding = by_resource(problem, schedule.tasks)
     for setups in problem.setups:
         if setups.costs:
-            following = on_resource(problem, schedule.tasks, setups.resource)
-            states = [setups.states[d.task] for d in following]
+            states = [setups.states[d.task] for d in holding.get(setups.resource, ())]
             total += sum(setups.costs[a][b] for a, b in pairwise(states))
     return total
 
