@@ -228,15 +228,14 @@ def transport(checker: Checker) -> None:
             [place[n] for n, units in checker.mode(d).demands.items() if units and n in place]
             for d in (before, after)
         ]
-        if not all(at):
-            continue
-        least = (p.min_lag or 0) + rule.times[at[0][0]][at[1][0]]
+        # A task that holds none of the machines is everywhere.
+        time = rule.times[at[0][0]][at[1][0]] if all(at) else 0
+        least = (p.min_lag or 0) + time
         gap = after.start - before.end
         if gap < least:
             message = (
-                f"from the end of {p.before!r} to the start of {p.after!r} there are {gap}, "
-                f"transport from {rule.resources[at[0][0]]!r} to {rule.resources[at[1][0]]!r} and "
-                f"lag take {least}"
+                f"from the end of {p.before!r} to the start of {p.after!r} there are {gap}, lag "
+                f"and transport take {least}"
             )
             where: dict[str, str | int] = {"before": p.before, "after": p.after}
             checker.report("transport", message, least - gap, time=after.start, **where)

@@ -99,7 +99,7 @@ class Transport(Record):
     ``times[a][b]`` is the time from ``resources[a]`` to ``resources[b]``. It passes, besides
     ``min_lag``, between the two tasks of every precedence with ``transport``: from the end of the
     first to the start of the second, by the machines that their modes hold. A mode that holds none
-    of the machines is everywhere.
+    of the machines is everywhere: no time passes, but the second still follows the first.
     """
 
     resources: Annotated[tuple[Name, ...], Field(min_length=1)]
