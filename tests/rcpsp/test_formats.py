@@ -226,7 +226,7 @@ def test_flow_shop_options():
 
 
 def test_travel_times():
-    """The option `travel_times` draws symmetric setups from the numbers in the file."""
+    """The option `travel_times` gives machines symmetric setups, always the same ones."""
     text = "2 2\n0 1 1 2\n1 3 0 4\n"
     rules = read("jsplib", text, travel_times="20").setups
     assert [rule.resource for rule in rules] == ["M0", "M1"]

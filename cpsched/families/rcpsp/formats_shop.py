@@ -135,13 +135,7 @@ def read_jsplib(text: str, file: str, options: Mapping[str, str]) -> RcpspProble
     if flag(options, "permutation"):
         data["same_sequence"] = _permutation(routes)
     if farthest:
-        pairs = [
-            number
-            for job in jobs
-            for mode in (modes[0] for modes in job)
-            for number in (int(next(iter(mode["demands"]))[1:]), mode["duration"])
-        ]
-        data["setups"] = _travel_times(routes, n + m + sum(pairs), m, farthest)
+        data["setups"] = _travel_times(routes, m, farthest)
     return RcpspProblem.parse(data)
 
 
@@ -163,15 +157,15 @@ def _permutation(routes: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
 
 
 def _travel_times(
-    routes: Sequence[Sequence[str]], seed: int, machines: int, farthest: int
+    routes: Sequence[Sequence[str]], machines: int, farthest: int
 ) -> list[dict[str, Any]]:
     """Setups on every machine by distances between random points, one per job.
 
-    As in the benchmark set of job shops with travel times: coordinates are drawn from
-    ``0 .. farthest`` by xorshift (Marsaglia 2003, shifts 13, 17, 5) from the sum of the numbers in
-    the file, distances are Euclidean and rounded.
+    As in the public benchmark set of job shops with travel times, which has no files of its own:
+    coordinates in ``0 .. farthest`` are drawn by xorshift (Marsaglia 2003, shifts 13, 17, 5) from
+    the seed 1, distances are Euclidean and rounded. The optimum of ft06 is then the published one.
     """
-    state = seed & 0xFFFFFFFF or 1
+    state = 1
 
     def draw() -> int:
         nonlocal state
