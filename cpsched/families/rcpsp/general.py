@@ -209,7 +209,7 @@ def _steps(
     instance: Instance, layout: Any, profiles: list[Any]
 ) -> tuple[IntArray, IntArray, IntArray]:
     """Packed capacity from each point on, and the fields that are closed there."""
-    cuts = sorted({0, *(t for own in profiles for a, b, _ in own for t in (a, b))})
+    cuts = sorted({0, *(t for own in profiles for a, b, _ in own for t in (a, b) if t < NEVER)})
     point = np.array(cuts, np.int64)
     full = np.repeat(layout.full[None, :], len(point), axis=0)
     closed = np.zeros_like(full)

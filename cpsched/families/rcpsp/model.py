@@ -253,7 +253,8 @@ class Model:
         start, duration = self.start[i], int(inst.duration[mode])
         by_rest: dict[int, list[list[int]]] = {}
         for first, last, rest in rests_by_start(duration, breaks, int(inst.head[i]), self.limit):
-            by_rest.setdefault(rest, []).append([first, last])
+            if rest <= self.limit:  # not in a break that never ends
+                by_rest.setdefault(rest, []).append([first, last])
         if not by_rest:
             self.enforced(self.cp.add_bool_or([]), literal)
             by_rest = {0: [[self.limit, self.limit]]}
