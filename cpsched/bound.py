@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from cpsched.core import idle
 from cpsched.core.clock import Clock, Stop
 from cpsched.core.run import Run
 from cpsched.errors import Infeasible, OutOfTime
@@ -52,7 +53,8 @@ def bound(
     wanted = objectives_of(chosen, problem, objective)
     run = Run(problem, chosen, wanted, clock, workers=workers, seed=seed)
     try:
-        chosen.bounds(chosen.prepare(problem, run), run)
+        with idle.busy():
+            chosen.bounds(chosen.prepare(problem, run), run)
     except (OutOfTime, KeyboardInterrupt):
         pass
     except Infeasible:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, Literal
 
+from cpsched.core import idle
 from cpsched.core.clock import Clock, Stop
 from cpsched.core.run import Run
 from cpsched.errors import Infeasible, OutOfTime, ProblemError, SolverContradiction
@@ -183,7 +184,8 @@ def _step(run: Run, name: str, step: Callable[[], object]) -> None:
 
 def _guarded(run: Run, body: Callable[[], None]) -> None:
     try:
-        body()
+        with idle.busy():
+            body()
     except OutOfTime:
         pass
     except KeyboardInterrupt:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cpsched.core import idle
 from cpsched.core.clock import SECONDS_PER_DETERMINISTIC_UNIT, Clock
 from cpsched.errors import ModelError
 
@@ -34,7 +35,8 @@ LOAD_SECONDS = 1.5
 #: With less time than this the import is not even begun before the call ends.
 LOAD_BEGIN = 0.3
 
-_loader: threading.Thread | None = None
+#: Whether loading the solver waits for a moment between calls (1) or has begun (2).
+_asked = 0
 _running: set[Call] = set()
 _running_lock = threading.Lock()
 
@@ -188,9 +190,9 @@ def ready(clock: Clock) -> bool:
     """Whether CP-SAT may be used: importing it must not eat the deadline.
 
     With time enough it is imported here. With less, a thread imports it while this waits until
-    the clock runs out; with next to none, the thread begins after the deadline, for later calls.
+    the clock runs out; with next to none, the thread begins when no call runs, for later ones.
     """
-    global _loader
+    global _asked
     if _loaded.is_set():
         return True
     left = clock.wall_remaining()
@@ -198,13 +200,12 @@ def ready(clock: Clock) -> bool:
         _load()
         return True
     with _running_lock:
-        if _loader is None:
-            if left >= LOAD_BEGIN:
-                _loader = threading.Thread(target=_load)
-            else:
-                _loader = threading.Timer(left + 0.2, _load)
-            _loader.daemon = True
-            _loader.start()
+        asked, _asked = _asked, max(_asked, 2 if left >= LOAD_BEGIN else 1)
+    if _asked > asked:
+        if _asked == 2:
+            threading.Thread(target=_load, daemon=True).start()
+        else:
+            idle.when_idle(left + 0.2, _load)
     while not _loaded.wait(0.01):
         if clock.expired() or clock.wall_remaining() < 0.1:
             return False

@@ -24,6 +24,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cpsched.core import idle
+
 logger = logging.getLogger("cpsched")
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -80,7 +82,7 @@ def ready(seconds: float = math.inf) -> bool:
     """Whether the kernels in use run compiled from now on; never waits for a compiler.
 
     Call it before a hot loop. With a warm cache the compiled code is loaded when ``seconds``, the
-    time the caller has left, allows it, and otherwise after that time; with a cold cache the
+    time the caller has left, allows it, and otherwise when no call runs; with a cold cache the
     background compiler is started. Kernels are in use when their module has been imported.
     """
     waiting = _groups_in_use() - _active
@@ -99,9 +101,7 @@ def ready(seconds: float = math.inf) -> bool:
             _activate(group)
         elif group not in _postponed:
             _postponed.add(group)
-            timer = threading.Timer(seconds + 0.2, _activate, [group])
-            timer.daemon = True
-            timer.start()
+            idle.when_idle(seconds + 0.2, functools.partial(_activate, group))
     return not _groups_in_use() - _active
 
 

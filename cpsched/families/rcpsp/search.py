@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ import numpy as np
 
 from cpsched.core import engine, jit, lns
 from cpsched.core.exact import solve_levels
-from cpsched.families.rcpsp import tardiness
+from cpsched.families.rcpsp import cutset, tardiness
 from cpsched.families.rcpsp.arrays import CODES, Kit, kit_of
 from cpsched.families.rcpsp.decision import decision
 from cpsched.families.rcpsp.improve import improve_lists
@@ -37,6 +38,10 @@ PROVABLE = 200
 HUGE = 2000
 #: Seconds of one slice of population search.
 SLICE = 0.02
+#: Up to this many tasks a refutation by plain clause learning ends within seconds.
+SMALL = 45
+#: Seconds without a better schedule after which the populations of a small project have converged.
+CONVERGED = 0.25
 #: CP-SAT parameters for refuting a makespan.
 REFUTE: dict[str, Any] = {
     "use_timetable_edge_finding_in_cumulative": True,
@@ -44,6 +49,11 @@ REFUTE: dict[str, Any] = {
     "use_strong_propagation_in_disjunctive": True,
     "use_dynamic_precedence_in_disjunctive": True,
     "use_dynamic_precedence_in_cumulative": True,
+}
+#: The same for small projects: the more conflicts per second, the sooner the proof.
+REFUTE_SMALL: dict[str, Any] = {
+    "linearization_level": 0,
+    "use_disjunctive_constraint_in_cumulative": False,
 }
 
 
@@ -99,8 +109,15 @@ def _side_by_side(instance: Instance, kit: Kit, run: Run) -> None:
             _exact(instance, run, others)
         elif instance.n <= PROVABLE:
             prover = Prover(instance, run)
+            closer = Closer(instance, run, evolvers) if instance.n <= SMALL else None
+            if closer is not None:
+                closer.start()
             while engine.ready(run.clock) and not run.done():
-                prover.advance(others)
+                prover.advance(1 if closer is not None else others)
+            if closer is not None:
+                closer.join()
+                if closer.error is not None:
+                    raise closer.error
         elif threads:
             more = [Evolver(instance, kit.copy(), run, threads + k) for k in range(others)]
             evolvers += more
@@ -201,6 +218,42 @@ def _for(run: Run, seconds: float, member: Restarts | Prover) -> None:
             member.step(run, SLICE)
 
 
+class Closer(threading.Thread):
+    """Refutes the makespan below the incumbent of a small project once its populations converged.
+
+    Their threads end then: the core is better spent on the proof from above, beside the one from
+    below.
+    """
+
+    def __init__(self, instance: Instance, run: Run, evolvers: list[Evolver]) -> None:
+        super().__init__(name="cpsched-closer", daemon=True)
+        self._prover, self._run, self._evolvers = Prover(instance, run), run, evolvers
+        self._prover.seconds = math.inf
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        """The thread's work."""
+        try:
+            self._await_convergence()
+            for one in self._evolvers:
+                one.stop()
+            while not self._run.done():
+                value = self._run.value()
+                assert value is not None
+                if self._prover.enumerate(int(value) - 1) == "UNKNOWN" and not self._run.done():
+                    self._prover.refute(int(value) - 1, 1)
+        except Exception as error:
+            self.error = error
+
+    def _await_convergence(self) -> None:
+        run = self._run
+        last, since = run.value(), run.clock.elapsed()
+        while not run.done() and run.clock.elapsed() - since < CONVERGED:
+            time.sleep(SLICE)
+            if run.value() != last:
+                last, since = run.value(), run.clock.elapsed()
+
+
 class Prover:
     """Raises the bound by refuting makespans with CP-SAT, one call at a time.
 
@@ -212,10 +265,13 @@ class Prover:
         from cpsched.families.rcpsp.model import incompatible_cliques
 
         self.instance, self.run = instance, run
-        self.cliques = incompatible_cliques(instance)
+        small = instance.n <= SMALL
+        self.cliques = [] if small else incompatible_cliques(instance)
+        self.parameters = REFUTE_SMALL if small else REFUTE
         self.stride = 1
         self.seconds = 0.25
         self._above = False
+        self._enumerated: int | None = None
 
     def advance(self, workers: int) -> None:
         """One call."""
@@ -224,7 +280,12 @@ class Prover:
         assert value is not None
         low, high = int(bound), int(value) - 1
         limit = high if self._above else min(high, low + self.stride - 1)
-        status = self.refute(limit, workers)
+        status = "UNKNOWN"  # of the exact search, tried once for every makespan
+        if self._above and self.instance.n <= SMALL and limit != self._enumerated:
+            self._enumerated = limit
+            status = self.enumerate(limit)
+        if status == "UNKNOWN":
+            status = self.refute(limit, workers)
         if self._above:
             self._above = False
         elif status == "INFEASIBLE":
@@ -255,7 +316,7 @@ class Prover:
                 workers=workers,
                 seed=run.seed,
                 seconds=self.seconds,
-                parameters=REFUTE,
+                parameters=self.parameters,
                 stop_when=self._pointless(limit),
             )
             status = outcome.status
@@ -264,6 +325,18 @@ class Prover:
                 mode = instance.mode_start[:-1].copy()
                 model.read(outcome.values, start, mode)
                 run.offer(schedule_of(instance, start.tolist(), mode.tolist()), "cp-sat")
+        if status == "INFEASIBLE":
+            run.raise_bound(Bound(limit + 1, "destructive", "makespan", {"limit": limit}))
+        return status
+
+    def enumerate(self, limit: int) -> str:
+        """Ask the same of the exact search over sets; "UNKNOWN" where it does not apply."""
+        instance, run = self.instance, self.run
+        if not cutset.applies(instance) or not jit.ready(run.clock.remaining()):
+            return "UNKNOWN"
+        status, start = cutset.refute(instance, limit, run, self._pointless(limit))
+        if start is not None:
+            run.offer(schedule_of(instance, start.tolist()), "cutset")
         if status == "INFEASIBLE":
             run.raise_bound(Bound(limit + 1, "destructive", "makespan", {"limit": limit}))
         return status

@@ -1,0 +1,24 @@
+"""Work that waits for a moment between calls."""
+
+import threading
+
+from cpsched.core import idle
+
+
+def test_the_action_waits_for_the_call_to_end():
+    """While a call runs the action does not start; afterwards it does."""
+    begun = threading.Event()
+    with idle.busy():
+        idle.when_idle(0.0, begun.set)
+        assert not begun.wait(0.2)
+    assert begun.wait(5.0)
+
+
+def test_calls_may_overlap():
+    """Only the end of the last of several calls lets the action start."""
+    begun = threading.Event()
+    with idle.busy():
+        with idle.busy():
+            idle.when_idle(0.0, begun.set)
+        assert not begun.wait(0.2)
+    assert begun.wait(5.0)
