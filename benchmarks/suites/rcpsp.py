@@ -258,11 +258,12 @@ SUITES: dict[str, Suite] = {
             60.0,
         ),
         _suite("jobshop-operators", "job shops with operators", with_operators, 30.0),
-        _suite(
-            "jobshop-travel-times",
-            "job shops with setups by distance, every 4th at hand",
-            with_travel_times,
-            30.0,
+        # The peers' models here know no setups.
+        Suite(
+            name="jobshop-travel-times",
+            description="job shops with setups by distance, every 4th at hand",
+            cases=with_travel_times,
+            limit=30.0,
         ),
         _suite(
             "fjsp-brandimarte",
