@@ -152,6 +152,22 @@ def tardiness(data: Path | None) -> list[Case]:
     ]
 
 
+def with_travel_times(data: Path | None) -> list[Case]:
+    """Job shops whose machines need setups by distance, every fourth of those at hand."""
+    if data is None:
+        return []
+    root = data / "rcpsp" / "jobshop"
+    known = sorted(
+        bounds(root / "bounds_travel_times.csv").items(), key=lambda row: natural(row[0])
+    )
+    found = [
+        case(name, root / f"{name}.txt", *row, options={"travel_times": "20"})
+        for name, row in known
+        if (root / f"{name}.txt").is_file()
+    ]
+    return found[::4]
+
+
 def open_shops(data: Path | None) -> list[Case]:
     """Taillard's open shops; no bounds are at hand."""
     if data is None:
@@ -264,6 +280,13 @@ SUITES: dict[str, Suite] = {
             60.0,
         ),
         _suite("jobshop-operators", "job shops with operators", with_operators, 30.0),
+        # The peers' models here know no setups.
+        Suite(
+            name="jobshop-travel-times",
+            description="job shops with setups by distance, every 4th at hand",
+            cases=with_travel_times,
+            limit=30.0,
+        ),
         _suite(
             "fjsp-brandimarte",
             "Brandimarte's flexible job shops",

@@ -24,6 +24,14 @@ FEATURES = (
     "selection",
     "blocking",
     "setup",
+    "setup demands",
+    "swap",
+    "no_idle",
+    "same_sequence",
+    "transport",
+    "batching",
+    "assignment",
+    "windows of machines",
 )
 TYPES = ("end-start", "start-start", "end-end", "start-end")
 
@@ -66,15 +74,16 @@ def random_problem(seed: int, features: tuple[str, ...] | None = None, n: int = 
                 p["max_lag"] = rng.choice((None, None, rng.randint(0, 4)))
             precedences.append(p)
     data: dict[str, Any] = {"tasks": tasks, "resources": resources, "precedences": precedences}
-    if "blocking" in features:
+    if "blocking" in features or "swap" in features:
         for i, j in ((0, 1), (2, 1), (1, 2)):
             if rng.random() < 0.5 and not tasks[j].get("optional"):
                 tasks[i]["blocks_until"] = names[j]
-    if "setup" in features:
-        size = rng.randint(1, 3)
+    if {"setup", "setup demands", "no_idle"} & set(features):
         resources[1] |= {"capacity": 1}
         for change in resources[1].get("capacity_changes", ()):
             change["capacity"] = 0
+    if "setup" in features or "setup demands" in features:
+        size = rng.randint(1, 3)
         data["setups"] = [
             {
                 "resource": "S",
@@ -83,6 +92,9 @@ def random_problem(seed: int, features: tuple[str, ...] | None = None, n: int = 
                 "costs": [[rng.randint(0, 5) for _ in range(size)] for _ in range(size)],
             }
         ]
+        if "setup demands" in features:
+            data["setups"][0]["demands"] = {"R": rng.randint(1, 2)}
+    _shop(rng, data, names, features)
     if "disjunctive" in features:
         data["disjunctive"] = [{"tasks": rng.sample(names, rng.randint(2, 3))}]
     if "selection" in features:
@@ -97,9 +109,59 @@ def random_problem(seed: int, features: tuple[str, ...] | None = None, n: int = 
     return RcpspProblem.parse(data)
 
 
+def _shop(
+    rng: random.Random, data: dict[str, Any], names: list[str], features: tuple[str, ...]
+) -> None:
+    """The rules of shops among the features."""
+    resources = data["resources"]
+    if "swap" in features:
+        data["swap"] = False
+        resources[0]["capacity"] = 1
+        for task in data["tasks"]:
+            for mode in task["modes"]:
+                mode["demands"]["R"] = min(1, mode["demands"]["R"])
+    if "no_idle" in features:
+        resources[1]["no_idle"] = True
+    if "windows of machines" in features:
+        resources[1]["windows"] = [{"start": 1, "end": 3}, {"start": 4, "end": rng.randint(6, 9)}]
+    if "same_sequence" in features:
+        chosen = rng.sample(names, len(names) // 2 * 2)
+        half = len(chosen) // 2
+        if half > 1:
+            data["same_sequence"] = [{"lists": [chosen[:half], chosen[half:]]}]
+        else:
+            data["tasks"].append(_task(rng, "extra", features))
+            data["same_sequence"] = [{"lists": [names[:2], [names[2], "extra"]]}]
+    if "transport" in features:
+        times = [[rng.randint(0, 2) for _ in range(2)] for _ in range(2)]
+        data["transport"] = {"resources": ["R", "S"], "times": times}
+        for p in data["precedences"]:
+            p["transport"] = rng.random() < 0.8 and p.get("type", "end-start") == "end-start"
+        moved = {p[end] for p in data["precedences"] for end in ("before", "after")}
+        for task in data["tasks"]:
+            for mode in task["modes"] if task["id"] in moved else ():
+                mode["demands"][rng.choice("RS")] = 0
+    if "batching" in features:
+        resources[0]["capacity"] = rng.randint(2, 4)
+        data["batching"] = [{"resource": "R"}]
+        if rng.random() < 0.6:
+            ids = [task["id"] for task in data["tasks"]]
+            data["batching"][0]["families"] = {name: rng.choice("xy") for name in ids}
+    if "assignment" in features:
+        kind = rng.choice(("identical", "different"))
+        data["assignments"] = [{"type": kind, "tasks": rng.sample(names, 2)}]
+        if rng.random() < 0.5:
+            data["assignments"][0]["resources"] = ["S"]
+    if data.get("setups"):
+        data["setups"][0]["states"].setdefault("extra", 0)
+        ids = {task["id"] for task in data["tasks"]}
+        states = data["setups"][0]["states"]
+        data["setups"][0]["states"] = {k: v for k, v in states.items() if k in ids}
+
+
 def _task(rng: random.Random, name: str, features: tuple[str, ...]) -> dict[str, Any]:
     modes = []
-    for _ in range(rng.randint(1, 2) if "modes" in features else 1):
+    for _ in range(rng.randint(1, 2) if {"modes", "assignment"} & set(features) else 1):
         demands = {"R": rng.randint(0, 2), "S": rng.randint(0, 1)}
         if "nonrenewable" in features:
             demands["N"] = rng.randint(0, 3)
@@ -130,8 +192,14 @@ def _task(rng: random.Random, name: str, features: tuple[str, ...]) -> dict[str,
 def schedules(problem: RcpspProblem, horizon: int) -> Iterator[RcpspSchedule]:
     """Every valid schedule that ends by the horizon, by enumeration and the checker alone."""
     profiles = capacity_profiles(problem)
-    options = []
+    options: list[list[ScheduledTask | None]] = []
     for task in problem.tasks:
+        if task.fixed is not None:
+            fact = task.fixed
+            options.append(
+                [ScheduledTask(task=task.id, mode=fact.mode, start=fact.start, end=fact.end)]
+            )
+            continue
         own: list[ScheduledTask | None] = [None] if task.optional else []
         alone = problem.model_copy(
             update={
@@ -139,6 +207,8 @@ def schedules(problem: RcpspProblem, horizon: int) -> Iterator[RcpspSchedule]:
                 "precedences": (),
                 "disjunctive": (),
                 "selections": (),
+                "same_sequence": (),
+                "assignments": (),
             }
             | {"resources": tuple(r for r in problem.resources if r.type != "reservoir")}
         )

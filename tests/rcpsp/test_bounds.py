@@ -150,3 +150,21 @@ def test_refuted_makespans_end_at_the_optimum(seed):
     assert run.value() == run.bound() == best
     for found in run.bounds():
         assert bounds.recompute(problem, found) == found.value
+
+
+def test_machines_with_alternatives_bound_the_makespan():
+    """Seven tasks of 3 on any of two machines need 11, which is proved from the problem alone."""
+    modes = [{"duration": 3, "demands": {name: 1}} for name in "AB"]
+    problem = RcpspProblem.parse(
+        {
+            "tasks": [{"id": f"t{i}", "modes": modes} for i in range(7)],
+            "resources": [{"name": name} for name in "AB"],
+        }
+    )
+    run = run_of(problem)
+    instance = prepare(problem, run)
+    assert bounds.machine_sets(instance) == [(0, 1)]
+    line = bounds.set_line(instance, (0, 1))
+    (found,) = bounds.best_windows(instance, [line], run)
+    assert (found.value, found.argument) == (11, "machine-set")
+    assert bounds.recompute(problem, found) == 11

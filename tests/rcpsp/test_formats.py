@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cpsched.errors import ProblemError
 from tests.rcpsp import texts
 from tests.rcpsp.texts import read
 
@@ -213,3 +214,24 @@ def test_agrees_with_psplib_package(tmp_path, file, text, theirs):
     assert sorted((index[p.before], index[p.after]) for p in problem.precedences) == sorted(
         (i, j) for i, a in enumerate(other.activities) for j in a.successors
     )
+
+
+def test_flow_shop_options():
+    """A job shop file read with `permutation` and `no_wait` keeps one order and never waits."""
+    problem = read("jsplib", "2 2\n0 1 1 2\n0 3 1 4\n", permutation="true", no_wait="true")
+    assert problem.same_sequence[0].lists == (("0-0", "1-0"), ("0-1", "1-1"))
+    assert {p.max_lag for p in problem.precedences} == {0}
+    with pytest.raises(ProblemError, match="same order"):
+        read("jsplib", "2 2\n0 1 1 2\n1 3 0 4\n", permutation="true")
+
+
+def test_travel_times():
+    """The option `travel_times` gives machines symmetric setups, always the same ones."""
+    text = "2 2\n0 1 1 2\n1 3 0 4\n"
+    rules = read("jsplib", text, travel_times="20").setups
+    assert [rule.resource for rule in rules] == ["M0", "M1"]
+    assert rules[0].states == {"0-0": 0, "1-1": 1}
+    assert rules == read("jsplib", text, travel_times="20").setups
+    for rule in rules:
+        assert rule.times[0][1] == rule.times[1][0] <= 29
+        assert rule.times[0][0] == 0

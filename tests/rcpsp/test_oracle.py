@@ -11,6 +11,7 @@ import pytest
 
 import cpsched
 from cpsched.families.rcpsp.minizinc import write_minizinc
+from cpsched.families.rcpsp.problem import Fixed
 from tests.rcpsp.random_problems import FEATURES, brute_force, random_problem
 
 OBJECTIVES = (
@@ -38,7 +39,7 @@ def problem_of(seed, features=None, n=3):
 
 def value_of(problem):
     """The proved optimum of our solver; None when proved infeasible."""
-    result = cpsched.solve(problem, 30.0, workers=1, strict=True)
+    result = cpsched.solve(problem, 120.0, workers=1, strict=True)
     assert result.stop_reason == "proved"
     assert result.bound == result.objective or result.status == "INFEASIBLE"
     return result.objective
@@ -55,7 +56,7 @@ def test_optimum_is_brute_force(seed):
 def test_optimum_is_minizinc(feature, minizinc, tmp_path):
     """On problems with one kind of constraint our optimum is the one Gecode proves."""
     feasible = 0
-    for seed in range(1000, 1004):
+    for seed in range(1003, 1006):
         problem = problem_of(seed, (feature,), n=4)
         data = tmp_path / f"{seed}.json"
         data.write_text(write_minizinc(problem))
@@ -69,13 +70,45 @@ def test_optimum_is_minizinc(feature, minizinc, tmp_path):
     assert feasible
 
 
+SHOP = ("setup", "setup demands", "no_idle", "same_sequence", "transport", "batching")
+SHOP += ("assignment", "blocking", "swap", "modes")
+
+
+def with_facts(seed):
+    """A random shop of which a feasible schedule has been begun; None when it has none."""
+    rng = random.Random(seed)
+    features = tuple(feature for feature in SHOP if rng.random() < 0.35)
+    problem = problem_of(seed, features)
+    begun = cpsched.solve(problem, 120.0, workers=1, strict=True, objective=[]).schedule
+    if begun is None:
+        return None
+    now, done = rng.randint(1, 3), {d.task: d for d in begun.tasks}
+    tasks = []
+    for task in problem.tasks:
+        entry = done.get(task.id)
+        if entry is not None and entry.start < now:
+            fact = Fixed(mode=entry.mode, start=entry.start, end=entry.end + rng.choice((0, 0, 1)))
+            tasks.append(task.model_copy(update={"fixed": fact}))
+        else:
+            tasks.append(task.model_copy(update={"release": max(task.release, now)}))
+    return problem.model_copy(update={"tasks": tuple(tasks)})
+
+
+def test_facts_and_rules_of_shops():
+    """With tasks that have begun, our optimum is still the best of all valid schedules."""
+    problems = [p for p in map(with_facts, range(24)) if p is not None]
+    assert len(problems) > 8
+    for problem in problems:
+        assert value_of(problem) == brute_force(problem, problem.objectives[0], HORIZON)
+
+
 def test_horizon_is_long_enough():
     """Without a horizon given, our own one never cuts off the optimum."""
     for seed in range(2000, 2008):
         problem = problem_of(seed, ("profile", "pausable", "lags"))
         free = problem.model_copy(update={"horizon": None})
         best = brute_force(problem, problem.objectives[0], 10)
-        result = cpsched.solve(free, 30.0, workers=1, strict=True)
+        result = cpsched.solve(free, 120.0, workers=1, strict=True)
         assert result.stop_reason == "proved"
         if best is not None:
             assert result.objective <= best

@@ -92,7 +92,7 @@ def test_a_bound_is_never_above_the_optimum(seed):
     """Bounds found without a search hold, and are recomputed from their argument alone."""
     from cpsched.bound import recompute
 
-    problem = random_problem(seed, FEATURES)
+    problem = random_problem(seed)
     best = optimum(problem)
     for bound in cpsched.bound(problem, 2.0):
         assert bound.value <= best

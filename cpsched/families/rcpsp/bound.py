@@ -28,6 +28,9 @@ BoolArray = NDArray[np.bool_]
 #: Above this many tasks only a sample of the tails and the plain lines are tried.
 LARGE = 400
 
+#: Sets of alternative machines that are looked at.
+MOST_SETS = 40
+
 
 @dataclass(frozen=True)
 class Line:
@@ -88,6 +91,7 @@ def lines(instance: Instance) -> Iterator[list[Line]]:
     """The lines worth trying in groups, simple ones first."""
     named = list(enumerate(instance.renewable))
     yield [resource_line(instance, r, name, {}) for r, name in named]
+    yield [set_line(instance, chosen) for chosen in machine_sets(instance)]
     if instance.n > LARGE:
         return
     group = []
@@ -139,6 +143,44 @@ def resource_line(instance: Instance, r: int, name: str, how: dict[str, int]) ->
         capacity = how["subset_sum"]
     work = least_over_modes(instance, demand * instance.duration)
     return Line("energy-window", {"resource": name, **how}, work, capacity)
+
+
+def machine_sets(instance: Instance) -> list[tuple[int, ...]]:
+    """Sets of machines on one of which some task must be done, and their connected unions.
+
+    Machines are renewable resources of capacity 1; at most `MOST_SETS` sets, small ones first.
+    """
+    known: list[tuple[int, ...]] | None = instance.extras.get("machine_sets")
+    if known is not None:
+        return known
+    choices: set[frozenset[int]] = set()
+    machines = instance.capacity == 1
+    for i in range(instance.n) if not instance.single_mode else ():
+        modes = instance.modes(i)
+        if len(modes) < 2 or not instance.duration[modes].all():
+            continue
+        held = instance.holds[modes] & machines
+        if held.any(axis=1).all():
+            choices.add(frozenset(np.flatnonzero(held.any(axis=0)).tolist()))
+    unions: list[frozenset[int]] = []
+    for one in sorted(choices, key=sorted):
+        joined = [other for other in unions if other & one]
+        unions = [other for other in unions if not other & one]
+        unions.append(one.union(*joined))
+    sets = sorted({tuple(sorted(s)) for s in choices | set(unions) if len(s) > 1})
+    known = sorted(sets, key=len)[: MOST_SETS - len(unions)]
+    known += [tuple(sorted(s)) for s in unions if len(s) > 1 and tuple(sorted(s)) not in known]
+    instance.extras["machine_sets"] = known
+    return known
+
+
+def set_line(instance: Instance, chosen: Sequence[int]) -> Line:
+    """Work on any of some resources, which all together do it: for tasks with alternatives."""
+    columns = list(chosen)
+    amount = instance.demand[:, columns].sum(axis=1) * instance.duration
+    work = least_over_modes(instance, amount)
+    names = [instance.renewable[r] for r in columns]
+    return Line("machine-set", {"resources": names}, work, int(instance.capacity[columns].sum()))
 
 
 def clique_line(instance: Instance, clique: list[int]) -> Line:
@@ -360,6 +402,9 @@ def recompute(problem: RcpspProblem, bound: Bound) -> int:
             how["subset_sum"] = reachable(demand_choices(instance, r), int(instance.capacity[r]))
         line = resource_line(instance, r, data["resource"], how)
         return window_value(instance, line, data["head"], data["tail"])
+    if bound.argument == "machine-set":
+        line = set_line(instance, [instance.renewable.index(name) for name in data["resources"]])
+        return window_value(instance, line, data["head"], data["tail"])
     if bound.argument == "clique":
         tasks = [instance.ids.index(name) for name in data["tasks"]]
         clash = exclusive(instance)
@@ -384,7 +429,7 @@ def recompute(problem: RcpspProblem, bound: Bound) -> int:
 def _refuted(instance: Instance, run: Run, bound: Bound) -> int:
     """Prove with CP-SAT, from scratch, that no schedule is better than the bound."""
     from cpsched.core import engine
-    from cpsched.families.rcpsp.model import Model
+    from cpsched.families.rcpsp.model import Model, post
 
     limit = int(bound.value) - 1
     model = Model(instance, run, limit)
@@ -392,12 +437,7 @@ def _refuted(instance: Instance, run: Run, bound: Bound) -> int:
         model.add_tasks(instance.tail.tolist())
     except Infeasible:
         return int(bound.value)
-    model.precedence()
-    model.capacity()
-    model.nonrenewable()
-    model.reservoir()
-    model.disjunctive()
-    model.selection()
+    post(model)
     outcome = engine.solve(model.cp, run.clock, workers=1, seed=1)
     if outcome.status != "INFEASIBLE":
         raise ProblemError("the bound was not proved", value=bound.value)

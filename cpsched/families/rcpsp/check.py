@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import pairwise
+from functools import cached_property
 
+from cpsched.families.rcpsp.check_shop import by_resource, check_shop, released, setup_uses
+from cpsched.families.rcpsp.evaluate import evaluate
 from cpsched.families.rcpsp.problem import (
     Mode,
     Precedence,
@@ -19,19 +21,21 @@ from cpsched.families.rcpsp.problem import (
     Task,
 )
 from cpsched.families.rcpsp.profile import (
+    NEVER,
     Piece,
     Span,
     breaks_of,
     capacity_profiles,
     end_after,
 )
-from cpsched.result import Values
 from cpsched.validate import Violation
+
+__all__ = ["Checker", "check", "evaluate"]
 
 
 def check(problem: RcpspProblem, schedule: RcpspSchedule) -> list[Violation]:
     """Every rule that the schedule breaks; empty when it is valid."""
-    checker = _Checker(problem, schedule)
+    checker = Checker(problem, schedule)
     checker.tasks()
     checker.windows()
     checker.durations()
@@ -39,15 +43,14 @@ def check(problem: RcpspProblem, schedule: RcpspSchedule) -> list[Violation]:
     checker.nonrenewable()
     checker.reservoir()
     checker.precedence()
-    checker.blocking()
-    checker.setup()
     checker.disjunctive()
     checker.selection()
     checker.makespan()
+    check_shop(checker)
     return checker.violations
 
 
-class _Checker:
+class Checker:
     """One pass over one schedule; each method checks the rule it is named after."""
 
     def __init__(self, problem: RcpspProblem, schedule: RcpspSchedule) -> None:
@@ -59,6 +62,11 @@ class _Checker:
         #: The tasks that can be judged further: known, listed once, in an existing mode.
         self.done: dict[str, ScheduledTask] = {}
         self._breaks: dict[tuple[str, ...], list[Span]] = {}
+
+    @cached_property
+    def holding(self) -> dict[str, list[ScheduledTask]]:
+        """Per resource the tasks that hold it, by start; for the rules that ask for an order."""
+        return by_resource(self.problem, self.done.values())
 
     def report(
         self, rule: str, message: str, amount: int | None = None, /, **where: str | int
@@ -132,6 +140,8 @@ class _Checker:
                 amount = done.end - task.deadline
                 message = f"task {name!r} ends at {done.end}, after its deadline {task.deadline}"
                 self.report("deadline", message, amount, task=name, time=done.end)
+            if done.end >= NEVER:
+                self.report("horizon", f"task {name!r} ends at {done.end}, never", task=name)
             if horizon is not None and done.end > horizon:
                 message = f"task {name!r} ends at {done.end}, after the horizon {horizon}"
                 self.report("horizon", message, done.end - horizon, task=name, time=done.end)
@@ -165,18 +175,12 @@ class _Checker:
                     stretches = [(done.start, done.end)]
                     if pausable:
                         stretches = _without(stretches[0], profile)
-                    stretches += _without((done.end, self.released(done)), profile)
+                    stretches += _without((done.end, released(self, done)), profile)
                     kept[resource] += [(left, right, units) for left, right in stretches]
+        for resource, *piece in setup_uses(self):
+            uses[resource].append((piece[0], piece[1], piece[2]))
         for resource, used in uses.items():
             self._capacity_of(self.renewable[resource], used, facts[resource])
-
-    def released(self, done: ScheduledTask) -> int:
-        """When a task gives its resources back: its end, or the start of the task it waits for."""
-        task = self.task[done.task]
-        taker = self.done.get(task.blocks_until) if task.blocks_until is not None else None
-        if taker is None or task.fixed is not None:
-            return done.end
-        return max(done.end, taker.start)
 
     def _capacity_of(self, resource: Resource, used: list[Piece], facts: list[Piece]) -> None:
         """Sweep over time; one violation per stretch in which the demand is too large."""
@@ -278,33 +282,6 @@ class _Checker:
                 message = f"the time from {between} is {lag}, at most {p.max_lag} is allowed"
                 self.report("precedence", message, lag - p.max_lag, **where)
 
-    def blocking(self) -> None:
-        for name, done in self.free():
-            taker = self.done.get(self.task[name].blocks_until or "")
-            if taker is not None and taker.start < done.end:
-                message = (
-                    f"task {taker.task!r} takes over from {name!r} at {taker.start}, before its "
-                    f"end {done.end}"
-                )
-                self.report("blocking", message, done.end - taker.start, task=name, time=done.end)
-
-    def setup(self) -> None:
-        for setups in self.problem.setups:
-            following = _on_resource(self.problem, list(self.done.values()), setups.resource)
-            for first, second in pairwise(following):
-                facts = all(self.task[d.task].fixed is not None for d in (first, second))
-                a, b = setups.states[first.task], setups.states[second.task]
-                least = setups.times[a][b]
-                gap = second.start - self.released(first)
-                if gap < least and not facts:
-                    message = (
-                        f"between {first.task!r} and {second.task!r} on {setups.resource!r} there "
-                        f"are {gap}, the setup takes {least}"
-                    )
-                    where: dict[str, str | int] = {"resource": setups.resource}
-                    where |= {"task": second.task, "time": second.start}
-                    self.report("setup", message, least - gap, **where)
-
     def disjunctive(self) -> None:
         for i, group in enumerate(self.problem.disjunctive):
             present = [self.done[name] for name in group.tasks if name in self.done]
@@ -353,20 +330,6 @@ class _Checker:
             self.report("makespan", message, abs(given - latest))
 
 
-def _on_resource(
-    problem: RcpspProblem, done: Sequence[ScheduledTask], resource: str
-) -> list[ScheduledTask]:
-    """The tasks that hold a resource, by start."""
-    tasks = {t.id: t for t in problem.tasks}
-    holding = [
-        d
-        for d in done
-        if tasks[d.task].modes[d.mode].duration
-        and tasks[d.task].modes[d.mode].demands.get(resource, 0)
-    ]
-    return sorted(holding, key=lambda d: (d.start, d.end))
-
-
 def _held(mode: Mode) -> list[str]:
     return [name for name, units in mode.demands.items() if units]
 
@@ -394,84 +357,3 @@ def _lag(p: Precedence, before: ScheduledTask, after: ScheduledTask) -> int:
     origin = before.end if first == "end" else before.start
     target = after.end if second == "end" else after.start
     return target - origin
-
-
-# ---------------------------------------------------------------------- objectives
-
-
-def evaluate(problem: RcpspProblem, schedule: RcpspSchedule, names: Sequence[str]) -> Values:
-    """Values of the named objectives of a valid schedule; all are minimised integers.
-
-    ``weighted_flow_time`` is the sum of weight times end, ``max_lateness`` is 0 when no present
-    task has a due date, and ``resource_levelling`` is the sum over renewable resources and time
-    units of the squared use.
-    """
-    tasks = {t.id: t for t in problem.tasks}
-    done = [(tasks[d.task], tasks[d.task].modes[d.mode], d) for d in schedule.tasks]
-    due = [(t, d.end - t.due) for t, _, d in done if t.due is not None]
-    values = []
-    for name in names:
-        if name == "makespan":
-            value = max((d.end for d in schedule.tasks), default=0)
-        elif name == "weighted_tardiness":
-            value = sum(t.weight * max(0, late) for t, late in due)
-        elif name == "late_tasks":
-            value = sum(late > 0 for _, late in due)
-        elif name == "weighted_flow_time":
-            value = sum(t.weight * d.end for t, _, d in done)
-        elif name == "max_lateness":
-            value = max((late for _, late in due), default=0)
-        elif name == "earliness_tardiness":
-            value = sum(t.weight * max(0, x) + t.earliness_weight * max(0, -x) for t, x in due)
-        elif name == "setup_cost":
-            value = _setup_cost(problem, schedule)
-        elif name == "resource_cost":
-            value = sum(mode_cost(problem, m) for _, m, _ in done)
-        elif name == "replan_cost":
-            value = int(evaluate(problem, schedule, [problem.stable_objective])[0])
-            value += problem.stability * sum(
-                abs(d.start - t.planned) for t, _, d in done if t.planned is not None
-            )
-        else:
-            value = _levelling(problem, schedule)
-        values.append(value)
-    return tuple(values)
-
-
-def mode_cost(problem: RcpspProblem, mode: Mode) -> int:
-    """Cost of executing a mode: its own, and its use and consumption of priced resources."""
-    cost = mode.cost
-    for resource in problem.resources:
-        units = mode.demands.get(resource.name, 0)
-        time = mode.duration if resource.type == "renewable" else 1
-        cost += resource.unit_cost * units * time
-    return cost
-
-
-def _setup_cost(problem: RcpspProblem, schedule: RcpspSchedule) -> int:
-    total = 0
-    for setups in problem.setups:
-        if setups.costs:
-            following = _on_resource(problem, schedule.tasks, setups.resource)
-            states = [setups.states[d.task] for d in following]
-            total += sum(setups.costs[a][b] for a, b in pairwise(states))
-    return total
-
-
-def _levelling(problem: RcpspProblem, schedule: RcpspSchedule) -> int:
-    """Resting tasks count: they keep their resources."""
-    tasks = {t.id: t for t in problem.tasks}
-    total = 0
-    for resource in problem.resources:
-        if resource.type != "renewable":
-            continue
-        steps: dict[int, int] = defaultdict(int)
-        for d in schedule.tasks:
-            units = tasks[d.task].modes[d.mode].demands.get(resource.name, 0)
-            steps[d.start] += units
-            steps[d.end] -= units
-        use = last = 0
-        for time in sorted(steps):
-            total += use * use * (time - last)
-            use, last = use + steps[time], time
-    return total

@@ -48,17 +48,45 @@ def _sentences(problem: RcpspProblem) -> Iterator[tuple[str, str]]:
             yield f"precedence:{i}:min", f"From {ends[0]} to {ends[1]} at least {p.min_lag}{unit}."
         if p.max_lag is not None:
             yield f"precedence:{i}:max", f"From {ends[0]} to {ends[1]} at most {p.max_lag}{unit}."
+        if p.transport:
+            yield (
+                f"transport:{i}",
+                f"Between task {p.before!r} and task {p.after!r} there is time for the transport "
+                "from machine to machine.",
+            )
     for setups in problem.setups:
         yield (
             f"setup:{setups.resource}",
             f"Resource {setups.resource!r} is set up between tasks that follow each other.",
         )
+    yield from _of_shop(problem)
     for i, group in enumerate(problem.disjunctive):
         label = f" (group {group.name!r})" if group.name else ""
         listed = _listed(group.tasks)
         yield f"disjunctive:{i}", f"No two of the tasks {listed} overlap{label}."
     for i, selection in enumerate(problem.selections):
         yield f"selection:{i}", _of_selection(selection)
+
+
+def _of_shop(problem: RcpspProblem) -> Iterator[tuple[str, str]]:
+    if not problem.swap:
+        yield "swap:", "Blocking tasks that wait for each other's machines do not swap."
+    for i, same in enumerate(problem.same_sequence):
+        listed = "; ".join(_listed(tasks) for tasks in same.lists[:3])
+        yield f"same_sequence:{i}", f"The tasks of these lists are in the same order: {listed}."
+    for i, batching in enumerate(problem.batching):
+        families = ", of one family" if batching.families else ""
+        yield (
+            f"batching:{i}",
+            f"Tasks that overlap on {batching.resource!r} start together{families}.",
+        )
+    for i, rule in enumerate(problem.assignments):
+        which = "the same" if rule.type == "identical" else "different"
+        among = f" among {_listed(rule.resources)}" if rule.resources else ""
+        yield (
+            f"assignment:{i}",
+            f"The tasks {_listed(rule.tasks)} are done by {which} resources{among}.",
+        )
 
 
 def _of_resource(resource: Resource) -> Iterator[tuple[str, str]]:
@@ -71,6 +99,11 @@ def _of_resource(resource: Resource) -> Iterator[tuple[str, str]]:
                 f"Resource {name!r} has another capacity in {len(resource.capacity_changes)} "
                 "stretches of time.",
             )
+        if resource.windows:
+            listed = ", ".join(f"[{w.start}, {w.end})" for w in resource.windows[:6])
+            yield f"windows:{name}", f"Resource {name!r} is there only in {listed}."
+        if resource.no_idle:
+            yield f"no_idle:{name}", f"Machine {name!r} works without a gap once it has started."
     elif resource.type == "nonrenewable":
         yield (
             f"nonrenewable:{name}",
@@ -117,11 +150,7 @@ def restrict(problem: RcpspProblem, names: frozenset[str]) -> RcpspProblem:
         update={
             "tasks": tuple(_task(task, names, dropped) for task in problem.tasks),
             "resources": tuple(
-                r
-                if f"capacity_changes:{r.name}" in names
-                else r.model_copy(update={"capacity_changes": ()})
-                for r in problem.resources
-                if r.name not in dropped
+                _resource(r, names) for r in problem.resources if r.name not in dropped
             ),
             "precedences": tuple(
                 kept
@@ -131,10 +160,20 @@ def restrict(problem: RcpspProblem, names: frozenset[str]) -> RcpspProblem:
             "disjunctive": _numbered(problem.disjunctive, "disjunctive", names),
             "selections": _numbered(problem.selections, "selection", names),
             "setups": tuple(
-                s
+                s.model_copy(
+                    update={"demands": {k: v for k, v in s.demands.items() if k not in dropped}}
+                )
                 for s in problem.setups
                 if f"setup:{s.resource}" in names and s.resource not in dropped
             ),
+            "swap": problem.swap or "swap:" not in names,
+            "same_sequence": _numbered(problem.same_sequence, "same_sequence", names),
+            "batching": tuple(
+                b
+                for b in _numbered(problem.batching, "batching", names)
+                if b.resource not in dropped
+            ),
+            "assignments": _numbered(problem.assignments, "assignment", names),
             "horizon": problem.horizon if "horizon:" in names else None,
             "calendar": problem.calendar if "calendar:" in names else None,
         }
@@ -143,6 +182,15 @@ def restrict(problem: RcpspProblem, names: frozenset[str]) -> RcpspProblem:
 
 def _numbered(items: tuple[Any, ...], rule: str, names: frozenset[str]) -> tuple[Any, ...]:
     return tuple(item for i, item in enumerate(items) if f"{rule}:{i}" in names)
+
+
+def _resource(resource: Resource, names: frozenset[str]) -> Resource:
+    update = {
+        field: type(getattr(resource, field))()
+        for field in ("capacity_changes", "windows", "no_idle")
+        if f"{field}:{resource.name}" not in names
+    }
+    return resource.model_copy(update=update)
 
 
 def _task(task: Task, names: frozenset[str], dropped: set[str]) -> Task:
@@ -168,8 +216,9 @@ def _task(task: Task, names: frozenset[str], dropped: set[str]) -> Task:
 def _precedence(p: Precedence, i: int, names: frozenset[str]) -> Precedence | None:
     least = p.min_lag if f"precedence:{i}:min" in names else None
     most = p.max_lag if f"precedence:{i}:max" in names else None
-    if (least, most) == (p.min_lag, p.max_lag):
+    moved = p.transport and f"transport:{i}" in names
+    if (least, most, moved) == (p.min_lag, p.max_lag, p.transport):
         return p
-    if least is None and most is None:
+    if least is None and most is None and not moved:
         return None
-    return p.model_copy(update={"min_lag": least, "max_lag": most})
+    return p.model_copy(update={"min_lag": least, "max_lag": most, "transport": moved})

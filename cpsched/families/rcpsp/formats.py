@@ -67,7 +67,11 @@ FORMATS: tuple[Format, ...] = (
         detect=formats_shop.detect_jsplib,
         read=formats_shop.read_jsplib,
         options={
-            "blocking": "true: a job stays on its machine until the next takes it (swaps allowed)",
+            "blocking": "true: a job stays on its machine until the next takes it",
+            "swap": "false: jobs that block must not swap machines (default true)",
+            "no_wait": "true: a job that has begun never waits",
+            "permutation": "true: no job overtakes another; all must have the same route",
+            "travel_times": "largest coordinate of jobs at a machine: setups by distance",
             "ragged": "true: jobs may differ in their number of operations",
             "operators": "number of operators, of whom every operation needs one (default: none)",
         },

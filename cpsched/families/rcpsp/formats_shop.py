@@ -6,6 +6,7 @@ JSPLIB text (job shop), FJSPLIB ``.fjs`` (flexible job shop), open-shop text, an
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -79,9 +80,12 @@ def read_jsplib(text: str, file: str, options: Mapping[str, str]) -> RcpspProble
 
     Task ids are ``"<job>-<operation>"``, from 0. With option ``operators``, every operation also
     needs one of that many operators; with ``blocking`` a job stays on its machine until the next
-    one takes it (jobs may swap places).
+    one takes it (jobs may swap places unless ``swap=false``); with ``permutation`` no job overtakes
+    another; with ``no_wait`` a job never waits once it has begun; with ``travel_times`` a machine
+    needs setups, see `_travel_times`.
     """
     ragged, operators = flag(options, "ragged"), number(options, "operators", 0)
+    farthest = number(options, "travel_times", 0)
     scan = Scanner(text, comment="#")
     n = scan.integer("the number of jobs", least=1, most=_MANY)
     m = scan.integer("the number of machines", least=1, most=_MANY)
@@ -122,7 +126,67 @@ def read_jsplib(text: str, file: str, options: Mapping[str, str]) -> RcpspProble
     resources = [_machine(k) for k in range(m)]
     if operators:
         resources.append({"name": "operators", "capacity": operators})
-    return RcpspProblem.parse(_chains(jobs, flag(options, "blocking")) | {"resources": resources})
+    data = _chains(jobs, flag(options, "blocking")) | {"resources": resources}
+    data["swap"] = flag(options, "swap", True)
+    if flag(options, "no_wait"):
+        for precedence in data["precedences"]:
+            precedence["max_lag"] = 0
+    routes = [[next(iter(modes[0]["demands"])) for modes in job] for job in jobs]
+    if flag(options, "permutation"):
+        data["same_sequence"] = _permutation(routes)
+    if farthest:
+        data["setups"] = _travel_times(routes, m, farthest)
+    return RcpspProblem.parse(data)
+
+
+def _permutation(routes: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+    """The rule that no job overtakes another; all jobs must have one route."""
+    for j, route in enumerate(routes):
+        if list(route) != list(routes[0]):
+            raise ProblemError(
+                "in a permutation flow shop all jobs visit the machines in the same order",
+                place=f"job {j}",
+                value=" ".join(route),
+                remedy=f"Job 0 goes {' '.join(routes[0])}: correct the file, or leave the option "
+                "'permutation' out.",
+            )
+    length = len(routes[0])
+    if length < 2 or len(routes) < 2:
+        return []
+    return [{"lists": [[f"{j}-{k}" for j in range(len(routes))] for k in range(length)]}]
+
+
+def _travel_times(
+    routes: Sequence[Sequence[str]], machines: int, farthest: int
+) -> list[dict[str, Any]]:
+    """Setups on every machine by distances between random points, one per job.
+
+    As in the public benchmark set of job shops with travel times, which has no files of its own:
+    coordinates in ``0 .. farthest`` are drawn by xorshift (Marsaglia 2003, shifts 13, 17, 5) from
+    the seed 1, distances are Euclidean and rounded. The optimum of ft06 is then the published one.
+    """
+    state = 1
+
+    def draw() -> int:
+        nonlocal state
+        state ^= (state << 13) & 0xFFFFFFFF
+        state ^= state >> 17
+        state ^= (state << 5) & 0xFFFFFFFF
+        return round(state / 0xFFFFFFFF * farthest)
+
+    rules = []
+    for k in range(machines):
+        points = [(draw(), draw()) for _ in routes]
+        times = [[round(math.dist(a, b)) for b in points] for a in points]
+        states = {
+            f"{j}-{i}": j
+            for j, route in enumerate(routes)
+            for i, machine in enumerate(route)
+            if machine == f"M{k}"
+        }
+        if states:
+            rules.append({"resource": f"M{k}", "states": states, "times": times})
+    return rules
 
 
 def read_fjsplib(text: str, file: str, options: Mapping[str, str]) -> RcpspProblem:

@@ -141,7 +141,7 @@ def _net(instance: Instance) -> GeneralNet:
         for i, j, before in ((a, b, 0), (b, a, 1))
     ]
     edge_ptr, edge = _grouped(n, [(i, (j, before, *rest)) for i, j, before, *rest in rows], 5)
-    before_ptr, before = _grouped(n, [(j, (i,)) for i, j in _placing_order(instance)], 1)
+    before_ptr, before = _grouped(n, [(j, (i,)) for i, j in placing_order(instance)], 1)
     events = []
     for q, tank in enumerate(instance.reservoirs):
         sums: dict[int, list[int]] = {}
@@ -182,7 +182,7 @@ def _grouped(n: int, rows: list[tuple[int, Any]], width: int) -> tuple[IntArray,
     return pointer, np.array([row for _, row in rows], np.int64).reshape(-1, width)
 
 
-def _placing_order(instance: Instance) -> list[tuple[int, int]]:
+def placing_order(instance: Instance) -> list[tuple[int, int]]:
     """Pairs (i, j) where i should have its place before j: minimum lags that push j behind i."""
     n = instance.n
     owner = np.repeat(np.arange(n), np.diff(instance.mode_start))
@@ -209,7 +209,7 @@ def _steps(
     instance: Instance, layout: Any, profiles: list[Any]
 ) -> tuple[IntArray, IntArray, IntArray]:
     """Packed capacity from each point on, and the fields that are closed there."""
-    cuts = sorted({0, *(t for own in profiles for a, b, _ in own for t in (a, b))})
+    cuts = sorted({0, *(t for own in profiles for a, b, _ in own for t in (a, b) if t < NEVER)})
     point = np.array(cuts, np.int64)
     full = np.repeat(layout.full[None, :], len(point), axis=0)
     closed = np.zeros_like(full)

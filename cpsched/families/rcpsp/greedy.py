@@ -12,6 +12,7 @@ from cpsched.core import jit
 from cpsched.families.rcpsp import blocking, tardiness
 from cpsched.families.rcpsp.arrays import LARGE, Kit, kit_of
 from cpsched.families.rcpsp.bound import critical_path
+from cpsched.families.rcpsp.construct import first_schedules, near
 from cpsched.families.rcpsp.general import choose_present, general_kit
 from cpsched.families.rcpsp.graph import topological_order
 from cpsched.families.rcpsp.modes import first_modes
@@ -83,7 +84,9 @@ def _general(instance: Instance, run: Run) -> None:
     if any(not tank.holds(tank.initial) for tank in instance.reservoirs):
         return  # events at time 0 must come first: left to CP-SAT
     if not instance.by_lists:
-        _one_by_one(instance, run)
+        first_schedules(instance, run)
+        if run.incumbent is None:
+            _one_by_one(instance, run)
         return
     kit = general_kit(instance)
     rng = random.Random(run.seed)
@@ -145,6 +148,9 @@ def _one_by_one(instance: Instance, run: Run) -> None:
     for i, j, kind, least, _ in instance.edges.tolist():
         if kind == 0 and least > -(2**59):
             before[j].append((i, least))
+    for leg in instance.shop.legs:
+        farthest = int(instance.shop.transport_times.max(initial=0))
+        before[leg.after].append((leg.before, leg.lag + farthest))
     arcs = [(root(i), root(j), 0) for j in order for i, _ in before[j] if root(i) != root(j)]
     ranks = topological_order(instance.n, arcs)
     if ranks is None:
@@ -232,7 +238,9 @@ def repair(instance: Instance, run: Run, schedule: RcpspSchedule) -> None:
         made = schedule_of(instance, start.tolist(), mode.tolist())
         run.offer(made, "repair")
         improve(instance, kit, run, start, mode, "repair")
-    elif instance.by_lists and all(tank.holds(tank.initial) for tank in instance.reservoirs):
+    elif not instance.by_lists:
+        near(instance, run, key.tolist(), mode, present)
+    elif all(tank.holds(tank.initial) for tank in instance.reservoirs):
         placed = general_kit(instance).construct(
             rank, mode, present, rng, run.clock.expired, 2 * instance.horizon
         )

@@ -244,8 +244,11 @@ def general(
                     done += step
                 begun = following
                 cursor = after[cursor]
+                if cursor < 0:  # closed for good
+                    conflict = True
+                    break
             if conflict:
-                if after[cursor] < 0:
+                if cursor < 0 or after[cursor] < 0:
                     finish = -1
                     break
                 at = times[after[cursor]]

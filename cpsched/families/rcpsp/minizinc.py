@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from typing import Any
 
-from cpsched.families.rcpsp.check import mode_cost
+from cpsched.families.rcpsp.evaluate import mode_cost
 from cpsched.families.rcpsp.problem import OBJECTIVES, RcpspProblem
 from cpsched.families.rcpsp.profile import capacity_profiles
+from cpsched.problem import LARGEST
 
 _LAG_TYPES = ("end-start", "start-start", "end-end", "start-end")
 _SELECTION_TYPES = ("exactly_one", "at_least_one", "all_or_none", "implication")
@@ -41,6 +43,7 @@ def data_of(problem: RcpspProblem) -> dict[str, Any]:
     lags = problem.precedences
     names = problem.objectives
     states = max((len(s.times) for s in problem.setups), default=0)
+    pieces = [(k, start, min(end, horizon), c) for k, start, end, c in pieces if start < horizon]
     return {
         "n": len(tasks),
         "m": len(modes),
@@ -101,7 +104,59 @@ def data_of(problem: RcpspProblem) -> dict[str, Any]:
         "setup_state": [[1 + s.states.get(t.id, 0) for t in tasks] for s in problem.setups],
         "setup_time": [_padded(s.times, states) for s in problem.setups],
         "setup_price": [_padded(s.costs, states) for s in problem.setups],
+        "setup_demand": [[s.demands.get(r.name, 0) for r in renewable] for s in problem.setups],
+        **_shop(problem, number, [r.name for r in renewable]),
         "objective_number": 1 + OBJECTIVES.index(names[0]) if names else 0,
+    }
+
+
+def _shop(problem: RcpspProblem, number: dict[str, int], renewable: list[str]) -> dict[str, Any]:
+    """The rules of shops; a list of tasks in one sequence becomes pairs that do not overtake."""
+    modes = [mode for task in problem.tasks for mode in task.modes]
+    column = {name: k for k, name in enumerate(renewable, 1)}
+    pairs = [
+        [number[name] for name in (first[a], first[b], second[a], second[b])]
+        for same in problem.same_sequence
+        for first, second in combinations(same.lists, 2)
+        for a, b in combinations(range(len(first)), 2)
+    ]
+    place = [0] * len(modes)
+    times: tuple[tuple[int, ...], ...] = ()
+    if problem.transport is not None:
+        row = {name: k for k, name in enumerate(problem.transport.resources, 1)}
+        times = problem.transport.times
+        # Only tasks without transport can hold several machines: their place does not matter.
+        place = [
+            max((row.get(n, 0) for n, u in mode.demands.items() if u), default=0) for mode in modes
+        ]
+    families = [
+        {name: k for k, name in enumerate(sorted(set(b.families.values())), 1)}
+        for b in problem.batching
+    ]
+    return {
+        "swap": problem.swap,
+        "no_idle": [next(r for r in problem.resources if r.name == n).no_idle for n in renewable],
+        "overtakings": len(pairs),
+        "overtaking": pairs,
+        "places": len(times),
+        "place": place,
+        "transport_time": [list(row) for row in times],
+        "transport": [p.transport for p in problem.precedences],
+        "batch_rules": len(problem.batching),
+        "batch_resource": [column[b.resource] for b in problem.batching],
+        "family": [
+            [codes.get(b.families.get(t.id, ""), 0) for t in problem.tasks]
+            for b, codes in zip(problem.batching, families, strict=True)
+        ],
+        "assignments": len(problem.assignments),
+        "assignment_different": [a.type == "different" for a in problem.assignments],
+        "assignment_tasks": [
+            {"set": sorted(number[t] for t in a.tasks)} for a in problem.assignments
+        ],
+        "assignment_resources": [
+            {"set": sorted(column[name] for name in a.resources or renewable)}
+            for a in problem.assignments
+        ],
     }
 
 
@@ -116,8 +171,11 @@ def horizon_of(problem: RcpspProblem) -> int:
     if problem.horizon is not None:
         return problem.horizon
     dates = [x for t in problem.tasks for x in (t.release, t.due or 0)]
-    dates += [piece[1] for pieces in capacity_profiles(problem).values() for piece in pieces]
+    profiles = capacity_profiles(problem).values()
+    dates += [piece[1] for pieces in profiles for piece in pieces if piece[1] < LARGEST]
     work = sum(max(mode.duration for mode in t.modes) for t in problem.tasks)
     lags = sum(abs(p.min_lag or 0) for p in problem.precedences)
     setups = sum(max(map(max, s.times), default=0) * len(problem.tasks) for s in problem.setups)
-    return max(dates, default=0) + work + lags + setups
+    times = [0] if problem.transport is None else [max(row) for row in problem.transport.times]
+    moves = max(times) * sum(p.transport for p in problem.precedences)
+    return max(dates, default=0) + work + lags + setups + moves

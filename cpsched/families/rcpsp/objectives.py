@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ortools.sat.python import cp_model
 
-from cpsched.families.rcpsp.check import mode_cost
+from cpsched.families.rcpsp.evaluate import mode_cost
 from cpsched.families.rcpsp.model import Model
 from cpsched.families.rcpsp.prepare import FAR
 from cpsched.families.rcpsp.schedule import State
@@ -177,6 +177,12 @@ def _resource_cost(model: Model) -> Any:
 def _resource_levelling(model: Model) -> Any:
     """Squared use over time: each task's own square, and twice the overlap of each pair."""
     inst = model.instance
+    column = {name: r for r, name in enumerate(inst.renewable)}
+    units = np.zeros_like(inst.demand)  # unlike `inst.demand`, with what facts hold
+    for m, mode in enumerate(mode for task in inst.problem.tasks for mode in task.modes):
+        for name, amount in mode.demands.items():
+            if name in column:
+                units[m, column[name]] = amount
     terms: list[tuple[int, Any]] = []
     constant = 0
     for r in range(len(inst.capacity)):
@@ -184,10 +190,10 @@ def _resource_levelling(model: Model) -> Any:
             (i, m, literal)
             for i, literals in enumerate(model.chosen)
             for m, literal in literals.items()
-            if inst.demand[m, r] and inst.duration[m]
+            if units[m, r] and inst.duration[m]
         ]
         for i, m, literal in uses:
-            square = int(inst.demand[m, r]) ** 2
+            square = int(units[m, r]) ** 2
             time = _time(model, i, m, literal)
             if isinstance(time, int):
                 constant += square * time
@@ -197,7 +203,7 @@ def _resource_levelling(model: Model) -> Any:
             if first[0] == second[0]:
                 continue
             model.run.clock.check()
-            weight = 2 * int(inst.demand[first[1], r] * inst.demand[second[1], r])
+            weight = 2 * int(units[first[1], r] * units[second[1], r])
             terms.append((weight, _overlap(model, first, second)))
     return _sum(terms) + constant
 

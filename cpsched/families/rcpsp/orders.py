@@ -66,7 +66,7 @@ def _unit_shop_of(instance: Instance) -> UnitShop | None:
     n = instance.n
     edges = instance.edges
     rules = instance.setups or instance.reservoirs or instance.selections or any(instance.profiles)
-    if rules or not n or n > LARGEST or instance.consumption.any():
+    if rules or instance.shop or not n or n > LARGEST or instance.consumption.any():
         return None
     if instance.optional.any() or instance.pausable.any():
         return None

@@ -5,12 +5,22 @@ Times are integers in ``time_unit``; intervals are half-open ``[start, end)``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from cpsched.errors import ProblemError
+from cpsched.families.rcpsp.problem_shop import (
+    Assignment,
+    Batching,
+    SameSequence,
+    Setups,
+    Transport,
+    Window,
+    check_shop,
+    known,
+    unique,
+)
 from cpsched.problem import Count, Name, ProblemBase, Record, Whole
 
 #: Objectives of the family, by their contract names; all are minimised.
@@ -67,6 +77,10 @@ class Resource(Record):
     *reservoir* has a level that starts at ``initial``, is changed by the ``events`` of tasks, and
     stays within ``[minimum, maximum]`` at every time after all events of that time.
 
+    A renewable resource with ``windows`` is there in them only. A machine (capacity 1) with
+    ``no_idle`` works without a gap, setups aside, from the first to the last of its tasks; breaks
+    are gaps.
+
     ``unit_cost`` is the price of one unit: per time unit of use when renewable, per unit consumed
     when nonrenewable.
     """
@@ -75,6 +89,8 @@ class Resource(Record):
     type: Literal["renewable", "nonrenewable", "reservoir"] = "renewable"
     capacity: Count = 1
     capacity_changes: tuple[CapacityChange, ...] = ()
+    windows: tuple[Window, ...] = ()
+    no_idle: bool = False
     initial: Whole = 0
     minimum: Whole = 0
     maximum: Whole | None = None
@@ -135,8 +151,8 @@ class Task(Record):
     ``planned`` is the start that an earlier plan gave it (objective ``replan_cost``).
 
     A *blocking* task keeps its renewable resources until the task ``blocks_until`` starts, which is
-    at its own end or later: a job that stays on its machine until the next one takes it. Tasks may
-    swap: two that wait for each other's place move at the same time.
+    at its own end or later: a job that stays on its machine until the next one takes it. Unless the
+    problem forbids it (``swap``), two that wait for each other's place move at the same time.
     """
 
     id: Name
@@ -159,7 +175,8 @@ class Precedence(Record):
 
     With ``type`` "end-start": ``min_lag <= start(after) - end(before) <= max_lag``; the other
     types take the named ends (first of ``before``, second of ``after``). Lags may be negative; a
-    null one does not bind. It holds when both tasks are present.
+    null one does not bind. It holds when both tasks are present. With ``transport`` the time of the
+    problem's `Transport` passes besides the minimum lag (0 when that is null).
     """
 
     before: Name
@@ -167,6 +184,7 @@ class Precedence(Record):
     type: Literal["end-start", "start-start", "end-end", "start-end"] = "end-start"
     min_lag: Whole | None = 0
     max_lag: Whole | None = None
+    transport: bool = False
 
 
 class Disjunctive(Record):
@@ -186,42 +204,6 @@ class Selection(Record):
     type: Literal["exactly_one", "at_least_one", "all_or_none", "implication"]
     tasks: Annotated[tuple[Name, ...], Field(min_length=1)]
     condition: Name | None = None
-
-
-class Setups(Record):
-    """Sequence-dependent setups of a renewable resource of capacity 1.
-
-    ``states`` gives every task that uses the resource a state, a row and column of ``times`` and
-    ``costs``. Between two tasks that follow each other on the resource at least
-    ``times[state of the first][state of the second]`` passes, and ``costs`` of the two counts in
-    ``setup_cost``. Tasks without a duration need no setup.
-    """
-
-    resource: Name
-    states: dict[Name, Count]
-    times: tuple[tuple[Count, ...], ...]
-    costs: tuple[tuple[Count, ...], ...] = ()
-
-    @model_validator(mode="after")
-    def _square(self) -> Setups:
-        size = len(self.times)
-        for field, matrix in (("times", self.times), ("costs", self.costs)):
-            if (matrix or field == "times") and [len(row) for row in matrix] != [size] * size:
-                raise ProblemError(
-                    f"the setup {field} must form a square matrix, the same size for both",
-                    place=field,
-                    value=[len(row) for row in matrix],
-                    remedy=f"Give {size} rows of {size} numbers.",
-                )
-        for task, state in self.states.items():
-            if state >= size:
-                raise ProblemError(
-                    f"states are numbers below {size}, the size of the matrix",
-                    place=f"states.{task}",
-                    value=state,
-                    remedy="Correct the state, or enlarge the matrices.",
-                )
-        return self
 
 
 class WorkingTimes(Record):
@@ -267,7 +249,7 @@ class Calendar(Record):
                     value=error.value,
                     remedy=error.remedy,
                 ) from None
-        _unique([n for e in self.exceptions for n in e.resources], "calendar.exceptions", "")
+        unique([n for e in self.exceptions for n in e.resources], "calendar.exceptions", "")
         return self
 
     def with_times(self, times: WorkingTimes) -> Calendar:
@@ -287,6 +269,10 @@ class RcpspProblem(ProblemBase):
     The objective ``replan_cost`` is the value of ``stable_objective`` plus ``stability`` for each
     time unit that a start differs from its ``planned`` one.
 
+    Without ``swap``, tasks that block do not change places at one moment: a task moves onto a
+    machine (capacity 1) that another leaves only after that one has moved on. Moves at one time
+    thus have an order, and a circle of tasks that wait for each other is a deadlock.
+
     Raises
     ------
     ProblemError
@@ -301,6 +287,11 @@ class RcpspProblem(ProblemBase):
     disjunctive: tuple[Disjunctive, ...] = ()
     selections: tuple[Selection, ...] = ()
     setups: tuple[Setups, ...] = ()
+    swap: bool = True
+    same_sequence: tuple[SameSequence, ...] = ()
+    transport: Transport | None = None
+    batching: tuple[Batching, ...] = ()
+    assignments: tuple[Assignment, ...] = ()
     objectives: tuple[ObjectiveName, ...] = ("makespan",)
     stability: Count = 0
     stable_objective: ObjectiveName = "makespan"
@@ -310,14 +301,14 @@ class RcpspProblem(ProblemBase):
 
     @model_validator(mode="after")
     def _consistent(self) -> RcpspProblem:
-        ids = _unique([t.id for t in self.tasks], "tasks", "id")
+        ids = unique([t.id for t in self.tasks], "tasks", "id")
         types = {r.name: r.type for r in self.resources}
-        _unique([r.name for r in self.resources], "resources", "name")
+        unique([r.name for r in self.resources], "resources", "name")
         for i, task in enumerate(self.tasks):
             for m, mode in enumerate(task.modes):
                 for name in mode.demands:
                     place = f"tasks.{i}.modes.{m}.demands"
-                    _known(name, types, place, "resource")
+                    known(name, types, place, "resource")
                     if types[name] == "reservoir":
                         raise ProblemError(
                             "a reservoir is changed by events, not by demands",
@@ -334,7 +325,7 @@ class RcpspProblem(ProblemBase):
                 )
             if task.blocks_until is not None:
                 place = f"tasks.{i}.blocks_until"
-                _known(task.blocks_until, ids, place, "task")
+                known(task.blocks_until, ids, place, "task")
                 if task.blocks_until == task.id or self.tasks[ids[task.blocks_until]].optional:
                     raise ProblemError(
                         "a task can block until another task that is not optional",
@@ -344,7 +335,7 @@ class RcpspProblem(ProblemBase):
                     )
             for e, event in enumerate(task.events):
                 place = f"tasks.{i}.events.{e}.resource"
-                _known(event.resource, types, place, "resource")
+                known(event.resource, types, place, "resource")
                 if types[event.resource] != "reservoir":
                     raise ProblemError(
                         "only a reservoir can have events",
@@ -353,22 +344,22 @@ class RcpspProblem(ProblemBase):
                         remedy="Set the resource's type to 'reservoir', or use 'demands'.",
                     )
         for i, p in enumerate(self.precedences):
-            _known(p.before, ids, f"precedences.{i}.before", "task")
-            _known(p.after, ids, f"precedences.{i}.after", "task")
+            known(p.before, ids, f"precedences.{i}.before", "task")
+            known(p.after, ids, f"precedences.{i}.after", "task")
         for i, group in enumerate(self.disjunctive):
-            for name in _unique(list(group.tasks), f"disjunctive.{i}.tasks", ""):
-                _known(name, ids, f"disjunctive.{i}.tasks", "task")
+            for name in unique(list(group.tasks), f"disjunctive.{i}.tasks", ""):
+                known(name, ids, f"disjunctive.{i}.tasks", "task")
         for i, selection in enumerate(self.selections):
             names = [*selection.tasks, *([selection.condition] if selection.condition else [])]
             for name in names:
-                _known(name, ids, f"selections.{i}", "task")
-        self._check_setups(ids, types)
+                known(name, ids, f"selections.{i}", "task")
+        check_shop(self)
         if self.calendar is not None:
             for name in self.calendar.resources:
-                _known(name, types, "calendar.resources", "resource")
+                known(name, types, "calendar.resources", "resource")
             for i, times in enumerate(self.calendar.exceptions):
                 for name in times.resources:
-                    _known(name, types, f"calendar.exceptions.{i}.resources", "resource")
+                    known(name, types, f"calendar.exceptions.{i}.resources", "resource")
         if self.stable_objective == "replan_cost":
             raise ProblemError(
                 "replan_cost adds to another objective",
@@ -384,30 +375,6 @@ class RcpspProblem(ProblemBase):
                 remedy="Name each once.",
             )
         return self
-
-    def _check_setups(self, ids: dict[str, int], types: Mapping[str, object]) -> None:
-        single = {r.name for r in self.resources if r.type == "renewable" and r.capacity == 1}
-        _unique([s.resource for s in self.setups], "setups", "resource")
-        for k, setups in enumerate(self.setups):
-            _known(setups.resource, types, f"setups.{k}.resource", "resource")
-            if setups.resource not in single:
-                raise ProblemError(
-                    "setups need a renewable resource of capacity 1",
-                    place=f"setups.{k}.resource",
-                    value=setups.resource,
-                    remedy="Use one resource per machine, and a mode per machine.",
-                )
-            for name in setups.states:
-                _known(name, ids, f"setups.{k}.states", "task")
-            for task in self.tasks:
-                uses = any(m.duration and m.demands.get(setups.resource) for m in task.modes)
-                if uses and task.id not in setups.states:
-                    raise ProblemError(
-                        f"every task that uses {setups.resource!r} must have a state",
-                        place=f"setups.{k}.states",
-                        value=task.id,
-                        remedy="Add the task to the states.",
-                    )
 
 
 class ScheduledTask(Record):
@@ -428,27 +395,3 @@ class RcpspSchedule(Record):
 
     tasks: tuple[ScheduledTask, ...]
     makespan: int | None = None
-
-
-def _unique(names: list[str], place: str, field: str) -> dict[str, int]:
-    index: dict[str, int] = {}
-    for i, name in enumerate(names):
-        if name in index:
-            raise ProblemError(
-                "names must be unique",
-                place=f"{place}.{i}.{field}".rstrip("."),
-                value=name,
-                remedy=f"Rename one of the two (positions {index[name]} and {i}).",
-            )
-        index[name] = i
-    return index
-
-
-def _known(name: str, known: Mapping[str, object], place: str, what: str) -> None:
-    if name not in known:
-        raise ProblemError(
-            f"the {what} must exist",
-            place=place,
-            value=name,
-            remedy=f"Add it, or correct the {what}.",
-        )

@@ -13,6 +13,8 @@ from cpsched.families.rcpsp.problem import Calendar, RcpspProblem
 
 #: A piece of a step function: half-open ``[start, end)`` and the value there.
 Piece = tuple[int, int, int]
+#: No schedule goes on that long.
+NEVER = 2**60
 #: A half-open stretch of time.
 Span = tuple[int, int]
 
@@ -40,6 +42,8 @@ def capacity_profiles(problem: RcpspProblem) -> dict[str, list[Piece]]:
         if resource.type != "renewable":
             continue
         pieces = [(c.start, c.end, c.capacity) for c in resource.capacity_changes]
+        if resource.windows:
+            pieces += _outside([(w.start, w.end) for w in resource.windows])
         if resource.name in others:
             pieces += [(start, end, 0) for start, end in others[resource.name]]
         elif calendar and (not calendar.resources or resource.name in calendar.resources):
@@ -48,6 +52,16 @@ def capacity_profiles(problem: RcpspProblem) -> dict[str, list[Piece]]:
         if pieces:
             profiles[resource.name] = pieces
     return profiles
+
+
+def _outside(windows: Iterable[Span]) -> list[Piece]:
+    """The times in no window as pieces without capacity; the last one ends at `NEVER`."""
+    out, at = [], 0
+    for start, end in sorted(windows):
+        if start > at:
+            out.append((at, start, 0))
+        at = max(at, end)
+    return [*out, (at, NEVER, 0)]
 
 
 def lowest(pieces: Iterable[Piece]) -> list[Piece]:

@@ -18,6 +18,7 @@ from cpsched.families.rcpsp.problem import (
     ScheduledTask,
     Task,
 )
+from cpsched.families.rcpsp.problem_shop import SameSequence
 from cpsched.problem import LARGEST
 from cpsched.replan import Event, Revision, foreign
 
@@ -253,6 +254,8 @@ class _State:
                 task = task.model_copy(update={"release": max(task.release, self.now)})
             if stability and entry is not None:
                 task = task.model_copy(update={"planned": entry.start})
+            if task.blocks_until is not None and task.blocks_until not in self.tasks:
+                task = task.model_copy(update={"blocks_until": None})
             tasks.append(task)
         gone = {t.id for t in self.base.tasks} - self.tasks.keys()
         update: dict[str, Any] = {
@@ -267,6 +270,24 @@ class _State:
                 if len(left := tuple(t for t in g.tasks if t not in gone)) > 1
             ),
             "selections": tuple(s for s in self.base.selections if not gone & {*s.tasks}),
+            "same_sequence": tuple(_without(s, gone) for s in self.base.same_sequence),
+            "assignments": tuple(
+                a.model_copy(update={"tasks": left})
+                for a in self.base.assignments
+                if len(left := tuple(t for t in a.tasks if t not in gone)) > 1
+            ),
+            "setups": tuple(
+                s.model_copy(
+                    update={"states": {k: v for k, v in s.states.items() if k not in gone}}
+                )
+                for s in self.base.setups
+            ),
+            "batching": tuple(
+                b.model_copy(
+                    update={"families": {k: v for k, v in b.families.items() if k not in gone}}
+                )
+                for b in self.base.batching
+            ),
         }
         if stability:
             main = next((o for o in self.base.objectives if o != "replan_cost"), "makespan")
@@ -286,6 +307,13 @@ class _State:
             entries.append(entry.model_copy(update={"end": end}))
         makespan = max((e.end for e in entries), default=0)
         return RcpspSchedule(tasks=tuple(entries), makespan=makespan)
+
+
+def _without(same: SameSequence, gone: set[str]) -> SameSequence:
+    """The lists without the jobs of which a task is gone."""
+    jobs = [job for job in zip(*same.lists, strict=True) if not gone & set(job)]
+    lists = tuple(zip(*jobs, strict=True)) if jobs else tuple(() for _ in same.lists)
+    return same.model_copy(update={"lists": lists})
 
 
 def _contradicts(event: Event, why: str) -> ProblemError:

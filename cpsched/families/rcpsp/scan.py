@@ -59,9 +59,9 @@ def number(options: Mapping[str, str], key: str, default: int) -> int:
     return int(text)
 
 
-def flag(options: Mapping[str, str], key: str) -> bool:
-    """A reader option as true or false (the default)."""
-    text = options.get(key, "false").lower()
+def flag(options: Mapping[str, str], key: str, default: bool = False) -> bool:
+    """A reader option as true or false."""
+    text = options.get(key, str(default)).lower()
     if text not in ("true", "false", "yes", "no", "1", "0"):
         raise ProblemError(
             f"option {key} must be true or false",

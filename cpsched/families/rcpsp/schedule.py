@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cpsched.families.rcpsp.prepare import Instance, held_names
+from cpsched.families.rcpsp.facts import held_names
+from cpsched.families.rcpsp.instance import Instance
 from cpsched.families.rcpsp.problem import RcpspSchedule
 from cpsched.families.rcpsp.profile import end_after
 

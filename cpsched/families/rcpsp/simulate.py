@@ -438,14 +438,20 @@ def supported(problem: RcpspProblem) -> None:
     Raises
     ------
     ProblemError
-        For reservoirs, budgets, maximum lags, other lags than end-start, optional tasks.
+        For reservoirs, budgets, maximum lags, other lags than end-start, optional tasks, and the
+        rules of shops.
     """
     unknown = [
         (any(r.type != "renewable" for r in problem.resources), "nonrenewable or reservoirs"),
         (any(p.type != "end-start" or p.max_lag is not None for p in problem.precedences), "lags"),
         (any(t.optional for t in problem.tasks), "optional tasks"),
         (bool(problem.disjunctive or problem.selections), "groups of tasks"),
-        (any(r.capacity_changes for r in problem.resources), "calendars"),
+        (any(r.capacity_changes or r.windows for r in problem.resources), "calendars"),
+        (any(t.blocks_until is not None for t in problem.tasks), "blocking"),
+        (any(p.transport for p in problem.precedences), "transport"),
+        (any(r.no_idle for r in problem.resources), "machines without idle time"),
+        (bool(problem.setups or problem.batching), "setups or batches"),
+        (bool(problem.same_sequence or problem.assignments), "groups of tasks"),
         (problem.calendar is not None, "calendars"),
     ]
     for present, what in unknown:
