@@ -40,9 +40,13 @@ def _leave() -> None:
 
 
 def _load() -> None:
-    import ortools.graph.python.linear_sum_assignment
-    import ortools.linear_solver.pywraplp
-
-    if not _leaving.is_set():
+    try:
+        import ortools.graph.python.linear_sum_assignment
+        import ortools.linear_solver.pywraplp
         import ortools.sat.python.cp_model  # noqa: F401
-    _loaded.set()
+    except RuntimeError:
+        # A process that is leaving refuses what an import would register for its end.
+        if not _leaving.is_set():
+            raise
+    else:
+        _loaded.set()
