@@ -209,7 +209,7 @@ def test_deterministic_runs_agree() -> None:
     """Two deterministic runs give the same plan."""
     cluster = default_placement(scenario(4219457405427907235, 4, 4, 1, "0.90"))
     first, second = (
-        cpsched.solve(cluster, 2.0, workers=1, deterministic=True, seed=5) for _ in range(2)
+        cpsched.solve(cluster, 30.0, workers=1, deterministic=True, seed=5) for _ in range(2)
     )
     assert first.schedule == second.schedule
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from cpsched.core.run import Run
+from cpsched.errors import OutOfTime
 from cpsched.families.pods.board import Board
 from cpsched.families.pods.check import check
 from cpsched.families.pods.plan import schedule_of, without_detours
@@ -17,6 +18,8 @@ from cpsched.families.pods.prepare import Instance
 
 #: Pods from which on the state as it is is not offered first.
 LARGE = 20_000
+#: Seconds per pod that building and checking a plan of a large cluster takes.
+CHECK_SECONDS = 3e-5
 #: Nodes tried for one pending pod when room must be made.
 CANDIDATES = 12
 
@@ -50,6 +53,8 @@ def greedy(instance: Instance, run: Run) -> None:
 
 def _offer(board: Board, run: Run, source: str) -> None:
     instance = board.instance
+    if len(instance.at) > LARGE and run.clock.remaining() < CHECK_SECONDS * len(instance.at):
+        raise OutOfTime("a plan of a large cluster could not be checked in time")
     actions = without_detours(instance, board.actions)
     schedule = schedule_of(instance, actions)
     problem = instance.problem

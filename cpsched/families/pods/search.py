@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from cpsched.core import jit
 from cpsched.core.run import Run
 from cpsched.families.pods import bound, cellpacking, disrupt, dive, patterns, vm, warm
 from cpsched.families.pods.arrays import Ints
@@ -35,6 +36,7 @@ def search(instance: Instance, run: Run) -> None:
     """Improve and prove until the run is done."""
     if not warm.ready(run.clock):
         return
+    jit.ready(run.clock.remaining())
     if cellpacking.applies(instance, run):
         cellpacking.search(instance, run)
         return

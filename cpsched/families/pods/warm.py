@@ -1,8 +1,4 @@
-"""Loading what the search needs without missing a deadline: in the background, meanwhile.
-
-The linear solver comes first, then the compiled kernels (when they are in the cache on disk), then
-CP-SAT, whose import takes longest and which the placed counts do not need.
-"""
+"""Loading OR-Tools without missing a deadline: in the background, while the heuristics run."""
 
 from __future__ import annotations
 
@@ -11,8 +7,7 @@ import threading
 
 from cpsched.core.clock import Clock
 
-_linear = threading.Event()
-_all = threading.Event()
+_loaded = threading.Event()
 _started = threading.Lock()
 _leaving = threading.Event()
 _thread: threading.Thread | None = None
@@ -29,15 +24,11 @@ def start() -> None:
 
 
 def ready(clock: Clock) -> bool:
-    """Wait for the linear solver as long as the clock allows; whether it is there.
-
-    A deterministic run waits for everything: what is loaded must not depend on the machine.
-    """
+    """Wait for the solvers as long as the clock allows; whether they are there."""
     start()
-    wanted = _all if clock.deterministic else _linear
-    while not wanted.wait(min(0.02, clock.wall_remaining())):
+    while not _loaded.wait(min(0.02, clock.wall_remaining())):
         if clock.wall_remaining() <= 0.02 or clock.cancelled:
-            return wanted.is_set()
+            return _loaded.is_set()
     return True
 
 
@@ -49,18 +40,13 @@ def _leave() -> None:
 
 
 def _load() -> None:
-    import ortools.graph.python.linear_sum_assignment
-    import ortools.linear_solver.pywraplp
-
-    _linear.set()
     try:
+        import ortools.graph.python.linear_sum_assignment
+        import ortools.linear_solver.pywraplp
+        import ortools.sat.python.cp_model  # noqa: F401
+    except RuntimeError:
+        # A process that is leaving refuses what an import would register for its end.
         if not _leaving.is_set():
-            from cpsched.core import jit
-            from cpsched.families.pods import kernels
-
-            if jit.ready():
-                kernels.warm_up()
-        if not _leaving.is_set():
-            import ortools.sat.python.cp_model  # noqa: F401
-    finally:
-        _all.set()
+            raise
+    else:
+        _loaded.set()
