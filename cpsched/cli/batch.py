@@ -130,7 +130,8 @@ def _executor(processes: int, dask: str | None) -> Iterator[Executor | None]:
             from distributed import Client
         except ImportError:
             raise CpschedError("--dask needs the package: pip install 'cpsched[dask]'") from None
-        with Client(dask) as client:
+        connect: Any = Client
+        with connect(dask) as client:
             yield client.get_executor(pure=False)
     elif processes > 1:
         import multiprocessing

@@ -288,7 +288,7 @@ class _Cluster:
                     state.evict(name)
                 if placement.node is not None and state.where[name] is None:
                     state.bind(name, placement.node, placement.numa)
-            out = []
+            out: list[dict[str, Any]] = []
             for name in lost:
                 reason = "no node has room for it"
                 if len(out) < (LEAST_REASONS if clock.expired() else MOST_REASONS):

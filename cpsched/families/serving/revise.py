@@ -14,13 +14,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cpsched.errors import ProblemError
-from cpsched.families.serving.check import (
-    check_admission,
-    length,
-    meets_slo,
-    prefill_rounds,
-)
+from cpsched.families.serving.check import check_admission, meets_slo
 from cpsched.families.serving.explain import constraints
+from cpsched.families.serving.pieces import length, prefill_rounds
 from cpsched.families.serving.problem import (
     Gpu,
     Instance,
@@ -60,6 +56,12 @@ def revise(
     if problem.question == "placement":
         state: Any = _Placement(problem, schedule)
     elif problem.question in ("admission", "capacity", "routing"):
+        if any(one.staged for one in problem.instances):
+            raise ProblemError(
+                "pauses, handovers and buckets cannot be replanned",
+                place="instances",
+                remedy="Solve the waiting requests anew with the capacity that is left.",
+            )
         state = _Window(problem, schedule, _whole(now, "now"))
     else:
         raise ProblemError(
@@ -386,7 +388,7 @@ class _Window:
     def _broken(self, revised: ServingProblem) -> Any:
         def in_time(problem: ServingProblem, one: Placed) -> bool:
             request = next(r for r in problem.requests if r.id == one.request)
-            return meets_slo(request, problem.machines[one.instance], one)
+            return meets_slo(request, one)
 
         dated = [
             name
