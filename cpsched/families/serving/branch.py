@@ -118,7 +118,8 @@ class Search:
         q = self.q
         return bool(
             exact.branch(
-                self.state, self.frames[0], self.frames[1], self.frames[2], self.start, self.best, self.use, self.paid,
+                self.state, self.frames[0], self.frames[1], self.frames[2],
+                self.start, self.best, self.use, self.paid,
                 self.seen, self.seen_cost, self.marks, release, weight, length, offset, memory,
                 int(q.capacity[0]), int(q.max_batch[0]), self.twin, self.cost, self.least,
                 lagrange.SCALE, nodes,
