@@ -16,7 +16,7 @@ PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "models" / "
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```", re.M | re.S)
 
 #: Commands of ``sh`` blocks that are run; installation and git lines are for people.
-RUNNABLE = ("cpsched ", "cat ")
+RUNNABLE = ("cpsched ", "cat ", "echo ")
 
 
 def blocks(language: str) -> list[pytest.param]:
