@@ -40,6 +40,8 @@ HUGE = 2000
 SLICE = 0.02
 #: Up to this many tasks a refutation by plain clause learning ends within seconds.
 SMALL = 45
+#: Up to this many tasks a share of the time goes into closing the gap from above.
+MEDIUM, CLOSING = 70, 0.5
 #: Seconds without a better schedule after which the populations of a small project have converged.
 CONVERGED = 0.25
 #: CP-SAT parameters for refuting a makespan.
@@ -50,8 +52,8 @@ REFUTE: dict[str, Any] = {
     "use_dynamic_precedence_in_disjunctive": True,
     "use_dynamic_precedence_in_cumulative": True,
 }
-#: The same for small projects: the more conflicts per second, the sooner the proof.
-REFUTE_SMALL: dict[str, Any] = {
+#: The same for a proof within reach: the more conflicts per second, the sooner it ends.
+REFUTE_CLOSE: dict[str, Any] = {
     "linearization_level": 0,
     "use_disjunctive_constraint_in_cumulative": False,
 }
@@ -117,7 +119,7 @@ def _side_by_side(instance: Instance, kit: Kit, run: Run) -> None:
             _exact(instance, run, others)
         elif instance.n <= PROVABLE:
             prover = Prover(instance, run)
-            closer = Closer(instance, run, evolvers) if instance.n <= SMALL else None
+            closer = Closer(instance, run, evolvers) if instance.n <= MEDIUM else None
             if closer is not None:
                 closer.start()
             while engine.ready(run.clock) and not run.done():
@@ -157,6 +159,7 @@ class Evolver(threading.Thread):
         self._run = run
         self.error: Exception | None = None
         self._over = threading.Event()
+        self.paused = False
 
     def stop(self) -> None:
         """End within a few milliseconds, and wait for it."""
@@ -176,7 +179,10 @@ class Evolver(threading.Thread):
         """The thread's work."""
         try:
             while not self._run.done() and not self._over.is_set():
-                self._search.step(self._run, SLICE)
+                if self.paused:
+                    time.sleep(SLICE)
+                else:
+                    self._search.step(self._run, SLICE)
         except Exception as error:
             self.error = error
 
@@ -227,16 +233,17 @@ def _for(run: Run, seconds: float, member: Restarts | Prover) -> None:
 
 
 class Closer(threading.Thread):
-    """Refutes the makespan below the incumbent of a small project once its populations converged.
+    """Refutes the makespan below the incumbent once the populations have converged.
 
-    Their threads end then: the core is better spent on the proof from above, beside the one from
-    below.
+    They rest meanwhile: the core is better spent on the proof from above, beside the one from
+    below. A small project is closed for good; a larger one gets a share of the time, after which
+    the populations go on.
     """
 
     def __init__(self, instance: Instance, run: Run, evolvers: list[Evolver]) -> None:
         super().__init__(name="cpsched-closer", daemon=True)
         self._prover, self._run, self._evolvers = Prover(instance, run), run, evolvers
-        self._prover.seconds = math.inf
+        self._small = instance.n <= SMALL
         self.error: Exception | None = None
 
     def run(self) -> None:
@@ -244,19 +251,27 @@ class Closer(threading.Thread):
         try:
             self._await_convergence()
             for one in self._evolvers:
-                one.stop()
-            while not self._run.done():
+                one.paused = True
+            share = math.inf if self._small else CLOSING * self._run.clock.remaining()
+            end = self._run.clock.elapsed() + share
+            while not self._run.done() and self._run.clock.elapsed() < end:
                 value = self._run.value()
                 assert value is not None
-                if self._prover.enumerate(int(value) - 1) == "UNKNOWN" and not self._run.done():
+                status = self._prover.enumerate(int(value) - 1) if self._small else "UNKNOWN"
+                if status == "UNKNOWN" and not self._run.done():
+                    self._prover.seconds = end - self._run.clock.elapsed()
                     self._prover.refute(int(value) - 1, 1)
         except Exception as error:
             self.error = error
+        finally:
+            for one in self._evolvers:
+                one.paused = False
 
     def _await_convergence(self) -> None:
         run = self._run
+        patience = CONVERGED if self._small else 3.0 * CONVERGED
         last, since = run.value(), run.clock.elapsed()
-        while not run.done() and run.clock.elapsed() - since < CONVERGED:
+        while not run.done() and run.clock.elapsed() - since < patience:
             time.sleep(SLICE)
             if run.value() != last:
                 last, since = run.value(), run.clock.elapsed()
@@ -273,9 +288,7 @@ class Prover:
         from cpsched.families.rcpsp.model import incompatible_cliques
 
         self.instance, self.run = instance, run
-        small = instance.n <= SMALL
-        self.cliques = [] if small else incompatible_cliques(instance)
-        self.parameters = REFUTE_SMALL if small else REFUTE
+        self.cliques = [] if instance.n <= SMALL else incompatible_cliques(instance)
         self.stride = 1
         self.seconds = 0.25
         self._above = False
@@ -309,6 +322,7 @@ class Prover:
     def refute(self, limit: int, workers: int) -> str:
         """Ask for a schedule of at most that makespan; keep it, or the bound it would break."""
         instance, run = self.instance, self.run
+        close = instance.n <= SMALL or (instance.n <= MEDIUM and limit + 1 == run.value())
         model = decision(
             instance,
             range(instance.n),
@@ -324,7 +338,7 @@ class Prover:
                 workers=workers,
                 seed=run.seed,
                 seconds=self.seconds,
-                parameters=self.parameters,
+                parameters=REFUTE_CLOSE if close else REFUTE,
                 stop_when=self._pointless(limit),
             )
             status = outcome.status
