@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,18 @@ def test_shortest_call_gives_a_checked_schedule(kind):
     result = cpsched.solve(problem, time_limit=0.05, workers=2)
     assert result.schedule is not None
     assert cpsched.validate(problem, result.schedule).valid
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_short_call_loads_no_solver(kind):
+    """A first call with little time does not import CP-SAT, which takes longer than it has."""
+    code = f"""
+import sys, cpsched
+cpsched.solve(cpsched.load({str(shipped(kind)[-1])!r}), time_limit=0.1, workers=2)
+print("ortools.sat.python.cp_model" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -61,6 +61,10 @@ def _bounds(instance: Instance, run: Run) -> None:
 
 
 def _search(instance: Instance, run: Run) -> None:
+    from cpsched.core import engine
+
+    if not engine.ready(run.clock):
+        return
     from cpsched.families.kernel.search import search
 
     search(instance, run)
