@@ -77,6 +77,8 @@ def test_short_call_loads_no_solver(kind):
     """A first call with little time does not import CP-SAT, which takes longer than it has."""
     code = f"""
 import sys, cpsched
+from cpsched.core import idle
+idle.when_idle = lambda delay, action: None
 cpsched.solve(cpsched.load({str(shipped(kind)[-1])!r}), time_limit=0.1, workers=2)
 print("ortools.sat.python.cp_model" in sys.modules)
 """
