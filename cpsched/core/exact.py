@@ -64,6 +64,8 @@ def solve_levels(
         Limit over all levels, besides the run's clock. An unproved level leaves later levels 40 %
         of what remains.
     """
+    if not engine.ready(run.clock):
+        return
     levels = max(1, len(run.objectives))
     end = run.clock.remaining() - seconds
     for level in range(levels):

@@ -51,7 +51,7 @@ def _prepare(problem: PodsProblem, run: Run) -> Any:
         return problem
     instance = prepare(problem, run)
     bounds(instance, run)
-    warm.start()
+    warm.start_within(run.clock)
     return instance
 
 

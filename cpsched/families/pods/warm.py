@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import threading
 
+from cpsched.core import engine, idle
 from cpsched.core.clock import Clock
 
 _loaded = threading.Event()
@@ -23,9 +24,19 @@ def start() -> None:
             atexit.register(_leave)
 
 
+def start_within(clock: Clock) -> None:
+    """Begin to load; with next to no time left, when no call runs, for later ones."""
+    if clock.wall_remaining() >= engine.LOAD_BEGIN:
+        start()
+    elif _thread is None:
+        idle.when_idle(0.2, start)
+
+
 def ready(clock: Clock) -> bool:
     """Wait for the solvers as long as the clock allows; whether they are there."""
-    start()
+    start_within(clock)
+    if _thread is None:
+        return False
     while not _loaded.wait(min(0.02, clock.wall_remaining())):
         if clock.wall_remaining() <= 0.02 or clock.cancelled:
             return _loaded.is_set()
