@@ -148,6 +148,7 @@ def sweep(
     listed = sorted(set(values if values is not None else default_values(problem, over)))
     clock = Clock(time_limit, stop=stop)
     points = []
+    known: Any = None  # what fits in less fits in more
     for k, value in enumerate(listed):
         changed = with_value(problem, over, value)
         left = clock.remaining() / (len(listed) - k)
@@ -157,7 +158,9 @@ def sweep(
             objective="initiation_interval",
             workers=workers,
             seed=seed,
+            hint=known,
             stop=lambda: clock.cancelled,
         )
+        known = result.schedule or known
         points.append(SweepPoint(value, result.objective, result.bound, result.status))
     return Sweep(over, tuple(points))
