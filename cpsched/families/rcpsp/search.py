@@ -17,7 +17,7 @@ import numpy as np
 
 from cpsched.core import engine, jit, lns
 from cpsched.core.exact import solve_levels
-from cpsched.families.rcpsp import blocking, cutset, open_shop, tardiness
+from cpsched.families.rcpsp import blocking, cutset, open_shop, preemptive, tardiness
 from cpsched.families.rcpsp.arrays import CODES, Kit, kit_of
 from cpsched.families.rcpsp.decision import decision
 from cpsched.families.rcpsp.improve import improve_lists
@@ -42,6 +42,8 @@ SLICE = 0.02
 SMALL = 45
 #: Up to this many tasks a share of the time goes into closing the gap from above.
 MEDIUM, CLOSING = 70, 0.5
+#: Share of the time left that the preemptive relaxation may take.
+RELAXING = 0.4
 #: Seconds without a better schedule after which the populations of a small project have converged.
 CONVERGED = 0.25
 #: CP-SAT parameters for refuting a makespan.
@@ -293,9 +295,14 @@ class Prover:
         self.seconds = 0.25
         self._above = False
         self._enumerated: int | None = None
+        self._relaxed = not jit.ready(run.clock.remaining())
 
     def advance(self, workers: int) -> None:
         """One call."""
+        if self.seconds > 0.25 and not self._relaxed:
+            self._relaxed = True
+            self.relax()
+            return
         bound, value = self.run.bound(), self.run.value()
         assert bound is not None
         assert value is not None
@@ -350,6 +357,34 @@ class Prover:
         if status == "INFEASIBLE":
             run.raise_bound(Bound(limit + 1, "destructive", "makespan", {"limit": limit}))
         return status
+
+    def relax(self) -> None:
+        """Raise the bound by the preemptive relaxation as far as it goes, or a share of the time.
+
+        In steps that double while it refutes, and that halve back once it does not.
+        """
+        run = self.run
+        relaxation = preemptive.Relaxation(self.instance)
+        end = run.clock.elapsed() + RELAXING * run.clock.remaining()
+        stride, top = 1, math.inf
+        while not run.done() and run.clock.elapsed() < end:
+            bound, value = run.bound(), run.value()
+            assert bound is not None
+            assert value is not None
+            limit = int(min(bound + stride, top, value)) - 1
+            if limit < bound:
+                return
+            pointless = self._pointless(limit)
+            status, weight = relaxation.refute(
+                limit, run.clock, lambda: pointless() or run.clock.elapsed() > end
+            )
+            if status == "INFEASIBLE":
+                run.raise_bound(preemptive.bound_of(self.instance, limit, weight))
+                stride *= 2
+            elif limit == bound:
+                return
+            else:
+                top, stride = limit, max(1, stride // 4)
 
     def enumerate(self, limit: int) -> str:
         """Ask the same of the exact search over sets; "UNKNOWN" where it does not apply."""
