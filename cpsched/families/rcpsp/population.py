@@ -31,6 +31,8 @@ BETWEEN_OFFERS = 8.0
 PATIENCE = 150
 #: Populations whose best members meet in a common one before all begins anew.
 ROUNDS = 4
+#: Schedules on the way from one member to another, and one.
+STOPS = 10
 #: Virtual seconds per child and task.
 COST = 5e-7
 #: Parameters of the kernel: rounds of tournament; percentage of block crossovers, blocks compared
@@ -119,11 +121,40 @@ class Population:
 
     def put(self, k: int, start: IntArray, mode: IntArray) -> None:
         """Make a schedule, justified, the k-th member."""
-        start, mode = self.kit.improve(start, mode)
+        self._set(k, *self.kit.improve(start, mode))
+
+    def _set(self, k: int, start: IntArray, mode: IntArray) -> None:
         makespan = self.kit.makespan(start, mode)
         kernels.sort_by_time(start, self.kit.net.topo, makespan, self.kit.count, self.lists[k])
         self.starts[k], self.modes[k] = start, mode
         self.worth[k] = kernels_population.fitness(self.kit.net, mode, start, makespan)
+
+    def relink(self, apart: int) -> None:
+        """Walk from every member to the one ``apart`` places on; keep the best schedule on the way.
+
+        Path relinking: the first tasks of the list are those of the target, ever more of them, the
+        others keep the order of the source. A better schedule takes the source's place.
+        """
+        lists, modes = self.lists.copy(), self.modes.copy()
+        used = np.zeros(len(self.kit.net.budget), np.int64)
+        for k in range(self.filled):
+            to = (k + apart) % self.filled
+            best: tuple[int, IntArray, IntArray] | None = None
+            for stop in range(1, STOPS):
+                first = lists[to, : self.n * stop // STOPS]
+                mode = modes[k].copy()
+                mode[first] = modes[to, first]
+                if self.kit.multi_mode and kernels.excess(self.kit.net, mode, used) > 0:
+                    continue
+                rest = lists[k][~np.isin(lists[k], first)]
+                start = self.kit.serial(np.concatenate([first, rest]), mode)
+                start, mode = self.kit.improve(start, mode)
+                net, makespan = self.kit.net, self.kit.makespan(start, mode)
+                worth = kernels_population.fitness(net, mode, start, makespan)
+                if best is None or worth < best[0]:
+                    best = worth, start, mode
+            if best is not None and best[0] < self.worth[k]:
+                self._set(k, best[1], best[2])
 
     def evolve(self, count: int) -> int:
         """Make that many children; the index of the best member."""
@@ -251,9 +282,11 @@ class Restarts:
             self.instance, self.kit, self.seed + 31 * self.round, self.size
         )
         if self.round % (ROUNDS + 1) == ROUNDS:
-            for k, (_, start, mode) in enumerate(self._kept[: population.size]):
+            kept = self._kept[: population.size]
+            for k, (_, start, mode) in enumerate(kept):
                 self.population.put(k, start, mode)
-            self.population.filled = len(self._kept[: population.size])
+            self.population.filled = len(kept)
+            self.population.relink(keep)
             self._kept = []
 
 
