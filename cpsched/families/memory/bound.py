@@ -213,6 +213,10 @@ def recompute(problem: MemoryProblem, bound: Bound) -> Number:
         return load_at(problem, int(bound.data["time"]))
     if bound.argument == "size":
         return reach(problem, str(bound.data["buffer"]))
+    if bound.argument == "subset":
+        from cpsched.families.memory.subset_bound import refuted
+
+        return refuted(problem, bound.data)
     if bound.argument == "use-knapsack":
         return use_knapsack(problem)
     if bound.argument == "prices":
