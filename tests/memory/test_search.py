@@ -23,10 +23,11 @@ from cpsched.families.memory.generate import (
 )
 from cpsched.families.memory.greedy import FirstFit, Skyline, stacked
 from cpsched.families.memory.prepare import prepare
+from cpsched.families.memory.problem import Buffer, MemoryProblem
 from cpsched.families.memory.repack import Repacker
 from cpsched.families.memory.subset_bound import Refuter, refuted
 from cpsched.result import Bound
-from tests.memory.brute import featured, plain, stacked_height
+from tests.memory.brute import featured, least_height, plain, stacked_height
 
 
 def parts_of(problem):
@@ -50,6 +51,30 @@ def test_branch_and_bound_is_exact_in_every_order(word, dynamic, seed):
         for height in (best, best - instance.unit)
     ]
     assert answers == [kernels.SOLVED, kernels.EXHAUSTED]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_branch_and_bound_is_exact_around_pins(seed):
+    """It places pinned blocks where they are pinned, and finds an allocation when there is one."""
+    rng = np.random.default_rng(seed)
+    buffers = []
+    for i in range(4):
+        lower = int(rng.integers(3))
+        data = {"offset": int(rng.integers(5))} if rng.random() < 0.5 else {}
+        size, upper = int(rng.integers(1, 4)), lower + int(rng.integers(1, 4))
+        buffers.append(Buffer(id=str(i), size=size, lower=lower, upper=upper, **data))
+    problem = MemoryProblem(buffers=tuple(buffers))
+    limit = 6
+    best = least_height(problem, limit)
+    if best is None:
+        return
+    instance, parts = parts_of(problem)
+    rank = bnb.order_by(parts, "TWA")
+    search = bnb.Search(parts, best // instance.unit, rank, dynamic=bool(seed % 2))
+    assert search.run(10**6) == kernels.SOLVED
+    assert check(problem, instance.schedule(search.offsets)) == []
+    below = bnb.Search(parts, best // instance.unit - 1, rank)
+    assert below.run(10**6) == kernels.EXHAUSTED
 
 
 def test_interrupted_search_goes_on_where_it_stopped():

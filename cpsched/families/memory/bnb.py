@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from cpsched.core.clock import Clock
 from cpsched.families.memory import kernels_search as kernels
+from cpsched.families.memory.kernels_place import COUNT
 from cpsched.families.memory.prepare import Ints
 
 #: Blocks that the search takes at most: its memory grows with the square.
@@ -269,7 +270,7 @@ class Search:
     @property
     def nodes(self) -> int:
         """Placements tried so far."""
-        return int(self._state[kernels.COUNT])
+        return int(self._state[COUNT])
 
     def run(self, budget: int) -> int:
         """Search on for ``budget`` nodes: ``kernels.OPEN``, ``SOLVED`` or ``EXHAUSTED``."""

@@ -223,6 +223,10 @@ def recompute(problem: MemoryProblem, bound: Bound) -> Number:
         from cpsched.families.memory.mapping_bound import least_time, prices_from
 
         return least_time(problem, prices_from(problem, bound.data))
+    if bound.argument == "tensor-prices":
+        from cpsched.families.memory.mapping_prices import least_time_of
+
+        return least_time_of(problem, bound.data)
     if bound.argument == "operation":
         return operation_need(problem, str(bound.data["operation"]))
     if bound.argument == "work":

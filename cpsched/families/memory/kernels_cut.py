@@ -70,6 +70,7 @@ def chains_fit(
     starts: Any,
     sizes: Any,
     blame: Any,
+    pin: Any,
 ) -> bool:
     """Whether the open blocks of every changed section fit when stacked by their least offsets.
 
@@ -88,7 +89,9 @@ def chains_fit(
             u = live[i]
             if off[u] < 0:
                 start = least[u]
-                if start < low or (start == low and place[u] <= last_rank):
+                if pin[u] >= 0:
+                    start = pin[u]
+                elif start < low or (start == low and place[u] <= last_rank):
                     start = low + smallest[u]
                 if start > most:
                     most = start

@@ -141,7 +141,9 @@ def branch(
             spent += 1
             state[COUNT] += 1
             offset = least[chosen]
-            if pinned:
+            if pinned and pin[chosen] >= 0:
+                offset = pin[chosen]
+            elif pinned:
                 offset = lowest(chosen, offset, size, modulus, residue, off, near_at, near, pin)
             fits = put(
                 chosen, offset, capacity, size, modulus, residue, off, least, rest, cross, stale,
@@ -194,7 +196,7 @@ def branch(
 
         if chained and not chains_fit(
             lo, hi, low, agenda[a, A_RANK], capacity, size, least, off, rest, stale, live_at,
-            live, smallest, place, starts, sizes, blame,
+            live, smallest, place, starts, sizes, blame, pin,
         ):  # fmt: skip
             failed = True
             continue

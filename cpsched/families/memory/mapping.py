@@ -14,6 +14,7 @@ from cpsched.families.memory.bound import use_knapsack
 from cpsched.families.memory.check_mapping import copy_time
 from cpsched.families.memory.mapping_bound import search_prices
 from cpsched.families.memory.mapping_model import MappingModel
+from cpsched.families.memory.mapping_prices import search_tensor_prices
 from cpsched.families.memory.problem import (
     Buffer,
     MemoryProblem,
@@ -253,10 +254,12 @@ class MappingSolver:
             self.run.offer(Prefetcher(self.problem, self.run.clock).run(order), source)
 
     def bounds(self) -> None:
-        """The knapsack bound over uses; then the bound by prices, for a part of the time."""
+        """The knapsack bound over uses; then bounds by prices, for a part of the time."""
         run, problem = self.run, self.problem
         run.raise_bound(Bound(use_knapsack(problem), "use-knapsack", "execution_time"))
-        stop_at = 0.85 * run.clock.remaining() if run.clock.limit < math.inf else 0.0
+        if not run.objectives:
+            return
+        stop_at = 0.8 * run.clock.remaining() if run.clock.limit < math.inf else 0.0
 
         def goes_on() -> bool:
             run.clock.spend(1e-3)
@@ -265,9 +268,13 @@ class MappingSolver:
         # Everything at home is a mapping too.
         known = run.value()
         aim = problem.base_time if known is None else int(known)
-        if run.objectives and (found := search_prices(problem, aim, goes_on)) is not None:
-            value, prices = found
-            run.raise_bound(Bound(value, "prices", "execution_time", prices.data()))
+        if (found := search_prices(problem, aim, goes_on)) is None:
+            return
+        value, prices = found
+        run.raise_bound(Bound(value, "prices", "execution_time", prices.data()))
+        if (tighter := search_tensor_prices(problem, prices, aim, goes_on)) is not None:
+            value, own = tighter
+            run.raise_bound(Bound(value, "tensor-prices", "execution_time", own.data()))
 
     def repair(self, schedule: MemorySchedule) -> None:
         """Serve first the tensors that the given schedule serves, in its order."""
