@@ -28,7 +28,7 @@ from cpsched.families.memory.greedy import (
     stacked,
 )
 from cpsched.families.memory.prepare import FEW, UNLIMITED, Instance, Ints
-from cpsched.families.memory.repack import PATIENCE, Repacker
+from cpsched.families.memory.repack import NODES, Repacker
 from cpsched.families.memory.subset_bound import Refuter
 from cpsched.result import Bound
 
@@ -38,6 +38,9 @@ MOST_NEIGHBOURS = 400_000
 #: Orders of the branch-and-bound that are searched deeply: word of `order_by`, and whether parts
 #: are ranked anew by their open load.
 FIXED = (("TWA", True), ("TAW", False), ("ATW", False))
+
+#: Where short searches aim: shares of the way from the goal to the best height.
+AIMS = (0.0, 0.4, 0.6, 0.8, 0.9)
 
 #: Factor by which searches without compiled kernels are shorter.
 COLD = 40
@@ -291,25 +294,30 @@ class Allocator:
         blame = np.zeros(len(parts.live_at) - 1)
         deep: list[bnb.Search] = []
         restarts = 0
-        packer = self._repacker(rng)
+        packer, repacking = self._repacker(rng), 1.0
+        base = 8 if self._minimise else 32
         for turn in itertools.count():
             # Cold kernels run interpreted until the background compiler is through; a node then
             # takes a tenth of a millisecond and more, by the blocks that it looks at.
             warm = jit.ready(self.clock.remaining())
             step = 2_000 if warm else 50 if parts.n <= 500 else 2
-            share = 32 * step * 4 ** min(10, turn // len(FIXED))
+            share = base * step * 4 ** min(10, turn // len(FIXED))
             if k % 2 == 0:
                 self._deepen(deep, turn, share, step, over)
                 if k == 0:
                     self.refute(share // (4 if self._minimise else 8), over)
-            if self._minimise:
-                self._repack(packer, share // 1_000, over)
+            if self._minimise and packer.pays:
+                before = self.best
+                self._repack(packer, round(share * repacking), over)
+                # Where it does not pay it gets less.
+                change = 2.0 if self.best < before else 0.5
+                repacking = min(1.0, max(0.2, change * repacking))
             spent = 0
             while spent < share:
                 if over():
                     return
                 restarts += 1
-                target = self._target(int(rng.integers(4)))
+                target = self._target(float(rng.choice(AIMS)))
                 rank = bnb.learned(parts, blame, rng, 0.1 if k % 2 else 0.25)
                 search = bnb.Search(parts, target, rank)
                 if not self._run(search, step * _luby(restarts), step, over):
@@ -322,22 +330,22 @@ class Allocator:
         block = self._local[i.piece_block]
         return Repacker(self.parts, block, i.piece_start, i.piece_end, self.clock, rng)
 
-    def _repack(self, packer: Repacker, steps: int, over: Callable[[], bool]) -> None:
-        """Lower the best allocation by ejections and repacked windows."""
-        for _ in range(0, steps, PATIENCE):
-            if over() or self.offsets is None:
-                return
+    def _repack(self, packer: Repacker, nodes: int, over: Callable[[], bool]) -> None:
+        """Lower the best allocation by ejections and repacked windows, for so much work."""
+        end = packer.work + nodes
+        packer.nodes = NODES if jit.ready(self.clock.remaining()) else NODES // COLD
+        while packer.work < end and not over() and self.offsets is not None:
             found = packer.lower(self.offsets[self.active], self.goal, over)
             if found is not None:
                 height = int((found + packer.parts.size).max())
                 self.take(self.globally(found), height, "repack")
 
-    def _target(self, quarter: int) -> int:
-        """A height to aim at: some quarters of the way from the goal to below the best."""
+    def _target(self, share: float) -> int:
+        """A height to aim at: a share of the way from the goal to below the best."""
         goal = self.goal
         if self.best >= UNLIMITED or not self._minimise:
             return goal
-        return goal + max(0, self.best - 1 - goal) * quarter // 4
+        return goal + max(0, int((self.best - 1 - goal) * share))
 
     def _deepen(
         self,
@@ -353,11 +361,12 @@ class Allocator:
         nth = turn % len(FIXED)
         if turn < len(FIXED):
             rank = bnb.order_by(self.parts, word)
-            deep.append(bnb.Search(self.parts, self._target(nth), rank, dynamic=dynamic))
+            target = self._target(0.25 * nth)
+            deep.append(bnb.Search(self.parts, target, rank, dynamic=dynamic))
         search = deep[nth]
         if not self.goal <= search.capacity < self.best:
             # Proved impossible or reached by another search: start this one afresh.
-            target = self._target(nth)
+            target = self._target(0.25 * nth)
             search = deep[nth] = bnb.Search(self.parts, target, search.rank, dynamic=dynamic)
         self._run(search, search.nodes + share, step, over)
 
@@ -400,8 +409,8 @@ class Allocator:
         _, height = fit.place(order)
         while not over():
             self.refute(5_000, over)
-            if self._minimise:
-                self._repack(packer, 2 * PATIENCE, over)
+            if self._minimise and packer.pays:
+                self._repack(packer, 100_000, over)
             order, height = improve_order(
                 fit,
                 order,

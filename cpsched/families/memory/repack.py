@@ -17,8 +17,14 @@ from cpsched.families.memory import bnb
 from cpsched.families.memory import kernels_search as kernels
 from cpsched.families.memory.prepare import Ints
 
-#: Nodes of the branch-and-bound for one window.
+#: Nodes of the branch-and-bound for one window, compiled.
 NODES = 1_500
+
+#: Mean number of neighbours up to which windows are small parts of an instance.
+MOST_NEIGHBOURS = 60
+
+#: Work per block of making a window, in nodes.
+PART = 30
 
 #: Blocks of a window: the first number, the least and the most.
 BLOCKS = (16.0, 6.0, 60.0)
@@ -48,8 +54,17 @@ class Repacker:
         self._free = parts.pin < 0
         self._failed = np.ones(parts.n)
         self._size = BLOCKS[0]
+        #: Nodes of the branch-and-bound for one window.
+        self.nodes = NODES
+        #: Work done so far, in nodes of the branch-and-bound.
+        self.work = 0
         #: How far below the given height to aim, as a share of the way to the goal.
         self._share = 0.5
+
+    @property
+    def pays(self) -> bool:
+        """Whether windows are worth while: where most blocks meet, they pin nearly everything."""
+        return len(self.parts.near) <= MOST_NEIGHBOURS * self.parts.n
 
     def lower(self, offsets: Ints, goal: int, over: Callable[[], bool]) -> Ints | None:
         """Lower offsets than the given ones, at best of height ``goal``; None when not found."""
@@ -61,6 +76,7 @@ class Repacker:
 
     def _reach(self, offsets: Ints, target: int, over: Callable[[], bool]) -> Ints | None:
         off = offsets.copy()
+        self._spend(PART)
         off[(off + self.parts.size > target) & self._free] = -1
         waiting = np.flatnonzero(off < 0).tolist()
         self.rng.shuffle(waiting)
@@ -92,6 +108,7 @@ class Repacker:
     def _hole(self, b: int, off: Ints, target: int) -> tuple[int, Ints]:
         """The offset for a block at which what it must eject fails least often; and that."""
         p = self.parts
+        self._spend(PART)
         near = p.near[p.near_at[b] : p.near_at[b + 1]]
         near = near[off[near] >= 0]
         low, high = off[near], off[near] + p.size[near]
@@ -111,6 +128,10 @@ class Repacker:
             cost = cost * np.exp(self.rng.normal(0.0, 0.1, len(cost)))
         k = int(cost.argmin())
         return int(places[k]), near[meets[k]]
+
+    def _spend(self, nodes: int) -> None:
+        self.work += nodes
+        self.clock.spend(nodes * bnb.SECONDS_PER_NODE)
 
     def _weight(self, blocks: Ints) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         return np.sqrt(self.parts.size[blocks] * self.parts.width[blocks].astype(np.float64))
@@ -170,6 +191,6 @@ class Repacker:
         )
         rank = bnb.shaken(part, self.rng)
         search = bnb.Search(part, target, rank)
-        answer = search.run(NODES)
-        self.clock.spend(search.nodes * bnb.SECONDS_PER_NODE + 2e-3)
+        answer = search.run(self.nodes)
+        self._spend(search.nodes + PART * len(blocks))
         return search.offsets[: len(chosen)], answer

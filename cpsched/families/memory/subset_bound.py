@@ -31,6 +31,9 @@ MOST_BUFFERS = 150
 #: Nodes of the first look at a window, and the factor from one look to the next.
 FIRST_NODES, MORE_NODES = 2_000, 4
 
+#: Work of making a window, in nodes for each buffer.
+NODES_PER_BUFFER = 30
+
 #: Orders of the branch-and-bound that looks follow in turn: words of `bnb.order_by`, with a star
 #: where parts are ranked anew by their open load.
 ORDERS = ("TWA*", "TAW", "SW", "ATW")
@@ -109,6 +112,8 @@ class Refuter:
             return []
         live: list[list[int]] = [[] for _ in section]
         for b, first, last in zip(names.tolist(), low.tolist(), high.tolist(), strict=True):
+            if b % 256 == 0:
+                self.clock.check()
             for k in range(first, last):
                 live[k].append(b)
         return live
@@ -155,6 +160,7 @@ class Refuter:
             looks, width, load, first = heapq.heappop(self._heap)
             last = first + width - 1
             names = sorted({b for one in self._live[first : last + 1] for b in one})
+            spent += NODES_PER_BUFFER * len(names)
             if len(names) > MOST_BUFFERS or any(
                 s <= first and last <= e and height <= bound for s, e, height in self._fitting
             ):
