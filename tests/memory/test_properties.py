@@ -5,22 +5,26 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cpsched
 from cpsched.bound import recompute
+from cpsched.core import engine
 from cpsched.core.clock import Clock
-from cpsched.families.memory.check import check, overlapping
+from cpsched.families.memory.check import check, evaluate, overlapping
 from cpsched.families.memory.formats import read_csv, write_csv
 from cpsched.families.memory.generate import mapping
 from cpsched.families.memory.greedy import online
 from cpsched.families.memory.mapping_bound import Prices, least_time, prices_from, search_prices
+from cpsched.families.memory.mapping_model import MappingModel
 from cpsched.families.memory.mapping_prices import (
     TensorPrices,
     knapsacks,
     least_time_of,
     search_tensor_prices,
+    settled,
 )
 from cpsched.families.memory.prepare import prepare
 from cpsched.families.memory.problem import Buffer, Gap, MemoryProblem
@@ -218,3 +222,21 @@ def test_prices_per_tensor_prove_more_than_prices_per_byte():
     value, prices = search_prices(problem, best, lambda: True)
     tighter, own = search_tensor_prices(problem, prices, best, lambda: True)
     assert value < tighter == least_time_of(problem, own.data()) <= best
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_settled_choices_leave_an_optimal_mapping(seed):
+    """Whatever the prices, what they settle below a time excludes no mapping within that time."""
+    problem = tiny_mapping(seed) if seed % 5 else mapping(6, seed, training=True)
+    best = int(height(problem))
+    rng = np.random.default_rng(seed)
+    own = TensorPrices(problem)
+    own.memory[:] = rng.integers(0, 600, own.memory.shape)
+    own.engine[:] = rng.integers(0, 2000, own.engine.shape)
+    if seed % 3 == 0:
+        _, plain = search_prices(problem, best, lambda: True)
+        own = search_tensor_prices(problem, plain, best, lambda: True)[1]
+    model = MappingModel(problem, Clock(None), settled=settled(own, best))
+    outcome = engine.solve(model.build(), Clock(None), workers=1, seed=0)
+    assert outcome.status == "OPTIMAL"
+    assert evaluate(problem, model.extract(outcome.values), ["execution_time"]) == (best,)

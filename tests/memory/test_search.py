@@ -219,7 +219,7 @@ def crowded():
     found = []
     refuter = Refuter(instance, Clock(None), lambda value, data: found.append((value, data)))
     load = int(loads(instance).max()) * instance.unit
-    refuter.run(2_000, 50, load, 200, lambda: len(found) > 0)
+    refuter.run(50_000, 50, load, 200, lambda: len(found) > 0)
     value, data = found[-1]
     assert value > load
     return problem, Bound(value, "subset", "height", data)

@@ -40,7 +40,7 @@ MOST_NEIGHBOURS = 400_000
 FIXED = (("TWA", True), ("TAW", False), ("ATW", False))
 
 #: Where short searches aim: shares of the way from the goal to the best height.
-AIMS = (0.0, 0.4, 0.6, 0.8, 0.9)
+AIMS = (0.0, 0.5, 0.75, 0.9)
 
 #: Factor by which searches without compiled kernels are shorter.
 COLD = 40
@@ -317,7 +317,7 @@ class Allocator:
                 if over():
                     return
                 restarts += 1
-                target = self._target(float(rng.choice(AIMS)))
+                target = self._target(AIMS[int(rng.integers(len(AIMS)))])
                 rank = bnb.learned(parts, blame, rng, 0.1 if k % 2 else 0.25)
                 search = bnb.Search(parts, target, rank)
                 if not self._run(search, step * _luby(restarts), step, over):

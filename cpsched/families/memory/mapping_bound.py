@@ -9,7 +9,7 @@ is. Any non-negative prices prove a bound; they are found by subgradient steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,9 @@ from cpsched.families.memory.check_mapping import copy_time
 from cpsched.families.memory.problem import Buffer, MemoryProblem
 
 Ints = npt.NDArray[np.int64]
+
+#: A choice of a plan: ``serve``, ``fetch``, ``keep`` or ``born``, the space, and the use.
+Choice = tuple[str, int, int]
 
 #: Prices are whole numbers of this part of a time unit, so that the bound is exact.
 SCALE = 1000
@@ -101,7 +104,14 @@ def least_time(problem: MemoryProblem, prices: Prices) -> int:
     return problem.base_time - gain // SCALE
 
 
-def best_plan(problem: MemoryProblem, buffer: Buffer, held: Ints, engine: Ints, first: int) -> Plan:
+def best_plan(
+    problem: MemoryProblem,
+    buffer: Buffer,
+    held: Ints,
+    engine: Ints,
+    first: int,
+    extra: Mapping[Choice, int] | None = None,
+) -> Plan:
     """The plan of one tensor with the largest profit, over all plans it has in any mapping.
 
     A plan serves each use from the home memory, by a copy in before it, by keeping the residence of
@@ -117,7 +127,10 @@ def best_plan(problem: MemoryProblem, buffer: Buffer, held: Ints, engine: Ints, 
         The same of a copy.
     first
         The time of their first entry.
+    extra
+        Profit that single choices bring besides.
     """
+    extra = extra or {}
     uses = buffer.uses
     spaces = [q for q, s in enumerate(problem.spaces) if buffer.size <= s.capacity]
     if not uses or not spaces:
@@ -130,7 +143,13 @@ def best_plan(problem: MemoryProblem, buffer: Buffer, held: Ints, engine: Ints, 
     end = [u.end - first for u in uses]
     copies = problem.copy_engine is not None
     duration = copy_time(problem, buffer) if copies else 0
-    gain = [[SCALE * u.benefit.get(s.name, 0) for s in problem.spaces] for u in uses]
+    gain = [
+        [
+            SCALE * u.benefit.get(s.name, 0) + extra.get(("serve", q, j), 0)
+            for q, s in enumerate(problem.spaces)
+        ]
+        for j, u in enumerate(uses)
+    ]
     # home[k + 1]: most profit from use j on when use k was the last one to be served fast;
     # here[q]: when use j - 1 was served by space q. Both with how it is reached.
     home: list[tuple[int, Any]] = [(0, None)] * (count + 1)
@@ -140,7 +159,7 @@ def best_plan(problem: MemoryProblem, buffer: Buffer, held: Ints, engine: Ints, 
         fetched: dict[int, tuple[int, Any]] = {}
         for q in spaces:
             price = held[q]
-            served = gain[j][q] + here[q][0]
+            served = gain[j][q] + here[q][0] + extra.get(("fetch", q, j), 0)
             if copies and start[j] - duration >= lower:
                 begins = np.arange(lower, start[j] - duration + 1)
                 cost = price[end[j]] - price[begins]
@@ -165,6 +184,7 @@ def best_plan(problem: MemoryProblem, buffer: Buffer, held: Ints, engine: Ints, 
         if j > 0:
             for q in spaces:
                 hold = gain[j][q] - int(held[q][end[j]] - held[q][end[j - 1]])
+                hold += extra.get(("keep", q, j), 0)
                 kept = (hold + here[q][0], ("keep", q, j, 0, here[q]))
                 left = before[j]
                 here[q] = kept if kept[0] > left[0] else left
@@ -173,7 +193,7 @@ def best_plan(problem: MemoryProblem, buffer: Buffer, held: Ints, engine: Ints, 
     later.reverse()
     best = home[0]
     if not buffer.input:
-        best = _born(buffer, best, later, gain, spaces, held, engine, first, duration)
+        best = _born(buffer, best, later, gain, spaces, held, engine, first, duration, extra)
     return _traced(best, buffer, lower, start, end, duration)
 
 
@@ -187,6 +207,7 @@ def _born(
     engine: Ints,
     first: int,
     duration: int,
+    extra: Mapping[Choice, int],
 ) -> tuple[int, Any]:
     """The better of a plan and the best one in which the tensor is written fast."""
     assert buffer.lower is not None
@@ -194,11 +215,11 @@ def _born(
     lower, upper = buffer.lower - first, buffer.upper - first
     count = len(buffer.uses)
     for q in spaces:
-        gained = 0
+        gained = extra.get(("born", q, 0), 0)
         price = held[q]
         for k, use in enumerate(buffer.uses):
             until = use.end - first
-            gained += gain[k][q]
+            gained += gain[k][q] + (extra.get(("keep", q, k), 0) if k else 0)
             profit = gained - int(price[until] - price[lower])
             if k == count - 1 and not buffer.output and profit > best[0]:
                 best = (profit, ("born", q, until, -1, (0, None)))

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cpsched.families.memory.mapping_bound import SCALE, Ints, Prices, best_plan
-from cpsched.families.memory.problem import MemoryProblem
+from cpsched.families.memory.mapping_bound import SCALE, Choice, Ints, Prices, best_plan
+from cpsched.families.memory.problem import Buffer, MemoryProblem
 
 Bools = npt.NDArray[np.bool_]
 
@@ -225,3 +225,46 @@ def search_tensor_prices(
         memory = np.maximum(0.0, memory + length * rise)
         engine = np.maximum(0.0, engine + length * slow)
     return None if best is None else (problem.base_time - best[0] // SCALE, best[1])
+
+
+def settled(prices: TensorPrices, time: int) -> dict[str, dict[Choice, bool]]:
+    """Choices that every mapping of at most a given execution time makes, and makes not.
+
+    What the best plans gain in excess of that is all that a tensor may lose by a choice.
+
+    Parameters
+    ----------
+    time
+        The execution time of the best known mapping; what is settled keeps it possible.
+
+    Returns
+    -------
+    dict
+        Per tensor its choices that are settled, and whether they are made.
+    """
+    problem = prices.problem
+    found = evaluate(prices)
+    assert found is not None
+    slack = found[0] - SCALE * (problem.base_time - time)
+    engine = _summed(prices.engine)
+    huge = 4 * SCALE * (problem.base_time + 1) + int(prices.memory.sum()) + int(engine[-1])
+    out: dict[str, dict[Choice, bool]] = {}
+    for i, b in enumerate(prices.tensors):
+        held = _summed(prices.memory[i])
+
+        def profit(extra: dict[Choice, int], b: Buffer = b, held: Ints = held) -> int:
+            return best_plan(problem, b, held, engine, prices.first, extra).profit
+
+        most = profit({})
+        kinds = [("serve", j) for j in range(len(b.uses))]
+        kinds += [("fetch", j) for j in range(len(b.uses))]
+        kinds += [("keep", j) for j in range(1, len(b.uses))] + [("born", 0)] * (not b.input)
+        mine = out[b.id] = {}
+        for q in range(len(problem.spaces)):
+            for kind, j in kinds:
+                choice = (kind, q, j)
+                if most - (profit({choice: huge}) - huge) > slack:
+                    mine[choice] = False
+                elif most - profit({choice: -huge}) > slack:
+                    mine[choice] = True
+    return out

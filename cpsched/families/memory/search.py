@@ -58,7 +58,7 @@ class AllocationSolver:
         """
         self._load_bound()
         # With an allocation at hand the search raises the bound as it goes.
-        if self.run.incumbent is None and self.instance.n <= MOST_LOOKED_AT:
+        if self.minimise and self.run.incumbent is None and self.instance.n <= MOST_LOOKED_AT:
             stop_at = 0.5 * self.run.clock.remaining() if self.run.clock.limit < math.inf else 0.0
             self.allocator.refute(
                 100_000,
