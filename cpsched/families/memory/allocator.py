@@ -304,8 +304,9 @@ class Allocator:
             share = base * step * 4 ** min(10, turn // len(FIXED))
             if k % 2 == 0:
                 self._deepen(deep, turn, share, step, over)
-                if k == 0:
-                    self.refute(share // (4 if self._minimise else 8), over)
+                # Within a capacity most instances are settled before subsets could refute it.
+                if k == 0 and (self._minimise or turn >= len(FIXED)):
+                    self.refute(share // 4, over)
             if self._minimise and packer.pays:
                 before = self.best
                 self._repack(packer, round(share * repacking), over)
