@@ -299,14 +299,12 @@ class MappingSolver:
             whole = len(self.used) <= MOST_WHOLE
             self._improve((0.25 if whole else 1.0) * run.clock.remaining())
         if len(self.used) <= MOST_WHOLE and not run.done():
-            share = 1.0 if len(self.used) <= 80 else 0.5
-            end = (1.0 - share) * run.clock.remaining()
-            left = run.clock.remaining() - end
+            left = (1.0 if len(self.used) <= 80 else 0.5) * run.clock.remaining()
             # A better mapping settles more choices: most of the time is for a smaller model.
             first = left if self.prices is None or left < LEAST_SPLIT else 0.35 * left
             solve_levels(run, self._build, seconds=first)
             if first < left and not run.done():
-                solve_levels(run, self._build, seconds=run.clock.remaining() - end)
+                solve_levels(run, self._build, seconds=left - first)
         if not run.done():
             self._improve(run.clock.remaining())
 

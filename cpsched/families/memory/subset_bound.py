@@ -20,6 +20,7 @@ from cpsched.core.clock import Clock
 from cpsched.errors import ProblemError
 from cpsched.families.memory import bnb
 from cpsched.families.memory import kernels_search as kernels
+from cpsched.families.memory.check import pieces_of
 from cpsched.families.memory.prepare import Instance, prepare
 from cpsched.families.memory.problem import Buffer, MemoryProblem
 
@@ -45,7 +46,7 @@ MOST_ENTRIES = 2_000_000
 def counts_alone(buffer: Buffer) -> bool:
     """Whether a buffer occupies its full size whenever it is alive, in a place of its own."""
     return (
-        buffer.size > 0
+        len(pieces_of(buffer)) > 0
         and buffer.alias is None
         and not buffer.in_place
         and all(gap.window is None for gap in buffer.gaps)
