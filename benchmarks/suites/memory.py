@@ -15,7 +15,12 @@ from typing import Any
 import cpsched
 from benchmarks.suite import Answer, Case, Suite
 from cpsched.families.memory.check import height
-from cpsched.families.memory.generate import layered_allocation, mapping, random_allocation
+from cpsched.families.memory.generate import (
+    layered_allocation,
+    mapping,
+    random_allocation,
+    steady_allocation,
+)
 from cpsched.families.memory.problem import MemoryProblem, MemorySchedule, PlacedBuffer
 
 #: Seconds of MiniMalloc's C++ at 1 MiB, on a machine of the same kind with 2 cores.
@@ -168,6 +173,21 @@ SUITES = {
         ),
         limit=10.0,
         peers=PEERS,
+    ),
+    "memory-steady": Suite(
+        "memory-steady",
+        "generated streams of a flat load, 30 to 200 buffers: the load is not tight",
+        generated(
+            [
+                partial(steady_allocation, n, seed, low=low, high=high)
+                for n in (30, 60, 200)
+                for low, high in ((10, 40), (5, 25))
+                for seed in range(3)
+            ]
+        ),
+        limit=10.0,
+        peers=PEERS,
+        extra=over_load,
     ),
     "memory-exhaustive": Suite(
         "memory-exhaustive",

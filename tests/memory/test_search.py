@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 import cpsched
 from cpsched.bound import recompute
 from cpsched.core.clock import Clock
-from cpsched.core.run import Run
-from cpsched.families.memory import FAMILY, bnb
+from cpsched.families.memory import bnb
 from cpsched.families.memory import kernels_search as kernels
+from cpsched.families.memory.bound import loads
 from cpsched.families.memory.check import check
 from cpsched.families.memory.generate import (
     graph,
     layered_allocation,
     mapping,
     random_allocation,
+    steady_allocation,
 )
 from cpsched.families.memory.greedy import FirstFit, Skyline, stacked
-from cpsched.families.memory.neighbourhoods import Around
 from cpsched.families.memory.prepare import prepare
-from cpsched.result import Objective
-from tests.memory.brute import featured, plain, stacked_height
+from cpsched.families.memory.problem import Buffer, MemoryProblem
+from cpsched.families.memory.repack import Repacker
+from cpsched.families.memory.subset_bound import Refuter, refuted
+from cpsched.result import Bound
+from tests.memory.brute import featured, least_height, plain, stacked_height
 
 
 def parts_of(problem):
@@ -46,6 +51,30 @@ def test_branch_and_bound_is_exact_in_every_order(word, dynamic, seed):
         for height in (best, best - instance.unit)
     ]
     assert answers == [kernels.SOLVED, kernels.EXHAUSTED]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_branch_and_bound_is_exact_around_pins(seed):
+    """It places pinned blocks where they are pinned, and finds an allocation when there is one."""
+    rng = np.random.default_rng(seed)
+    buffers = []
+    for i in range(4):
+        lower = int(rng.integers(3))
+        data = {"offset": int(rng.integers(5))} if rng.random() < 0.5 else {}
+        size, upper = int(rng.integers(1, 4)), lower + int(rng.integers(1, 4))
+        buffers.append(Buffer(id=str(i), size=size, lower=lower, upper=upper, **data))
+    problem = MemoryProblem(buffers=tuple(buffers))
+    limit = 6
+    best = least_height(problem, limit)
+    if best is None:
+        return
+    instance, parts = parts_of(problem)
+    rank = bnb.order_by(parts, "TWA")
+    search = bnb.Search(parts, best // instance.unit, rank, dynamic=bool(seed % 2))
+    assert search.run(10**6) == kernels.SOLVED
+    assert check(problem, instance.schedule(search.offsets)) == []
+    below = bnb.Search(parts, best // instance.unit - 1, rank)
+    assert below.run(10**6) == kernels.EXHAUSTED
 
 
 def test_interrupted_search_goes_on_where_it_stopped():
@@ -165,17 +194,68 @@ def test_picture_has_every_place(problem):
     assert bars == len(schedule.buffers) + len(schedule.copies)
 
 
-def test_neighbourhoods_lower_a_stacked_allocation():
-    """Freeing the blocks around the summit of a poor allocation gives a lower, checked one."""
-    problem = random_allocation(24, 2, mean=0.3)
-    run = Run(problem, FAMILY, (Objective("height"),), Clock(60.0), strict=True)
-    instance = prepare(problem, run.clock)
-    offsets, _ = stacked(instance)
-    run.offer(instance.schedule(offsets), "greedy:stacked")
-    before = run.value()
-    Around(run, instance, lambda: run.value() < before).search()
-    assert run.value() < before
-    assert check(problem, run.incumbent.schedule) == []
+@pytest.mark.parametrize("alignment", [1, 8])
+def test_repacking_lowers_a_stacked_allocation(alignment):
+    """Ejections and repacked windows turn a poor allocation into a lower one, which is valid."""
+    problem = steady_allocation(24, 2)
+    buffers = tuple(b.model_copy(update={"alignment": alignment}) for b in problem.buffers)
+    pinned = buffers[3].model_copy(update={"offset": 16})
+    problem = problem.model_copy(update={"buffers": (*buffers[:3], pinned, *buffers[4:])})
+    instance, parts = parts_of(problem)
+    offsets, height = stacked(instance)
+    pieces = instance.piece_block, instance.piece_start, instance.piece_end
+    packer = Repacker(parts, *pieces, Clock(None), np.random.default_rng(1))
+    found = packer.lower(offsets, int(parts.load.max()), lambda: False)
+    assert found is not None
+    assert (found + parts.size).max() < height
+    assert check(problem, instance.schedule(found)) == []
+
+
+@pytest.fixture(scope="module")
+def crowded():
+    """A problem whose load is not tight, and a bound that shows it."""
+    problem = steady_allocation(30, 2, low=10, high=40)
+    instance = prepare(problem, Clock(None))
+    found = []
+    refuter = Refuter(instance, Clock(None), lambda value, data: found.append((value, data)))
+    load = int(loads(instance).max()) * instance.unit
+    refuter.run(50_000, 50, load, 200, lambda: len(found) > 0)
+    value, data = found[-1]
+    assert value > load
+    return problem, Bound(value, "subset", "height", data)
+
+
+def test_subset_bound_is_what_its_buffers_need(crowded):
+    """The buffers of the bound are few, and alone they need its height, by searching again."""
+    problem, bound = crowded
+    named = tuple(b for b in problem.buffers if b.id in bound.data["buffers"])
+    alone = problem.model_copy(update={"buffers": named})
+    assert len(named) < len(problem.buffers)
+    assert recompute(problem, bound) == bound.value
+    assert cpsched.solve(alone, None, workers=1, strict=True).objective >= bound.value
+
+
+def test_subset_bound_is_refused_when_its_data_prove_nothing(crowded):
+    """A height that can be reached, and buffers that do not exist, are no proof."""
+    problem, bound = crowded
+    for change in ({"height": 400}, {"buffers": ["nobody"]}):
+        with pytest.raises(cpsched.ProblemError):
+            recompute(problem, dataclasses.replace(bound, data=bound.data | change))
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_bounds_by_subsets_hold(seed):
+    """They never exceed the optimum, whatever pins, aliases, gaps and reuse there are."""
+    problem = featured(seed, 4)
+    result = cpsched.solve(problem, None, workers=1, strict=True)
+    if result.status == "INFEASIBLE":
+        return
+    instance, best = prepare(problem, Clock(None)), result.objective
+    found = []
+    refuter = Refuter(instance, Clock(None), lambda value, data: found.append((value, data)))
+    proved = refuter.run(2_000, 50, 0, 1000, lambda: False)
+    assert proved <= best
+    assert all(refuted(problem, data) == value for value, data in found)
 
 
 @pytest.mark.parametrize("size", [50, 4000])

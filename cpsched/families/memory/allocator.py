@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,9 @@ from cpsched.families.memory.greedy import (
     stacked,
 )
 from cpsched.families.memory.prepare import FEW, UNLIMITED, Instance, Ints
+from cpsched.families.memory.repack import NODES, Repacker
+from cpsched.families.memory.subset_bound import Refuter
+from cpsched.result import Bound
 
 #: Pairs of neighbours up to which first fit and branch-and-bound are used.
 MOST_NEIGHBOURS = 400_000
@@ -35,8 +39,11 @@ MOST_NEIGHBOURS = 400_000
 #: are ranked anew by their open load.
 FIXED = (("TWA", True), ("TAW", False), ("ATW", False))
 
-#: Seconds that one node of the branch-and-bound is charged in a deterministic run.
-SECONDS_PER_NODE = 4e-6
+#: Where short searches aim: shares of the way from the goal to the best height.
+AIMS = (0.0, 0.5, 0.75, 0.9)
+
+#: Factor by which searches without compiled kernels are shorter.
+COLD = 40
 
 #: Steps of fewer seconds are begun even when the time is nearly up.
 SHORT = 0.02
@@ -46,7 +53,7 @@ class Allocator:
     """What is known of one allocation while it is searched for.
 
     It works on offsets in units and knows nothing of objectives: it looks for a height of at most
-    ``goal``, reports every better one to ``take``, and every proved bound to ``prove``.
+    ``goal``, reports every better one to ``take``, and every proved bound, in bytes, to ``prove``.
     """
 
     def __init__(
@@ -57,7 +64,7 @@ class Allocator:
         seed: int = 0,
         workers: int = 1,
         take: Take,
-        prove: Callable[[int], object] | None = None,
+        prove: Callable[[Bound], object] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> None:
         self.instance, self.clock, self.workers = instance, clock, workers
@@ -70,6 +77,7 @@ class Allocator:
         self.best = UNLIMITED
         self.offsets: Ints | None = None
         self._lock = threading.Lock()
+        self._refuter = Refuter(instance, clock, self._refuted)
 
     @cached_property
     def parts(self) -> bnb.Parts | None:
@@ -130,7 +138,26 @@ class Allocator:
             if self.instance.simple and limit + 1 > self.bound:
                 self.bound = limit + 1
                 if self._prove is not None:
-                    self._prove(self.bound)
+                    value = self.bound * self.instance.unit
+                    self._prove(Bound(value, "branch-and-bound", "height"))
+
+    def _refuted(self, value: int, data: dict[str, Any]) -> None:
+        """Some buffers alone need a height of ``value`` bytes."""
+        with self._lock:
+            self.bound = max(self.bound, value // self.instance.unit)
+            self.goal = max(self.goal, self.bound)
+            if self._prove is not None:
+                self._prove(Bound(value, "subset", "height", data))
+
+    def refute(self, nodes: int, over: Callable[[], bool]) -> None:
+        """Raise the bound by subsets of the buffers for about so many nodes."""
+        unit = self.instance.unit
+        # Within a capacity nothing but its refutation counts.
+        bound = self.bound if self._minimise else self.goal
+        upper = min(self.best, UNLIMITED // unit) if self._minimise else bound + 1
+        if not jit.ready(self.clock.remaining()):
+            nodes //= COLD
+        self._refuter.run(nodes, max(50, min(2_000, nodes)), bound * unit, upper * unit, over)
 
     def done(self) -> bool:
         """Whether searching on is pointless."""
@@ -258,7 +285,8 @@ class Allocator:
 
         Half of the time of every other stream goes to a few fixed orders, whose searches are
         continued with growing limits, the rest to short searches by orders that are learned from
-        where earlier ones failed, and shaken.
+        where earlier ones failed, and shaken. The first stream also raises the bound, and where a
+        height is to be least the best allocation is repacked.
         """
         assert self.parts is not None
         parts = self.parts
@@ -266,32 +294,59 @@ class Allocator:
         blame = np.zeros(len(parts.live_at) - 1)
         deep: list[bnb.Search] = []
         restarts = 0
+        packer, repacking = self._repacker(rng), 1.0
+        base = 8 if self._minimise else 32
         for turn in itertools.count():
             # Cold kernels run interpreted until the background compiler is through; a node then
             # takes a tenth of a millisecond and more, by the blocks that it looks at.
             warm = jit.ready(self.clock.remaining())
             step = 2_000 if warm else 50 if parts.n <= 500 else 2
-            share = 32 * step * 4 ** min(10, turn // len(FIXED))
+            share = base * step * 4 ** min(10, turn // len(FIXED))
             if k % 2 == 0:
                 self._deepen(deep, turn, share, step, over)
+                # Within a capacity most instances are settled before subsets could refute it.
+                if k == 0 and (self._minimise or turn >= len(FIXED)):
+                    self.refute(share // 4, over)
+            if self._minimise and packer.pays:
+                before = self.best
+                self._repack(packer, round(share * repacking), over)
+                # Where it does not pay it gets less.
+                change = 2.0 if self.best < before else 0.5
+                repacking = min(1.0, max(0.2, change * repacking))
             spent = 0
             while spent < share:
                 if over():
                     return
                 restarts += 1
-                target = self._target(int(rng.integers(4)))
+                target = self._target(AIMS[int(rng.integers(len(AIMS)))])
                 rank = bnb.learned(parts, blame, rng, 0.1 if k % 2 else 0.25)
                 search = bnb.Search(parts, target, rank)
                 if not self._run(search, step * _luby(restarts), step, over):
                     blame = 0.7 * blame + search.blame / max(1, int(search.blame.sum()))
                 spent += search.nodes + step // 10
 
-    def _target(self, quarter: int) -> int:
-        """A height to aim at: some quarters of the way from the goal to below the best."""
+    def _repacker(self, rng: np.random.Generator) -> Repacker:
+        i = self.instance
+        assert self.parts is not None
+        block = self._local[i.piece_block]
+        return Repacker(self.parts, block, i.piece_start, i.piece_end, self.clock, rng)
+
+    def _repack(self, packer: Repacker, nodes: int, over: Callable[[], bool]) -> None:
+        """Lower the best allocation by ejections and repacked windows, for so much work."""
+        end = packer.work + nodes
+        packer.nodes = NODES if jit.ready(self.clock.remaining()) else NODES // COLD
+        while packer.work < end and not over() and self.offsets is not None:
+            found = packer.lower(self.offsets[self.active], self.goal, over)
+            if found is not None:
+                height = int((found + packer.parts.size).max())
+                self.take(self.globally(found), height, "repack")
+
+    def _target(self, share: float) -> int:
+        """A height to aim at: a share of the way from the goal to below the best."""
         goal = self.goal
         if self.best >= UNLIMITED or not self._minimise:
             return goal
-        return goal + max(0, self.best - 1 - goal) * quarter // 4
+        return goal + max(0, int((self.best - 1 - goal) * share))
 
     def _deepen(
         self,
@@ -307,11 +362,12 @@ class Allocator:
         nth = turn % len(FIXED)
         if turn < len(FIXED):
             rank = bnb.order_by(self.parts, word)
-            deep.append(bnb.Search(self.parts, self._target(nth), rank, dynamic=dynamic))
+            target = self._target(0.25 * nth)
+            deep.append(bnb.Search(self.parts, target, rank, dynamic=dynamic))
         search = deep[nth]
         if not self.goal <= search.capacity < self.best:
             # Proved impossible or reached by another search: start this one afresh.
-            target = self._target(nth)
+            target = self._target(0.25 * nth)
             search = deep[nth] = bnb.Search(self.parts, target, search.rank, dynamic=dynamic)
         self._run(search, search.nodes + share, step, over)
 
@@ -320,7 +376,7 @@ class Allocator:
         assert self.parts is not None
         while search.nodes < budget and not over():
             answer = search.run(step)
-            self.clock.spend(step * SECONDS_PER_NODE)
+            self.clock.spend(step * bnb.SECONDS_PER_NODE)
             if answer == kernels.SOLVED:
                 height = int((search.offsets + self.parts.size).max())
                 self.take(self.globally(search.offsets), height, "branch-and-bound")
@@ -349,9 +405,13 @@ class Allocator:
         fit = FirstFit(self.parts)
         if not self._time_for(2.0 * fit.seconds * jit.slowdown()):
             return
+        packer = self._repacker(self.rng)
         order = fit.by_word("SW")
         _, height = fit.place(order)
         while not over():
+            self.refute(5_000, over)
+            if self._minimise and packer.pays:
+                self._repack(packer, 100_000, over)
             order, height = improve_order(
                 fit,
                 order,

@@ -10,10 +10,14 @@ import numpy.typing as npt
 
 from cpsched.core.clock import Clock
 from cpsched.families.memory import kernels_search as kernels
+from cpsched.families.memory.kernels_place import COUNT
 from cpsched.families.memory.prepare import Ints
 
 #: Blocks that the search takes at most: its memory grows with the square.
 MOST_BLOCKS = 1500
+
+#: Seconds that one node is charged in a deterministic run.
+SECONDS_PER_NODE = 4e-6
 
 
 @dataclass(frozen=True)
@@ -63,19 +67,7 @@ def parts_of(
     """
     check = clock.check if clock is not None else lambda: None
     n = len(size)
-    periods = int(piece_end.max(initial=0))
-    begins = np.zeros(periods + 1, dtype=bool)
-    ends = np.zeros(periods + 1, dtype=bool)
-    begins[piece_start] = True
-    ends[piece_end] = True
-    kept: list[int] = []
-    fresh = False
-    for s in range(periods):
-        fresh = fresh or bool(begins[s])
-        if fresh and ends[s + 1]:
-            kept.append(s)
-            fresh = False
-    section = np.array(kept, dtype=np.int64)
+    section = sections(piece_start, piece_end)
     low = np.searchsorted(section, piece_start, side="left")
     high = np.searchsorted(section, piece_end, side="left")
     lists: list[list[int]] = [[] for _ in range(n)]
@@ -119,6 +111,23 @@ def parts_of(
         load=np.array([max(total[s] for s in one) for one in lists], dtype=np.int64),
         twins=_twins(size, modulus, residue, pin, lists),
     )
+
+
+def sections(piece_start: Ints, piece_end: Ints) -> Ints:
+    """The periods at which as much is alive as possible: each after a start, before an end."""
+    periods = int(piece_end.max(initial=0))
+    begins = np.zeros(periods + 1, dtype=bool)
+    ends = np.zeros(periods + 1, dtype=bool)
+    begins[piece_start] = True
+    ends[piece_end] = True
+    kept: list[int] = []
+    fresh = False
+    for s, (begun, ended) in enumerate(zip(begins[:-1].tolist(), ends[1:].tolist(), strict=True)):
+        fresh = fresh or begun
+        if fresh and ended:
+            kept.append(s)
+            fresh = False
+    return np.array(kept, dtype=np.int64)
 
 
 def _csr(lists: list[list[int]]) -> tuple[Ints, Ints]:
@@ -180,6 +189,15 @@ def learned(
     first = first * np.exp(rng.normal(0.0, spread, parts.n))
     second = (parts.width, parts.size * parts.width, parts.size)[int(rng.integers(3))]
     order = np.lexsort([-second, -first])
+    rank = np.empty(parts.n, dtype=np.int64)
+    rank[order] = np.arange(parts.n)
+    return rank
+
+
+def shaken(parts: Parts, rng: np.random.Generator) -> Ints:
+    """Rank of each block by its lifetime or area, with noise."""
+    key = parts.width * (parts.size if rng.random() < 0.5 else 1)
+    order = np.argsort(-key * np.exp(rng.normal(0.0, 0.5, parts.n)))
     rank = np.empty(parts.n, dtype=np.int64)
     rank[order] = np.arange(parts.n)
     return rank
@@ -252,7 +270,7 @@ class Search:
     @property
     def nodes(self) -> int:
         """Placements tried so far."""
-        return int(self._state[kernels.COUNT])
+        return int(self._state[COUNT])
 
     def run(self, budget: int) -> int:
         """Search on for ``budget`` nodes: ``kernels.OPEN``, ``SOLVED`` or ``EXHAUSTED``."""

@@ -213,12 +213,20 @@ def recompute(problem: MemoryProblem, bound: Bound) -> Number:
         return load_at(problem, int(bound.data["time"]))
     if bound.argument == "size":
         return reach(problem, str(bound.data["buffer"]))
+    if bound.argument == "subset":
+        from cpsched.families.memory.subset_bound import refuted
+
+        return refuted(problem, bound.data)
     if bound.argument == "use-knapsack":
         return use_knapsack(problem)
     if bound.argument == "prices":
         from cpsched.families.memory.mapping_bound import least_time, prices_from
 
         return least_time(problem, prices_from(problem, bound.data))
+    if bound.argument == "tensor-prices":
+        from cpsched.families.memory.mapping_prices import least_time_of
+
+        return least_time_of(problem, bound.data)
     if bound.argument == "operation":
         return operation_need(problem, str(bound.data["operation"]))
     if bound.argument == "work":

@@ -50,6 +50,31 @@ def layered_allocation(buffers: int, seed: int) -> MemoryProblem:
     return MemoryProblem(name=f"layered-{buffers}-{seed}", buffers=tuple(out))
 
 
+def steady_allocation(
+    buffers: int, seed: int, *, target: int = 100, low: int = 5, high: int = 25, mean: int = 8
+) -> MemoryProblem:
+    """A stream of buffers that keeps the load just below ``target``, as a busy server does.
+
+    A buffer starts as soon as it fits into what is free; sizes are uniform, lifetimes geometric.
+    The load is flat, so that it is often not enough: what is free lies in pieces.
+    """
+    rng = random.Random(seed)
+    out: list[Buffer] = []
+    living: list[tuple[int, int]] = []
+    time, load, size = 0, 0, rng.randint(low, high)
+    while len(out) < buffers:
+        while load + size <= target and len(out) < buffers:
+            end = time + 1 + int(rng.expovariate(1.0 / mean))
+            out.append(Buffer(id=str(len(out)), size=size, lower=time, upper=end))
+            living.append((end, size))
+            load += size
+            size = rng.randint(low, high)
+        time = min(living)[0]
+        load -= sum(s for end, s in living if end <= time)
+        living = [one for one in living if one[0] > time]
+    return MemoryProblem(name=f"steady-{buffers}-{seed}", buffers=tuple(out))
+
+
 def mapping(tensors: int, seed: int, *, training: bool = False) -> MemoryProblem:
     """A chain of layers with weights and activations, and one fast space for a part of them.
 
@@ -143,6 +168,7 @@ def _make(options: Mapping[str, str]) -> MemoryProblem:
     makers = {
         "random": lambda: random_allocation(n, seed),
         "layered": lambda: layered_allocation(n, seed),
+        "steady": lambda: steady_allocation(n, seed),
         "inference": lambda: mapping(n, seed),
         "training": lambda: mapping(n, seed, training=True),
         "graph": lambda: graph(n, seed),
@@ -163,7 +189,10 @@ GENERATORS = (
         name="memory",
         description="buffers to allocate, tensors to map, or operations to order",
         options={
-            "style": ("random", "random, layered, inference, training, graph or recompute"),
+            "style": (
+                "random",
+                "random, layered, steady, inference, training, graph or recompute",
+            ),
             "n": ("30", "number of buffers, tensors or operations"),
             "seed": ("0", "seed"),
         },

@@ -13,284 +13,28 @@ from typing import Any
 import numpy as np
 
 from cpsched.core.jit import kernel
+from cpsched.families.memory.kernels_cut import chains_fit, rerank, sections_fit
+from cpsched.families.memory.kernels_place import (
+    AGENDA,
+    BEGUN,
+    COUNT,
+    FRAMES,
+    NODES_TOP,
+    PLACED,
+    POOL_TOP,
+    lowest,
+    put,
+    safe,
+    take_back,
+)
 
 #: What `branch` returns.
 OPEN, SOLVED, EXHAUSTED = 0, 1, 2
 
-# Places in the vector of scalars that survive between calls.
-PLACED, TRAIL, FRAMES, AGENDA, NODES_TOP, POOL_TOP, COUNT, BEGUN = range(8)
 # Columns of a frame (choice point).
 F_LIST, F_CAND, F_NEXT, F_PLACED, F_AGENDA, F_NODES, F_POOL = range(7)
 # Columns of an agenda node (an independent part that is still open).
 A_FROM, A_LEN, A_LO, A_HI, A_OFF, A_RANK, A_BASE, A_LINK, A_SLACK = range(9)
-
-
-@kernel
-def _place(
-    b: int,
-    offset: int,
-    capacity: int,
-    size: Any,
-    modulus: Any,
-    residue: Any,
-    off: Any,
-    least: Any,
-    rest: Any,
-    cross: Any,
-    stale: Any,
-    sec_at: Any,
-    sec: Any,
-    near_at: Any,
-    near: Any,
-    first: Any,
-    last: Any,
-    placed: Any,
-    trail: Any,
-    state: Any,
-) -> bool:
-    """Put block ``b`` at ``offset`` and push its open neighbours up; whether they still fit."""
-    k = state[PLACED]
-    placed[k, 0] = b
-    placed[k, 1] = state[TRAIL]
-    state[PLACED] = k + 1
-    off[b] = offset
-    top = offset + size[b]
-    t = state[TRAIL]
-    for i in range(sec_at[b], sec_at[b + 1]):
-        s = sec[i]
-        rest[s] -= size[b]
-        stale[s] = 1
-    for c in range(first[b], last[b]):
-        cross[c] -= 1
-    fits = True
-    for i in range(near_at[b], near_at[b + 1]):
-        u = near[i]
-        if off[u] < 0 and least[u] < top:
-            raised = top
-            m = modulus[u]
-            if m > 1:
-                raised += (residue[u] - top) % m
-            trail[t, 0] = u
-            trail[t, 1] = least[u]
-            t += 1
-            least[u] = raised
-            if raised + size[u] > capacity:
-                fits = False
-                break
-            for j in range(sec_at[u], sec_at[u + 1]):
-                stale[sec[j]] = 1
-    state[TRAIL] = t
-    return fits
-
-
-@kernel
-def _undo(
-    mark: int,
-    size: Any,
-    off: Any,
-    least: Any,
-    rest: Any,
-    cross: Any,
-    sec_at: Any,
-    sec: Any,
-    first: Any,
-    last: Any,
-    placed: Any,
-    trail: Any,
-    state: Any,
-) -> None:
-    """Take placements back until ``mark`` of them are left."""
-    t = state[TRAIL]
-    k = state[PLACED]
-    while k > mark:
-        k -= 1
-        b = placed[k, 0]
-        while t > placed[k, 1]:
-            t -= 1
-            least[trail[t, 0]] = trail[t, 1]
-        for i in range(sec_at[b], sec_at[b + 1]):
-            rest[sec[i]] += size[b]
-        for c in range(first[b], last[b]):
-            cross[c] += 1
-        off[b] = -1
-    state[TRAIL] = t
-    state[PLACED] = k
-
-
-@kernel
-def _sections_fit(
-    lo: int,
-    hi: int,
-    low: int,
-    capacity: int,
-    least: Any,
-    off: Any,
-    rest: Any,
-    live_at: Any,
-    live: Any,
-    witness: Any,
-    blame: Any,
-) -> bool:
-    """Whether every section of a part still has room for its open blocks.
-
-    All of them lie above ``low`` and above the least offset that any of them has. One open block
-    with a low enough offset is witness enough; the last one found is asked first.
-    """
-    for s in range(lo, hi):
-        if rest[s] == 0:
-            continue
-        most = capacity - rest[s]
-        if low > most:
-            blame[s] += 1
-            return False
-        w = witness[s]
-        if off[w] < 0 and least[w] <= most:
-            continue
-        found = False
-        for i in range(live_at[s], live_at[s + 1]):
-            u = live[i]
-            if off[u] < 0 and least[u] <= most:
-                witness[s] = u
-                found = True
-                break
-        if not found:
-            blame[s] += 1
-            return False
-    return True
-
-
-@kernel
-def _chains_fit(
-    lo: int,
-    hi: int,
-    low: int,
-    last_rank: int,
-    capacity: int,
-    size: Any,
-    least: Any,
-    off: Any,
-    rest: Any,
-    stale: Any,
-    live_at: Any,
-    live: Any,
-    smallest: Any,
-    place: Any,
-    starts: Any,
-    sizes: Any,
-    blame: Any,
-) -> bool:
-    """Whether the open blocks of every changed section fit when stacked by their least offsets.
-
-    That is the one-machine bound with release dates. A block whose least offset was passed over
-    must rest on one that is still to come, so it starts above ``low`` plus its smallest neighbour.
-    """
-    for s in range(lo, hi):
-        if stale[s] == 0:
-            continue
-        stale[s] = 0
-        if rest[s] == 0:
-            continue
-        count = 0
-        most = 0
-        for i in range(live_at[s], live_at[s + 1]):
-            u = live[i]
-            if off[u] < 0:
-                start = least[u]
-                if start < low or (start == low and place[u] <= last_rank):
-                    start = low + smallest[u]
-                if start > most:
-                    most = start
-                j = count
-                while j > 0 and starts[j - 1] > start:
-                    starts[j] = starts[j - 1]
-                    sizes[j] = sizes[j - 1]
-                    j -= 1
-                starts[j] = start
-                sizes[j] = size[u]
-                count += 1
-        if most + rest[s] <= capacity:
-            continue
-        top = 0
-        for i in range(count):
-            if starts[i] > top:
-                top = starts[i]
-            top += sizes[i]
-        if top > capacity:
-            stale[s] = 1
-            blame[s] += 1
-            return False
-    return True
-
-
-@kernel
-def _safe(
-    u: int, offset: int, size: Any, off: Any, least: Any, near_at: Any, near: Any, blocker: Any
-) -> bool:
-    """Whether a block at its least offset hinders no open neighbour: then it can stay there."""
-    top = offset + size[u]
-    v = blocker[u]
-    if off[v] < 0 and least[v] < top and v != u:
-        return False
-    for i in range(near_at[u], near_at[u + 1]):
-        v = near[i]
-        if off[v] < 0 and least[v] < top:
-            blocker[u] = v
-            return False
-    return True
-
-
-@kernel
-def _lowest(
-    u: int,
-    bottom: int,
-    size: Any,
-    modulus: Any,
-    residue: Any,
-    off: Any,
-    near_at: Any,
-    near: Any,
-    pin: Any,
-) -> int:
-    """The least offset of a block at or above ``bottom`` that avoids pinned open neighbours."""
-    offset = bottom
-    moved = True
-    while moved:
-        moved = False
-        for i in range(near_at[u], near_at[u + 1]):
-            v = near[i]
-            if pin[v] < 0 or off[v] >= 0:
-                continue
-            if offset < pin[v] + size[v] and pin[v] < offset + size[u]:
-                offset = pin[v] + size[v]
-                if modulus[u] > 1:
-                    offset += (residue[u] - offset) % modulus[u]
-                moved = True
-    return offset
-
-
-@kernel
-def _rerank(
-    begin: int, end: int, rank: Any, rest: Any, sec_at: Any, sec: Any, pool: Any, key: Any
-) -> None:
-    """Rank the blocks of a new part by the largest open load they are in, then as before."""
-    for i in range(begin, end):
-        b = pool[i, 0]
-        load = 0
-        for j in range(sec_at[b], sec_at[b + 1]):
-            if rest[sec[j]] > load:
-                load = rest[sec[j]]
-        key[b] = load
-        k = i
-        while k > begin and (
-            key[pool[k - 1, 0]] < load or (key[pool[k - 1, 0]] == load and pool[k - 1, 1] > rank[b])
-        ):
-            pool[k, 0] = pool[k - 1, 0]
-            pool[k, 1] = pool[k - 1, 1]
-            k -= 1
-        pool[k, 0] = b
-        pool[k, 1] = rank[b]
-    for i in range(begin, end):
-        pool[i, 1] = i - begin
 
 
 @kernel
@@ -377,7 +121,7 @@ def branch(
                 f = state[FRAMES] - 1
                 if f < 0:
                     return EXHAUSTED
-                _undo(
+                take_back(
                     frames[f, F_PLACED], size, off, least, rest, cross, sec_at, sec,
                     first, last, placed, trail, state,
                 )  # fmt: skip
@@ -397,9 +141,11 @@ def branch(
             spent += 1
             state[COUNT] += 1
             offset = least[chosen]
-            if pinned:
-                offset = _lowest(chosen, offset, size, modulus, residue, off, near_at, near, pin)
-            fits = _place(
+            if pinned and pin[chosen] >= 0:
+                offset = pin[chosen]
+            elif pinned:
+                offset = lowest(chosen, offset, size, modulus, residue, off, near_at, near, pin)
+            fits = put(
                 chosen, offset, capacity, size, modulus, residue, off, least, rest, cross, stale,
                 sec_at, sec, near_at, near, first, last, placed, trail, state,
             )  # fmt: skip
@@ -444,15 +190,13 @@ def branch(
                 state[FRAMES] = min(state[FRAMES], agenda[link, A_BASE])
             continue
 
-        if not _sections_fit(
-            lo, hi, low, capacity, least, off, rest, live_at, live, witness, blame
-        ):
+        if not sections_fit(lo, hi, low, capacity, least, off, rest, live_at, live, witness, blame):
             failed = True
             continue
 
-        if chained and not _chains_fit(
+        if chained and not chains_fit(
             lo, hi, low, agenda[a, A_RANK], capacity, size, least, off, rest, stale, live_at,
-            live, smallest, place, starts, sizes, blame,
+            live, smallest, place, starts, sizes, blame, pin,
         ):  # fmt: skip
             failed = True
             continue
@@ -479,7 +223,7 @@ def branch(
                         fill += 1
                 if fill > begin:
                     if dynamic:
-                        _rerank(begin, fill, rank, rest, sec_at, sec, pool, key)
+                        rerank(begin, fill, rank, rest, sec_at, sec, pool, key)
                     agenda[made, A_FROM] = begin
                     agenda[made, A_LEN] = fill - begin
                     agenda[made, A_LO] = left
@@ -530,13 +274,13 @@ def branch(
                         failed = True
                         break
                 else:
-                    offset = _lowest(u, offset, size, modulus, residue, off, near_at, near, pin)
+                    offset = lowest(u, offset, size, modulus, residue, off, near_at, near, pin)
             if offset + size[u] > capacity:
                 failed = True
                 break
             key[u] = offset
-            if _safe(u, offset, size, off, least, near_at, near, blocker):
-                _place(
+            if safe(u, offset, size, off, least, near_at, near, blocker):
+                put(
                     u, offset, capacity, size, modulus, residue, off, least, rest, cross,
                     stale, sec_at, sec, near_at, near, first, last, placed, trail, state,
                 )  # fmt: skip
@@ -611,4 +355,3 @@ def warm_up() -> None:
     zero = np.array([0], dtype=np.int64)
     parts = parts_of(one, one, zero, zero - 1, zero, zero, one)
     Search(parts, 1, order_by(parts, "TWA")).run(1)
-    _lowest(0, 0, one, one, zero, zero, parts.near_at, parts.near, zero)

@@ -14,6 +14,7 @@ from cpsched.families.memory.bound import use_knapsack
 from cpsched.families.memory.check_mapping import copy_time
 from cpsched.families.memory.mapping_bound import search_prices
 from cpsched.families.memory.mapping_model import MappingModel
+from cpsched.families.memory.mapping_prices import TensorPrices, search_tensor_prices, settled
 from cpsched.families.memory.problem import (
     Buffer,
     MemoryProblem,
@@ -25,6 +26,9 @@ from cpsched.result import Bound
 
 #: Tensors with uses up to which the whole model is solved before neighbourhoods of it.
 MOST_WHOLE = 250
+
+#: Seconds from which on the whole model is made anew with what is known after some of them.
+LEAST_SPLIT = 4.0
 
 
 @dataclass
@@ -216,6 +220,8 @@ class MappingSolver:
     def __init__(self, problem: MemoryProblem, run: Run) -> None:
         self.problem, self.run = problem, run
         self.used = [b for b in problem.buffers if any(any(u.benefit.values()) for u in b.uses)]
+        #: The prices of the best bound, once found.
+        self.prices: TensorPrices | None = None
 
     def greedy(self) -> None:
         """Everything at home; then the prefetcher in several orders, and shaken ones."""
@@ -253,10 +259,12 @@ class MappingSolver:
             self.run.offer(Prefetcher(self.problem, self.run.clock).run(order), source)
 
     def bounds(self) -> None:
-        """The knapsack bound over uses; then the bound by prices, for a part of the time."""
+        """The knapsack bound over uses; then bounds by prices, for a part of the time."""
         run, problem = self.run, self.problem
         run.raise_bound(Bound(use_knapsack(problem), "use-knapsack", "execution_time"))
-        stop_at = 0.85 * run.clock.remaining() if run.clock.limit < math.inf else 0.0
+        if not run.objectives:
+            return
+        stop_at = 0.8 * run.clock.remaining() if run.clock.limit < math.inf else 0.0
 
         def goes_on() -> bool:
             run.clock.spend(1e-3)
@@ -265,9 +273,14 @@ class MappingSolver:
         # Everything at home is a mapping too.
         known = run.value()
         aim = problem.base_time if known is None else int(known)
-        if run.objectives and (found := search_prices(problem, aim, goes_on)) is not None:
-            value, prices = found
-            run.raise_bound(Bound(value, "prices", "execution_time", prices.data()))
+        if (found := search_prices(problem, aim, goes_on)) is None:
+            return
+        value, prices = found
+        run.raise_bound(Bound(value, "prices", "execution_time", prices.data()))
+        if (tighter := search_tensor_prices(problem, prices, aim, goes_on)) is not None:
+            value, own = tighter
+            self.prices = own
+            run.raise_bound(Bound(value, "tensor-prices", "execution_time", own.data()))
 
     def repair(self, schedule: MemorySchedule) -> None:
         """Serve first the tensors that the given schedule serves, in its order."""
@@ -286,8 +299,12 @@ class MappingSolver:
             whole = len(self.used) <= MOST_WHOLE
             self._improve((0.25 if whole else 1.0) * run.clock.remaining())
         if len(self.used) <= MOST_WHOLE and not run.done():
-            share = 1.0 if len(self.used) <= 80 else 0.5
-            solve_levels(run, self._build, seconds=share * run.clock.remaining())
+            left = (1.0 if len(self.used) <= 80 else 0.5) * run.clock.remaining()
+            # A better mapping settles more choices: most of the time is for a smaller model.
+            first = left if self.prices is None or left < LEAST_SPLIT else 0.35 * left
+            solve_levels(run, self._build, seconds=first)
+            if first < left and not run.done():
+                solve_levels(run, self._build, seconds=left - first)
         if not run.done():
             self._improve(run.clock.remaining())
 
@@ -304,7 +321,10 @@ class MappingSolver:
         )
 
     def _build(self, level: int) -> Built:
-        model = MappingModel(self.problem, self.run.clock)
+        value, choices = self.run.value(), None
+        if self.prices is not None and value is not None:
+            choices = settled(self.prices, int(value))
+        model = MappingModel(self.problem, self.run.clock, settled=choices)
         built = model.build()
         if self.run.incumbent is not None:
             model.hint(self.run.incumbent.schedule)

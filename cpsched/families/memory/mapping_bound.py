@@ -9,7 +9,7 @@ is. Any non-negative prices prove a bound; they are found by subgradient steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,9 @@ from cpsched.families.memory.check_mapping import copy_time
 from cpsched.families.memory.problem import Buffer, MemoryProblem
 
 Ints = npt.NDArray[np.int64]
+
+#: A choice of a plan: ``serve``, ``fetch``, ``keep`` or ``born``, the space, and the use.
+Choice = tuple[str, int, int]
 
 #: Prices are whole numbers of this part of a time unit, so that the bound is exact.
 SCALE = 1000
@@ -95,12 +98,19 @@ def least_time(problem: MemoryProblem, prices: Prices) -> int:
     """The execution time that no mapping undercuts, by these prices."""
     memory, engine = prices.totals()
     gain = prices.everything()
-    gain += sum(best_plan(problem, b, memory, engine, prices.first).profit for b in problem.buffers)
+    gain += sum(
+        best_plan(problem, b, b.size * memory, engine, prices.first).profit for b in problem.buffers
+    )
     return problem.base_time - gain // SCALE
 
 
 def best_plan(
-    problem: MemoryProblem, buffer: Buffer, memory: Ints, engine: Ints, first: int
+    problem: MemoryProblem,
+    buffer: Buffer,
+    held: Ints,
+    engine: Ints,
+    first: int,
+    extra: Mapping[Choice, int] | None = None,
 ) -> Plan:
     """The plan of one tensor with the largest profit, over all plans it has in any mapping.
 
@@ -111,13 +121,18 @@ def best_plan(
 
     Parameters
     ----------
-    memory, engine
-        Summed prices of `Prices.totals`.
+    held
+        Price of holding the tensor in each space up to each moment, summed from the first one on.
+    engine
+        The same of a copy.
     first
         The time of their first entry.
+    extra
+        Profit that single choices bring besides.
     """
-    uses, size = buffer.uses, buffer.size
-    spaces = [q for q, s in enumerate(problem.spaces) if size <= s.capacity]
+    extra = extra or {}
+    uses = buffer.uses
+    spaces = [q for q, s in enumerate(problem.spaces) if buffer.size <= s.capacity]
     if not uses or not spaces:
         return Plan(0)
     assert buffer.lower is not None
@@ -128,7 +143,13 @@ def best_plan(
     end = [u.end - first for u in uses]
     copies = problem.copy_engine is not None
     duration = copy_time(problem, buffer) if copies else 0
-    gain = [[SCALE * u.benefit.get(s.name, 0) for s in problem.spaces] for u in uses]
+    gain = [
+        [
+            SCALE * u.benefit.get(s.name, 0) + extra.get(("serve", q, j), 0)
+            for q, s in enumerate(problem.spaces)
+        ]
+        for j, u in enumerate(uses)
+    ]
     # home[k + 1]: most profit from use j on when use k was the last one to be served fast;
     # here[q]: when use j - 1 was served by space q. Both with how it is reached.
     home: list[tuple[int, Any]] = [(0, None)] * (count + 1)
@@ -137,11 +158,11 @@ def best_plan(
     for j in range(count - 1, -1, -1):
         fetched: dict[int, tuple[int, Any]] = {}
         for q in spaces:
-            price = memory[q]
-            served = gain[j][q] + here[q][0]
+            price = held[q]
+            served = gain[j][q] + here[q][0] + extra.get(("fetch", q, j), 0)
             if copies and start[j] - duration >= lower:
                 begins = np.arange(lower, start[j] - duration + 1)
-                cost = size * (price[end[j]] - price[begins])
+                cost = price[end[j]] - price[begins]
                 cost += engine[begins + duration] - engine[begins]
                 # The cheapest begin not before each one.
                 least = np.minimum.accumulate(cost[::-1])[::-1]
@@ -162,7 +183,8 @@ def best_plan(
             before.append(fetch if fetch is not None and fetch[0] > away[0] else away)
         if j > 0:
             for q in spaces:
-                hold = gain[j][q] - size * int(memory[q][end[j]] - memory[q][end[j - 1]])
+                hold = gain[j][q] - int(held[q][end[j]] - held[q][end[j - 1]])
+                hold += extra.get(("keep", q, j), 0)
                 kept = (hold + here[q][0], ("keep", q, j, 0, here[q]))
                 left = before[j]
                 here[q] = kept if kept[0] > left[0] else left
@@ -171,7 +193,7 @@ def best_plan(
     later.reverse()
     best = home[0]
     if not buffer.input:
-        best = _born(buffer, best, later, gain, spaces, memory, engine, first, duration)
+        best = _born(buffer, best, later, gain, spaces, held, engine, first, duration, extra)
     return _traced(best, buffer, lower, start, end, duration)
 
 
@@ -181,23 +203,24 @@ def _born(
     later: list[list[tuple[int, Any]]],
     gain: list[list[int]],
     spaces: list[int],
-    memory: Ints,
+    held: Ints,
     engine: Ints,
     first: int,
     duration: int,
+    extra: Mapping[Choice, int],
 ) -> tuple[int, Any]:
     """The better of a plan and the best one in which the tensor is written fast."""
     assert buffer.lower is not None
     assert buffer.upper is not None
-    lower, upper, size = buffer.lower - first, buffer.upper - first, buffer.size
+    lower, upper = buffer.lower - first, buffer.upper - first
     count = len(buffer.uses)
     for q in spaces:
-        gained = 0
-        price = memory[q]
+        gained = extra.get(("born", q, 0), 0)
+        price = held[q]
         for k, use in enumerate(buffer.uses):
             until = use.end - first
-            gained += gain[k][q]
-            profit = gained - size * int(price[until] - price[lower])
+            gained += gain[k][q] + (extra.get(("keep", q, k), 0) if k else 0)
+            profit = gained - int(price[until] - price[lower])
             if k == count - 1 and not buffer.output and profit > best[0]:
                 best = (profit, ("born", q, until, -1, (0, None)))
             limit = upper if k == count - 1 else buffer.uses[k + 1].start - first
@@ -206,7 +229,7 @@ def _born(
             begins = np.arange(lower, limit - duration + 1)
             done = begins + duration
             cost = engine[done] - engine[begins]
-            cost += size * np.maximum(0, price[done] - price[until])
+            cost += np.maximum(0, price[done] - price[until])
             at = int(cost.argmin())
             rest = later[k + 1][k + 1]
             total = profit - int(cost[at]) + rest[0]
@@ -278,7 +301,7 @@ def search_prices(
         for k, b in enumerate(tensors):
             if k % 16 == 0 and not goes_on():
                 return best
-            plan = best_plan(problem, b, *summed, trial.first)
+            plan = best_plan(problem, b, b.size * summed[0], summed[1], trial.first)
             gain += plan.profit
             for q, s, e in plan.held:
                 held[q, s] += b.size

@@ -7,11 +7,13 @@ begins with a copy in, or where the previous use's piece ends (kept), or where t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cpsched.core.clock import Clock
 from cpsched.families.memory.check_mapping import copy_time
+from cpsched.families.memory.mapping_bound import Choice
 from cpsched.families.memory.problem import (
     Buffer,
     MemoryProblem,
@@ -51,7 +53,8 @@ class _Tensor:
 class MappingModel:
     """The model of a mapping in which the tensors outside ``free`` stay as in ``fixed``.
 
-    Building it ends with `OutOfTime` when the clock runs out.
+    Choices that are ``settled`` are fixed. Building it ends with `OutOfTime` when the clock runs
+    out.
     """
 
     def __init__(
@@ -61,12 +64,14 @@ class MappingModel:
         *,
         fixed: MemorySchedule | None = None,
         free: frozenset[str] | None = None,
+        settled: Mapping[str, Mapping[Choice, bool]] | None = None,
     ) -> None:
         from ortools.sat.python import cp_model
 
         self.problem, self.clock = problem, clock
         self.model: CpModel = cp_model.CpModel()
         self.fixed = fixed
+        self.settled = settled or {}
         self.free = frozenset(b.id for b in problem.buffers) if free is None else free
         self.tensors: list[_Tensor] = []
         self._sizes = {b.id: b.size for b in problem.buffers}
@@ -86,9 +91,27 @@ class MappingModel:
             self.load(space.name, space.capacity)
         self.copy_engine()
         self.copy_windows()
+        self.choices()
         base = self.problem.base_time - self._lost
         self.model.minimize(base - sum(gain * literal for literal, gain in self._gain))
         return self.model
+
+    def choices(self) -> None:
+        """Choices that prices have settled for every mapping as good as the best known one."""
+        number = {s.name: q for q, s in enumerate(self.problem.spaces)}
+        for tensor in self.tensors:
+            settled = self.settled.get(tensor.buffer.id, {})
+            for (j, space), piece in tensor.pieces.items():
+                literals = {
+                    "serve": piece.resident,
+                    "fetch": piece.fresh,
+                    "keep": piece.kept,
+                    "born": piece.born,
+                }
+                for kind, literal in literals.items():
+                    made = settled.get((kind, number[space], j))
+                    if literal is not None and made is not None:
+                        self.model.add(literal == made)
 
     # ------------------------------------------------------------------ parts
 

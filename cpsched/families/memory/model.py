@@ -48,8 +48,6 @@ class AllocationModel:
         The height in units that no block may exceed.
     clock
         Building ends with `OutOfTime` when it runs out.
-    fixed
-        Offsets of blocks that stay, -1 elsewhere; the instance's pins by default.
     """
 
     def __init__(
@@ -58,13 +56,10 @@ class AllocationModel:
         limit: int,
         pairs: list[tuple[int, int]],
         clock: Clock,
-        fixed: Ints | None = None,
     ) -> None:
         from ortools.sat.python import cp_model
 
         self.instance, self.limit, self.pairs, self.clock = instance, limit, pairs, clock
-        #: Where each block is pinned, or -1.
-        self.fixed = instance.pin if fixed is None else fixed
         self.model: CpModel = cp_model.CpModel()
         self.off: list[IntVar] = []
         self.height: IntVar | None = None
@@ -107,7 +102,7 @@ class AllocationModel:
 
     def pinned(self) -> None:
         """Pinned blocks stay where they are told to."""
-        for b, pin in enumerate(self.fixed.tolist()):
+        for b, pin in enumerate(self.instance.pin.tolist()):
             if pin >= 0:
                 self.model.add(self.off[b] == pin)
 
@@ -128,7 +123,7 @@ class AllocationModel:
             if count % 256 == 0:
                 self.clock.check()
             a, b = int(i.piece_block[p]), int(i.piece_block[q])
-            if self.fixed[a] >= 0 and self.fixed[b] >= 0:
+            if i.pin[a] >= 0 and i.pin[b] >= 0:
                 continue
             under = self.model.new_bool_var("")
             over = under.negated()

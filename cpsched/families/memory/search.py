@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import threading
+import math
 
 import numpy as np
 
 from cpsched.core import engine
 from cpsched.core.exact import Built, solve_levels
 from cpsched.core.run import Run
-from cpsched.families.memory import bnb
 from cpsched.families.memory.allocator import Allocator
 from cpsched.families.memory.bound import allocation_bound, size_bound
 from cpsched.families.memory.greedy import FirstFit, stacked
-from cpsched.families.memory.neighbourhoods import Around
 from cpsched.families.memory.prepare import UNLIMITED, Ints, prepare
 from cpsched.families.memory.problem import MemoryProblem, MemorySchedule
 from cpsched.result import Bound
 
-#: Blocks from which on neighbourhoods pay: fewer are searched whole.
-FEWEST = 20
-
-#: Seconds that must be left for them: CP-SAT has to be loaded.
-LEAST_SECONDS = 2.0
+#: Blocks up to which the bounds step looks at subsets.
+MOST_LOOKED_AT = 20_000
 
 
 class AllocationSolver:
@@ -49,15 +44,28 @@ class AllocationSolver:
             values = (height * self.instance.unit,) if self.minimise else None
             self.run.offer(lambda: self.instance.schedule(offsets), source, values)
 
-    def _prove(self, bound: int) -> None:
-        if bound > self.instance.capacity:
-            self.run.claim_infeasible("branch-and-bound", "no allocation fits within the capacity")
+    def _prove(self, bound: Bound) -> None:
+        if bound.value > self.instance.capacity * self.instance.unit:
+            who = "some buffers alone do not fit" if bound.argument == "subset" else "nothing fits"
+            self.run.claim_infeasible(bound.argument, f"{who} within the capacity")
         elif self.minimise:
-            value = bound * self.instance.unit
-            self.run.raise_bound(Bound(value, "branch-and-bound", "height"))
+            self.run.raise_bound(bound)
 
     def bounds(self) -> None:
-        """The load bound; infeasible when it exceeds the capacity."""
+        """The load bound and, without a search to come, the bound by subsets.
+
+        Infeasible when one exceeds the capacity.
+        """
+        self._load_bound()
+        # With an allocation at hand the search raises the bound as it goes.
+        if self.minimise and self.run.incumbent is None and self.instance.n <= MOST_LOOKED_AT:
+            stop_at = 0.5 * self.run.clock.remaining() if self.run.clock.limit < math.inf else 0.0
+            self.allocator.refute(
+                100_000,
+                lambda: self.allocator.done() or self.run.clock.remaining() <= stop_at,
+            )
+
+    def _load_bound(self) -> None:
         bound = allocation_bound(self.instance)
         if self.minimise:
             self.run.raise_bound(bound)
@@ -66,7 +74,7 @@ class AllocationSolver:
 
     def greedy(self) -> None:
         """Skylines and first fits, within milliseconds for usual sizes; the load bound first."""
-        self.bounds()
+        self._load_bound()
         self.allocator.greedy()
 
     def repair(self, schedule: MemorySchedule) -> None:
@@ -80,35 +88,12 @@ class AllocationSolver:
         self.allocator.take(self.allocator.globally(off), height, "repair")
 
     def search(self) -> None:
-        """Branch-and-bound where blocks are plain, else CP-SAT; see `Allocator.search`.
-
-        A height that is to be least is improved in neighbourhoods of the incumbent besides.
-        """
-        if not self.instance.simple:
-            self.allocator.search(seconds=0.2 * self.run.clock.remaining())
-            self._search_model()
-            return
-        if not self.minimise or not FEWEST <= self.instance.n <= bnb.MOST_BLOCKS:
+        """Branch-and-bound where blocks are plain, else CP-SAT; see `Allocator.search`."""
+        if self.instance.simple:
             self.allocator.search()
             return
-        # Most instances are settled soon by the branch-and-bound alone.
         self.allocator.search(seconds=0.2 * self.run.clock.remaining())
-        if self.allocator.done():
-            return
-        if self.run.clock.remaining() < LEAST_SECONDS or not engine.ready(self.run.clock):
-            self.allocator.search()
-            return
-        around = Around(self.run, self.instance, self.allocator.done)
-        if self.run.workers == 1 or self.run.deterministic:
-            while not self.allocator.done():
-                around.search(seconds=0.2 * self.run.clock.remaining() + 0.1)
-                self.allocator.search(seconds=0.2 * self.run.clock.remaining() + 0.1)
-            return
-        self.allocator.workers = self.run.workers - 1
-        thread = threading.Thread(target=self.allocator.search, daemon=True)
-        thread.start()
-        around.search()
-        thread.join()
+        self._search_model()
 
     def _search_model(self) -> None:
         """CP-SAT: exact for windows and in-place reuse, which the others only approximate."""
