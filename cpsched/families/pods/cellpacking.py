@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from cpsched.core.run import Run
-from cpsched.families.pods import aggregate, dive, patterns
+from cpsched.families.pods import aggregate, dive, patterns, warm
 from cpsched.families.pods.arrays import Ints
 from cpsched.families.pods.board import Board
 from cpsched.families.pods.plan import schedule_of
@@ -89,7 +89,7 @@ def search(instance: Instance, run: Run) -> None:
     if found.bound is not None and found.multipliers is not None:
         run.raise_bound(_bound(instance, pack, found))
     chosen = dive.dive(pack, found.master, run.clock, 0.2 * budget)
-    if chosen is None:
+    if chosen is None and warm.ready(run.clock):
         columns = [(g, f) for g, f, _ in found.master.columns]
         chosen = dive.choose(pack, columns, run, 0.5 * run.clock.remaining())
     if chosen is None:
