@@ -190,6 +190,27 @@ class Board:
             return False
         return all(self.credit[b] > 0 for b in group.budgets)
 
+    def undone(self) -> bool:
+        """Whether affinity or spread of a pod that was bound no longer holds."""
+        i = self.instance
+        for c, n in {
+            (int(i.class_of[p]), n)
+            for kind, p, n, _ in self.actions
+            if kind == "bind" and self.at[p] == n
+        }:
+            for s, count in zip(i.spreads.get(c, ()), self.spread.get(c, ()), strict=True):
+                few = s.domains < s.min_domains
+                lowest = 0 if few else int(count.min(initial=2**40))
+                if s.own and count[s.eligible[n]] - lowest > s.max_skew:
+                    return True
+            together = i.together.get(c)
+            if together is not None and not all(
+                count[domain[n]] > 0
+                for domain, count in zip(together.domains, self.near[c], strict=True)
+            ):
+                return True
+        return False
+
     # ------------------------------------------------------------------ changing
 
     def bind(self, p: int, n: int, cells: tuple[int, ...] | None = None) -> None:

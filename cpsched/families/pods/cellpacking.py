@@ -17,7 +17,8 @@ from cpsched.core.run import Run
 from cpsched.families.pods import aggregate, dive, patterns, warm
 from cpsched.families.pods.arrays import Ints
 from cpsched.families.pods.board import Board
-from cpsched.families.pods.plan import schedule_of
+from cpsched.families.pods.cellswaps import exchange
+from cpsched.families.pods.plan import schedule_of, without_detours
 from cpsched.families.pods.prepare import Instance
 from cpsched.result import Bound
 
@@ -95,7 +96,8 @@ def search(instance: Instance, run: Run) -> None:
     if chosen is None:
         return
     board = realise(instance, pack, chosen, run)
-    run.offer(lambda: schedule_of(instance, board.actions), "patterns:cells")
+    actions = without_detours(instance, board.actions)
+    run.offer(lambda: schedule_of(instance, actions), "patterns:cells")
 
 
 def _bound(instance: Instance, pack: patterns.Packing, found: patterns.Certificate) -> Bound:
@@ -137,4 +139,5 @@ def realise(instance: Instance, pack: patterns.Packing, chosen: dive.Chosen, run
             if n < 0:
                 break
             board.bind(waiting[c].pop(), n)
+    exchange(board, waiting, run.clock)
     return board

@@ -57,6 +57,8 @@ def _offer(board: Board, run: Run, source: str) -> None:
     instance = board.instance
     if len(instance.at) > LARGE and run.clock.remaining() < _check_seconds(instance, run):
         raise OutOfTime("a plan of a large cluster could not be checked in time")
+    if board.undone():
+        return  # possible step by step, but a later step took what an earlier one asked for
     actions = without_detours(instance, board.actions)
     schedule = schedule_of(instance, actions)
     problem = instance.problem
