@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import defaultdict
 
@@ -69,7 +70,7 @@ def _with_pairs(instance: Instance, run: Run) -> None:
         solved = flows.solve(flow, run.clock, workers=run.workers, seed=run.seed, plain=True)
         if solved.value is not None:
             actions = first + in_order(rest, *lay_out(flow, solved))
-            run.offer(lambda actions=actions: schedule_of(instance, actions), "class-flow:pairs")
+            run.offer(functools.partial(schedule_of, instance, actions), "class-flow:pairs")
         count //= 2
 
 
