@@ -262,7 +262,9 @@ def _choose_format(file: str, text: str, name: str | None) -> Format:
             f"the format must be one of {known}", value=name, remedy="See `cpsched formats`."
         )
     head = text[:20_000]
-    for candidate in all_formats():
+    # Lists of Kubernetes objects say so: the families before that one need not be imported.
+    likely = "pods" if '"apiVersion"' in head else None
+    for candidate in all_formats(likely):
         if candidate.detect(Path(file).name, head):
             return candidate
     if '"schema_version"' in head:

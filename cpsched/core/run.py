@@ -81,6 +81,8 @@ class Run:
         self.error: str | None = None
         self.message = ""
         self._bounds: list[list[Bound]] = [[] for _ in self.objectives]
+        #: Seconds that the longest check of a schedule took.
+        self._check_seconds = 0.0
         self._on_improvement = on_improvement
         self._on_progress = on_progress
         self._lock = threading.RLock()
@@ -116,6 +118,8 @@ class Run:
         with self._lock:
             if values is not None and not self._better(values):
                 return False
+            if self.incumbent is not None and not self._can_check():
+                return False
             started = time.perf_counter()
             if callable(schedule):
                 schedule = schedule()
@@ -129,6 +133,7 @@ class Run:
             if not self._better(values):
                 return False
             self.clock.reserve = max(self.clock.reserve, min(1.5 * cost, 0.2 * self.clock.limit))
+            self._check_seconds = max(self._check_seconds, cost)
             if self.infeasible is not None:
                 claim, self.infeasible = self.infeasible, None
                 self.contradict(f"a checked schedule exists although {claim} claimed none")
@@ -137,6 +142,12 @@ class Run:
             self._record(source)
             self._tell(self._on_improvement, self.incumbent)
             return True
+
+    def _can_check(self) -> bool:
+        """Whether another schedule can still be checked before the deadline (and its grace)."""
+        if self.deterministic or self._check_seconds < 0.1:
+            return True
+        return self.clock.elapsed() + self._check_seconds < self.clock.limit + 0.1
 
     def _better(self, values: Values) -> bool:
         if self.incumbent is None:

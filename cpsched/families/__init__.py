@@ -211,8 +211,11 @@ def family(kind: str) -> Family[Any, Any, Any]:
     return chosen
 
 
-def all_formats() -> Iterator[Format]:
-    """Every readable format, cpsched JSON first; a family is imported when its turn comes."""
+def all_formats(likely: str | None = None) -> Iterator[Format]:
+    """Every readable format, cpsched JSON first; a family is imported when its turn comes.
+
+    The likely kind's come before the other kinds'.
+    """
     yield Format(
         name="cpsched",
         kind="any",
@@ -221,7 +224,7 @@ def all_formats() -> Iterator[Format]:
         detect=_is_own,
         read=_read_own,
     )
-    for kind in KINDS:
+    for kind in sorted(KINDS, key=lambda kind: kind != likely):
         yield from family(kind).formats
 
 

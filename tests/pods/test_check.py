@@ -308,6 +308,20 @@ def test_live_migration_needs_room_beside_the_source() -> None:
     assert moved(1) == {"cells"}
 
 
+def test_a_moving_vm_does_not_exclude_itself() -> None:
+    """A VM that keeps apart from its set may move within its rack: it is the only one there."""
+    alone = [{"topology_key": "rack", "selector": WEB}]
+    vm = pod("p", node="a", labels=LABELS, pod_anti_affinity=alone)
+    cluster = problem(
+        [node(n, labels={"rack": "r"}) for n in ("a", "b")], [vm], live_migration=True
+    )
+    there = Step(action="move", pod="default/p", source="a", to="b")
+    back = Step(action="move", pod="default/p", source="b", to="a")
+    for steps, end in (((there,), "b"), ((there, back, there), "b")):
+        moved = PodsSchedule(placements=(Placement(pod="default/p", node=end),), steps=steps)
+        assert check(cluster, moved) == []
+
+
 def test_placements_must_be_complete() -> None:
     """A missing, unknown or doubled pod is reported."""
     cluster = problem([node("a")], [pod("p"), pod("q")])

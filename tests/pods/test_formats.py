@@ -167,7 +167,7 @@ def test_over_committed_nodes_are_reported_and_handled() -> None:
     pods = [api_pod(f"p{i}", "n") for i in range(6)]
     cluster = read(api_node("n"), api_node("m"), *pods, api_pod("new"))
     assert any("over-committed" in n for n in cluster.notes)
-    result = cpsched.solve(cluster, 1.0, workers=1, strict=True)
+    result = cpsched.solve(cluster, 30.0, workers=1, strict=True)
     assert result.objective[0] == 7
 
 
@@ -238,7 +238,7 @@ def test_shell_script(tmp_path: Path) -> None:
         *[api_pod(f"p{i}", "n") for i in range(4)],
         api_pod("big", nodeSelector={"kubernetes.io/hostname": "n"}),
     )
-    result = cpsched.solve(cluster, 2.0, workers=1, strict=True)
+    result = cpsched.solve(cluster, 30.0, workers=1, strict=True)
     script = tmp_path / "plan.sh"
     script.write_text(write_kubectl(cluster, result.schedule))
     assert "bind_replica default ReplicaSet rs m" in script.read_text()
@@ -305,7 +305,7 @@ def test_vm_clusters() -> None:
 def test_vm_rescheduling_is_proved() -> None:
     """Free 36 per cell leaves 4 over each; moving 8s together frees whole blocks of 16."""
     problem = vmjson.read(json.dumps(VMS), "", {"migration_limit": "2"})
-    result = cpsched.solve(problem, 5.0, workers=1, strict=True)
+    result = cpsched.solve(problem, 60.0, workers=1, strict=True)
     assert result.status == "OPTIMAL"
     # Cells hold 8 of 44 each: fragments 4 of 36. An 8 moved makes 12 + 12 of them: no gain.
     assert result.objective == pytest.approx(16 / 144)
@@ -326,7 +326,7 @@ def test_openb(tmp_path: Path) -> None:
     head = "name,cpu_milli,memory_mib,num_gpu,gpu_milli,gpu_spec\n"
     rows = "a,1000,10,1,600,\nb,1000,10,1,400,\nc,1000,10,1,1000,T4\nd,1000,10,1,500,P100\n"
     problem = openb.read(head + rows, "", {"nodes": str(nodes)})
-    result = cpsched.solve(problem, 3.0, workers=1, strict=True)
+    result = cpsched.solve(problem, 30.0, workers=1, strict=True)
     assert result.objective == [2000, 3]
     for bound in result.bounds:
         assert family_recompute(problem, bound) <= bound.value

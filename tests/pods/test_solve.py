@@ -230,3 +230,48 @@ def test_capacity_metamorphic() -> None:
     values = [cpsched.solve(c, 1.0, workers=1, strict=True).objective[0] for c in (small, large)]
     assert values == [2, 2] or values[1] >= values[0]
     assert math.isfinite(values[0])
+
+
+def vm_hosts(limit: int) -> PodsProblem:
+    """Two hosts of two cells, 8 cores beyond a multiple of 16 in each; one VM lies on two cells."""
+    cells = [{"cpu": 24}, {"cpu": 24}]
+
+    def vm(name: str, host: str, at: list[int], cores: int, movable: bool) -> dict[str, object]:
+        return {
+            "name": name,
+            "node": host,
+            "cells": len(at),
+            "cell_indices": at,
+            "per_cell": {"cpu": cores},
+            "movable": movable,
+        }
+
+    return PodsProblem.parse(
+        {
+            "nodes": [{"name": "a", "cells": cells}, {"name": "b", "cells": cells}],
+            "pods": [
+                vm("both", "a", [0, 1], 8, True),
+                *[vm(f"a{k}", "a", [k], 8, False) for k in (0, 1)],
+                *[vm(f"b{k}", "b", [k], 16, False) for k in (0, 1)],
+            ],
+            "live_migration": True,
+            "migration_limit": limit,
+            "objectives": ["fragment_rate"],
+        }
+    )
+
+
+def test_a_vm_on_two_cells_migrates_as_one() -> None:
+    """One migration of it rids four cells of their fragments, and is proved optimal."""
+    result = cpsched.solve(vm_hosts(1), 60.0, workers=1, strict=True)
+    assert (result.status, result.objective) == ("OPTIMAL", 0.0)
+    assert [(s.action, s.pod, s.to, s.numa) for s in result.schedule.steps] == [
+        ("move", "both", "b", (0, 1))
+    ]
+
+
+def test_a_vm_on_two_cells_stays_without_migrations() -> None:
+    """With no migration allowed nothing moves."""
+    result = cpsched.solve(vm_hosts(0), 60.0, workers=1, strict=True)
+    assert (result.status, result.objective) == ("OPTIMAL", 1.0)
+    assert result.schedule.steps == ()

@@ -12,7 +12,7 @@ from cpsched.families.pods.check import check
 from cpsched.families.pods.draw import draw
 from cpsched.families.pods.explain import constraints, restrict
 from cpsched.families.pods.formats import FORMATS
-from cpsched.families.pods.greedy import greedy
+from cpsched.families.pods.greedy import LARGE, greedy
 from cpsched.families.pods.objectives import OBJECTIVES, evaluate
 from cpsched.families.pods.prepare import prepare
 from cpsched.families.pods.problem import PodsProblem, PodsSchedule
@@ -51,7 +51,8 @@ def _prepare(problem: PodsProblem, run: Run) -> Any:
         return problem
     instance = prepare(problem, run)
     bounds(instance, run)
-    warm.start_within(run.clock)
+    if len(problem.pods) <= LARGE:  # a large cluster needs the interpreter for its first plan
+        warm.start_within(run.clock)
     return instance
 
 

@@ -81,7 +81,7 @@ def conflicts(
             domain, count = known[key]
             holders = np.zeros(len(classes), dtype=bool)
             holders[indices] = True
-            matches = _matching(classes, selectors, selector)
+            matches = selectors.matching(classes, selector)
             out.append(Conflict("pod_anti_affinity", domain, count, holders, matches))
     if "host_ports" not in relaxed:
         ports = {p.model_dump_json(): p for c in classes for p in c.pod.host_ports}
@@ -101,26 +101,22 @@ def conflicts(
     return out
 
 
-def _matching(classes: list[PodClass], selectors: Selectors, index: int) -> Bools:
-    if selectors.table is None:
-        rows = [selectors.signature(c.pod) for c in classes]
-        selectors.table = np.array(rows, dtype=bool).T.copy()
-    row: Bools = selectors.table[index]
-    return row
-
-
 def togethers(
     problem: PodsProblem, classes: list[PodClass], selectors: Selectors
 ) -> dict[int, Together]:
     """Required pod affinity per class."""
     out = {}
+    shared: dict[Any, tuple[Bools, tuple[Ints, ...]]] = {}
     for c in classes:
         if c.pod.pod_affinity:
-            matches = np.ones(len(classes), dtype=bool)
-            for term in c.pod.pod_affinity:
-                matches &= _matching(classes, selectors, selectors.term(c.pod, term))
-            keys = dict.fromkeys(t.topology_key for t in c.pod.pod_affinity)
-            domains = tuple(domains_of(problem, k)[0] for k in keys)
+            chosen = tuple(selectors.term(c.pod, t) for t in c.pod.pod_affinity)
+            keys = tuple(dict.fromkeys(t.topology_key for t in c.pod.pod_affinity))
+            if (chosen, keys) not in shared:
+                matches = np.ones(len(classes), dtype=bool)
+                for index in chosen:
+                    matches &= selectors.matching(classes, index)
+                shared[chosen, keys] = matches, tuple(domains_of(problem, k)[0] for k in keys)
+            matches, domains = shared[chosen, keys]
             out[c.index] = Together(matches, domains, bool(matches[c.index]))
     return out
 
@@ -148,7 +144,7 @@ def _spreads(
             if who not in nodes:
                 nodes[who] = _eligible(problem, c.pod, spread)
             eligible, count = nodes[who]
-            matches = _matching(classes, selectors, selectors.spread(c.pod, spread))
+            matches = selectors.matching(classes, selectors.spread(c.pod, spread))
             out.setdefault(c.index, []).append(
                 Spreading(
                     matches,
@@ -189,7 +185,7 @@ def wishes(problem: PodsProblem, classes: list[PodClass], selectors: Selectors) 
     out: dict[int, list[Wish]] = {}
     for c in classes:
         for w in c.pod.preferred_pods:
-            matches = _matching(classes, selectors, selectors.term(c.pod, w.term))
+            matches = selectors.matching(classes, selectors.term(c.pod, w.term))
             domain, _ = domains_of(problem, w.term.topology_key)
             own = bool(matches[c.index])
             out.setdefault(c.index, []).append(Wish(w.weight, w.apart, matches, domain, own))

@@ -39,8 +39,11 @@ class Board:
             self.guests[int(self.at[p])].add(p)
             for cell in self.cells[p]:
                 self.cell_free[self.at[p], cell] -= i.cell_requests[i.class_of[p]]
-        self._setup_conflicts(running)
-        self._setup_counts(running)
+        # Running pods by class: a count looks at its classes only.
+        order = running[np.argsort(i.class_of[running], kind="stable")]
+        ends = np.cumsum(np.bincount(i.class_of[order], minlength=len(i.classes)))
+        self._setup_conflicts(order, ends)
+        self._setup_counts(order, ends)
         self.credit = list(i.budget_credit)
         self.quota_used = np.zeros_like(i.quota_limits)
         for p in running.tolist():
@@ -49,7 +52,7 @@ class Board:
         self.away: set[int] = set()
         self.actions: list[Action] = []
 
-    def _setup_conflicts(self, running: Ints) -> None:
+    def _setup_conflicts(self, order: Ints, ends: Ints) -> None:
         i = self.instance
         self.holding: list[Ints] = []
         self.matching: list[Ints] = []
@@ -60,36 +63,33 @@ class Board:
                 (conflict.holders, self.holding, self._holds),
                 (conflict.matches, self.matching, self._meets),
             ):
-                chosen = running[mask[i.class_of[running]]]
-                where = conflict.domain[self.at[chosen]]
+                where = conflict.domain[self.at[_of_classes(order, ends, mask)]]
                 counts.append(np.bincount(where[where >= 0], minlength=conflict.domains))
                 for c in np.flatnonzero(mask).tolist():
                     lists[c].append(k)
 
-    def _setup_counts(self, running: Ints) -> None:
+    def _setup_counts(self, order: Ints, ends: Ints) -> None:
         i = self.instance
         self.near: dict[int, list[Ints]] = {}
         self.spread: dict[int, list[Ints]] = {}
         self._seen_by: list[list[tuple[Ints, Ints]]] = [[] for _ in i.classes]
-        for c, together in i.together.items():
-            self.near[c] = []
-            for domain in together.domains:
-                self.near[c].append(self._count(running, together.matches, domain))
-        for c, spreads in i.spreads.items():
-            self.spread[c] = []
-            for s in spreads:
-                self.spread[c].append(self._count(running, s.matches, s.eligible, s.domains))
+        known: dict[tuple[int, int], Ints] = {}
 
-    def _count(self, running: Ints, matches: Bools, domain: Ints, size: int = 0) -> Ints:
-        i = self.instance
-        chosen = running[matches[i.class_of[running]]]
-        where = domain[self.at[chosen]]
-        counts = np.bincount(
-            where[where >= 0], minlength=max(size, int(domain.max(initial=-1)) + 1)
-        )
-        for c in np.flatnonzero(matches).tolist():
-            self._seen_by[c].append((domain, counts))
-        return counts
+        def count(matches: Bools, domain: Ints) -> Ints:
+            # Classes with the same selector and domains share one count.
+            key = (id(matches), id(domain))
+            if key not in known:
+                where = domain[self.at[_of_classes(order, ends, matches)]]
+                size = int(domain.max(initial=-1)) + 1
+                known[key] = np.bincount(where[where >= 0], minlength=size)
+                for c in np.flatnonzero(matches).tolist():
+                    self._seen_by[c].append((domain, known[key]))
+            return known[key]
+
+        for c, together in i.together.items():
+            self.near[c] = [count(together.matches, domain) for domain in together.domains]
+        for c, spreads in i.spreads.items():
+            self.spread[c] = [count(s.matches, s.eligible) for s in spreads]
 
     # ------------------------------------------------------------------ asking
 
@@ -190,6 +190,27 @@ class Board:
             return False
         return all(self.credit[b] > 0 for b in group.budgets)
 
+    def undone(self) -> bool:
+        """Whether affinity or spread of a pod that was bound no longer holds."""
+        i = self.instance
+        for c, n in {
+            (int(i.class_of[p]), n)
+            for kind, p, n, _ in self.actions
+            if kind == "bind" and self.at[p] == n
+        }:
+            for s, count in zip(i.spreads.get(c, ()), self.spread.get(c, ()), strict=True):
+                few = s.domains < s.min_domains
+                lowest = 0 if few else int(count.min(initial=2**40))
+                if s.own and count[s.eligible[n]] - lowest > s.max_skew:
+                    return True
+            together = i.together.get(c)
+            if together is not None and not all(
+                count[domain[n]] > 0
+                for domain, count in zip(together.domains, self.near[c], strict=True)
+            ):
+                return True
+        return False
+
     # ------------------------------------------------------------------ changing
 
     def bind(self, p: int, n: int, cells: tuple[int, ...] | None = None) -> None:
@@ -244,3 +265,11 @@ class Board:
             self.credit[b] += by
         for q in group.quotas:
             self.quota_used[q] += by * i.requests[c]
+
+
+def _of_classes(order: Ints, ends: Ints, mask: Bools) -> Ints:
+    """The pods, listed by class, of some classes; ``ends`` are where the classes' lists end."""
+    chosen = np.flatnonzero(mask).tolist()
+    if not chosen:
+        return order[:0]
+    return np.concatenate([order[ends[c - 1] if c else 0 : ends[c]] for c in chosen])

@@ -24,14 +24,21 @@ def bounds(instance: Instance, run: Run) -> None:
 
 
 def placeable(instance: Instance) -> list[int]:
-    """Per tier the weight of pods that run, or fit some node when it is empty of movable pods."""
+    """Per tier the weight of pods that run, or fit some node when it is empty of movable pods.
+
+    A pod whose affinity no pod at all matches, itself included, is never bound.
+    """
     room = fixed_room(instance)
+    inhabited = np.array([bool(g.members) for g in instance.classes], dtype=bool)
     out = [0] * len(instance.tiers)
     for group in instance.classes:
         fits = instance.allowed[group.index] & np.all(
             room >= instance.requests[group.index], axis=1
         )
-        count = len(group.members) if bool(fits.any()) else len(group.members) - len(group.pending)
+        together = instance.together.get(group.index)
+        company = together is None or bool((together.matches & inhabited).any())
+        possible = bool(fits.any()) and company
+        count = len(group.members) if possible else len(group.members) - len(group.pending)
         out[instance.tier_of[group.index]] += group.weight * count
     return out
 

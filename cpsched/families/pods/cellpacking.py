@@ -14,10 +14,11 @@ from dataclasses import replace
 import numpy as np
 
 from cpsched.core.run import Run
-from cpsched.families.pods import aggregate, dive, patterns
+from cpsched.families.pods import aggregate, dive, patterns, warm
 from cpsched.families.pods.arrays import Ints
 from cpsched.families.pods.board import Board
-from cpsched.families.pods.plan import schedule_of
+from cpsched.families.pods.cellswaps import exchange
+from cpsched.families.pods.plan import schedule_of, without_detours
 from cpsched.families.pods.prepare import Instance
 from cpsched.result import Bound
 
@@ -89,13 +90,14 @@ def search(instance: Instance, run: Run) -> None:
     if found.bound is not None and found.multipliers is not None:
         run.raise_bound(_bound(instance, pack, found))
     chosen = dive.dive(pack, found.master, run.clock, 0.2 * budget)
-    if chosen is None:
+    if chosen is None and warm.ready(run.clock):
         columns = [(g, f) for g, f, _ in found.master.columns]
         chosen = dive.choose(pack, columns, run, 0.5 * run.clock.remaining())
     if chosen is None:
         return
     board = realise(instance, pack, chosen, run)
-    run.offer(lambda: schedule_of(instance, board.actions), "patterns:cells")
+    actions = without_detours(instance, board.actions)
+    run.offer(lambda: schedule_of(instance, actions), "patterns:cells")
 
 
 def _bound(instance: Instance, pack: patterns.Packing, found: patterns.Certificate) -> Bound:
@@ -137,4 +139,5 @@ def realise(instance: Instance, pack: patterns.Packing, chosen: dive.Chosen, run
             if n < 0:
                 break
             board.bind(waiting[c].pop(), n)
+    exchange(board, waiting, run.clock)
     return board

@@ -18,8 +18,10 @@ from cpsched.families.pods.prepare import Instance
 
 #: Pods from which on the state as it is is not offered first.
 LARGE = 20_000
-#: Seconds per pod that building and checking a plan of a large cluster takes.
-CHECK_SECONDS = 3e-5
+#: Building and checking a plan of a large cluster: seconds per pod on an idle machine, and how
+#: many times as long as preparing the instance.
+CHECK_SECONDS = 1.5e-5
+CHECKS = 2.0
 #: Nodes tried for one pending pod when room must be made.
 CANDIDATES = 12
 
@@ -53,8 +55,10 @@ def greedy(instance: Instance, run: Run) -> None:
 
 def _offer(board: Board, run: Run, source: str) -> None:
     instance = board.instance
-    if len(instance.at) > LARGE and run.clock.remaining() < CHECK_SECONDS * len(instance.at):
+    if len(instance.at) > LARGE and run.clock.remaining() < _check_seconds(instance, run):
         raise OutOfTime("a plan of a large cluster could not be checked in time")
+    if board.undone():
+        return  # possible step by step, but a later step took what an earlier one asked for
     actions = without_detours(instance, board.actions)
     schedule = schedule_of(instance, actions)
     problem = instance.problem
@@ -62,6 +66,12 @@ def _offer(board: Board, run: Run, source: str) -> None:
     at_the_end = bool(instance.gang_minimum or problem.drain or problem.required)
     if (problem.migration_limit is None and not at_the_end) or not check(problem, schedule):
         run.offer(schedule, source)
+
+
+def _check_seconds(instance: Instance, run: Run) -> float:
+    """Estimated seconds of building and checking a plan, on a machine as busy as it was so far."""
+    seconds = CHECK_SECONDS * len(instance.at)
+    return seconds if run.deterministic else max(seconds, CHECKS * instance.seconds)
 
 
 def drain_nodes(board: Board) -> None:
@@ -148,7 +158,7 @@ def make_room(board: Board, run: Run, blocked: set[int]) -> None:
         if c in hopeless or board.at[p] >= 0 or _is_blocked(instance, c, blocked):
             continue
         run.clock.spend(2e-5 * len(board.free))
-        if run.clock.remaining() < 0.85 * run.clock.limit or run.clock.cancelled:
+        if run.clock.remaining() < 0.5 * run.clock.limit or run.clock.cancelled:
             return
         n = board.best_node(c)
         if n >= 0:

@@ -14,9 +14,9 @@ from cpsched.result import Number, Values
 
 def tier_counts(problem: PodsProblem, placed: set[str]) -> dict[str, int]:
     """Pods (by weight) placed at each priority and above, by descending priority."""
-    per: Counter[int] = Counter()
+    per: dict[int, int] = {}
     for pod in problem.pods:
-        per[pod.priority] += pod.weight if pod.name in placed else 0
+        per[pod.priority] = per.get(pod.priority, 0) + pod.weight * (pod.name in placed)
     out: dict[str, int] = {}
     total = 0
     for priority in sorted(per, reverse=True):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from cpsched.families.pods.board import Action, Board
 from cpsched.families.pods.objectives import tier_counts
 from cpsched.families.pods.prepare import Instance
 from cpsched.families.pods.problem import Placement, PodsSchedule, Step
+
+_PLACEMENTS = TypeAdapter(list[Placement])
 
 
 def without_detours(instance: Instance, actions: Sequence[Action]) -> list[Action]:
@@ -36,7 +40,7 @@ def schedule_of(instance: Instance, actions: Sequence[Action]) -> PodsSchedule:
     node = [n.name for n in problem.nodes]
     at: dict[int, tuple[int, tuple[int, ...]]] = {}
     steps = []
-    for _position, (kind, p, n, cells) in enumerate(actions):
+    for kind, p, n, cells in actions:
         name = problem.pods[p].name
         if kind == "move":
             source = at[p][0] if p in at else int(instance.at[p])
@@ -52,12 +56,7 @@ def schedule_of(instance: Instance, actions: Sequence[Action]) -> PodsSchedule:
             )
         )
         at[p] = (n, cells) if kind == "bind" else (-1, ())
-    if not instance.present:
-        instance.present = [
-            Placement.model_construct(pod=pod.name, node=pod.node, numa=pod.cell_indices)
-            for pod in problem.pods
-        ]
-    placements = list(instance.present)
+    placements = list(present_of(instance))
     for p, (n, cells) in at.items():
         end = node[n] if n >= 0 else None
         placements[p] = Placement.model_construct(pod=problem.pods[p].name, node=end, numa=cells)
@@ -65,6 +64,25 @@ def schedule_of(instance: Instance, actions: Sequence[Action]) -> PodsSchedule:
     return PodsSchedule.model_construct(
         placements=tuple(placements), steps=tuple(steps), counts=tier_counts(problem, placed)
     )
+
+
+def present_of(instance: Instance) -> list[Placement]:
+    """Placements of the present state, made once: all schedules share them."""
+    if not instance.present:
+        collecting = gc.isenabled()
+        # Tens of thousands of objects that stay: looking for cycles meanwhile takes longer.
+        gc.disable()
+        try:
+            instance.present = _PLACEMENTS.validate_python(
+                [
+                    {"pod": pod.name, "node": pod.node, "numa": pod.cell_indices}
+                    for pod in instance.problem.pods
+                ]
+            )
+        finally:
+            if collecting:
+                gc.enable()
+    return instance.present
 
 
 def name_pods(instance: Instance, counts: Mapping[tuple[int, int], int]) -> dict[int, int]:

@@ -6,6 +6,7 @@ amounts are exact int64.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,6 @@ import numpy as np
 
 from cpsched.core.run import Run
 from cpsched.errors import Infeasible, ProblemError
-from cpsched.families.pods import labels as rules
 from cpsched.families.pods.arrays import Bools, Ints
 from cpsched.families.pods.between import (
     Conflict,
@@ -87,6 +87,8 @@ class Instance:
     drained: frozenset[int]
     #: Placements of the present state, shared by all schedules; filled when first asked for.
     present: list[Placement] = field(default_factory=list)
+    #: Wall seconds that preparing took.
+    seconds: float = 0.0
 
     @property
     def nodes(self) -> int:
@@ -104,11 +106,18 @@ def prepare(problem: PodsProblem, run: Run) -> Instance:
     Infeasible
         When a required pod fits no node for reasons that nothing can change.
     """
+    started = time.perf_counter()
     large = len(problem.pods) > LARGE
     _check_totals(problem)
-    selectors = Selectors(problem)
-    classes, class_of = classify(problem, selectors)
-    _keep_time(run, large)
+
+    def check() -> None:
+        # A small cluster is prepared in milliseconds, and gets a plan whatever the clock says.
+        if large:
+            run.clock.check()
+
+    selectors = Selectors(problem, check)
+    classes, class_of = classify(problem, selectors, check)
+    check()
     at = _positions(problem)
     for p, place in enumerate(at.tolist()):
         group = classes[class_of[p]]
@@ -118,7 +127,7 @@ def prepare(problem: PodsProblem, run: Run) -> Instance:
     resources, capacity, requests = _amounts(problem, classes)
     cell_resources, cell_capacity, cell_requests = _cell_amounts(problem, classes)
     allowed = _allowed(problem, classes)
-    _keep_time(run, large)
+    check()
     tiers = sorted({c.priority for c in classes}, reverse=True)
     index = {priority: k for k, priority in enumerate(tiers)}
     relaxed = set(problem.relaxed)
@@ -142,7 +151,7 @@ def prepare(problem: PodsProblem, run: Run) -> Instance:
         together={} if "pod_affinity" in relaxed else togethers(problem, classes, selectors),
         spreads={} if "topology_spread" in relaxed else spreads(problem, classes, selectors),
         wishes=wishes(problem, classes, selectors),
-        budget_credit=_budget_credits(problem, classes),
+        budget_credit=_budget_credits(problem, classes, selectors),
         quota_limits=_quota_limits(problem, resources),
         gang_minimum=[g.min_count for g in problem.gangs],
         drained=_drained(problem),
@@ -154,13 +163,8 @@ def prepare(problem: PodsProblem, run: Run) -> Instance:
     _refuse_hopeless(instance)
     if problem.notes and not run.message:
         run.message = "; ".join(problem.notes[:8])
+    instance.seconds = time.perf_counter() - started
     return instance
-
-
-def _keep_time(run: Run, large: bool) -> None:
-    """A small cluster is prepared in milliseconds, and gets a plan whatever the clock says."""
-    if large:
-        run.clock.check()
 
 
 def _drained(problem: PodsProblem) -> frozenset[int]:
@@ -273,15 +277,14 @@ def _allowed(problem: PodsProblem, classes: list[PodClass]) -> Bools:
 # ---------------------------------------------------------------------- budgets, quotas
 
 
-def _budget_credits(problem: PodsProblem, classes: list[PodClass]) -> list[int]:
+def _budget_credits(
+    problem: PodsProblem, classes: list[PodClass], selectors: Selectors
+) -> list[int]:
     out: list[int] = []
     for b, budget in enumerate(problem.budgets):
         members = healthy = 0
-        for c in classes:
-            if c.pod.namespace != budget.namespace or not rules.selects(
-                budget.selector, c.pod.labels
-            ):
-                continue
+        for index in np.flatnonzero(selectors.matching(classes, selectors.budget(budget))).tolist():
+            c = classes[index]
             c.budgets = (*c.budgets, b)
             members += len(c.members)
             healthy += len(c.members) - len(c.pending)

@@ -222,7 +222,7 @@ class _Cluster:
                 pod = pod.model_copy(update=update)
             pods.append(pod)
         # Budgets that come with a count keep it: what was evicted and what failed is used up.
-        left = self.state._credits() if self.base.budgets else {}
+        left = self.state.credits() if self.base.budgets else {}
         budgets = [
             b if b.allowed is None else b.model_copy(update={"allowed": max(0, left[b.name])})
             for b in self.base.budgets

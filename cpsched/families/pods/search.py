@@ -34,19 +34,20 @@ SMALL = 120
 
 def search(instance: Instance, run: Run) -> None:
     """Improve and prove until the run is done."""
-    if not warm.ready(run.clock):
+    if not warm.linear(run.clock):
         return
     jit.ready(run.clock.remaining())
     if cellpacking.applies(instance, run):
         cellpacking.search(instance, run)
         return
     if vm.applies(instance, run):
-        vm.search(instance, run)
+        if warm.ready(run.clock):
+            vm.search(instance, run)
         return
     if plain(instance) and run.incumbent is not None:
         place(instance, run)
         least_disruption(instance, run)
-    if run.done() or not stated(instance, run):
+    if run.done() or not stated(instance, run) or not warm.ready(run.clock):
         return
     size = size_of(instance)
     small = size <= WHOLE
@@ -99,9 +100,11 @@ def place(instance: Instance, run: Run) -> None:
             _reach(instance, run, pack, last, columns, levels, 0.5 * until * budget)
         if run.done() or all(run.proved(k) for k in levels):
             return
-    if size_of(instance) <= SMALL:
+    if size_of(instance) <= SMALL and warm.ready(run.clock):
         solve_whole(instance, run, 0.6 * run.clock.remaining())
     _reach_again(instance, run, pack, last, levels, 0.3 * run.clock.remaining())
+    if not warm.ready(run.clock):
+        return
     # What is left is to place a pod or two more: look closely at a few nodes at a time.
     search_neighbourhoods(
         instance,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import defaultdict
 
@@ -10,6 +11,7 @@ import numpy as np
 from cpsched.core.clock import Clock
 from cpsched.core.run import Run
 from cpsched.families.pods import flow as flows
+from cpsched.families.pods import vm_pairs
 from cpsched.families.pods.board import Action, Board
 from cpsched.families.pods.plan import schedule_of
 from cpsched.families.pods.prepare import Instance
@@ -41,6 +43,8 @@ def search(instance: Instance, run: Run) -> None:
     solved = _solve(flow, run, "class-flow")
     if flow.exact and solved is not None:
         run.raise_bound(rate_bound(flow, solved))
+    if not run.done():
+        _with_pairs(instance, run)
     second = run.objectives[1].name if len(run.objectives) > 1 else ""
     if run.done() or second != "disruption" or run.incumbent is None:
         return
@@ -50,6 +54,24 @@ def search(instance: Instance, run: Run) -> None:
         least = -((-moves) // flows.HALVES) * instance.problem.move_weight
         given = run.incumbent.values[:1]
         run.raise_bound(Bound(least, "class-flow", "disruption", given=given))
+
+
+def _with_pairs(instance: Instance, run: Run) -> None:
+    """Plans in which VMs on several cells migrate first, as many as pay, or half of them."""
+    limit = instance.problem.migration_limit
+    most = len(instance.at) if limit is None else limit
+    moves = vm_pairs.best_moves(instance, most)
+    count = len(moves)
+    while count and not run.done():
+        first = moves[:count]
+        rest = vm_pairs.after(instance, first)
+        flow = flows.build(rest, run.clock)
+        # The bounds of this flow hold for its start only: none of them are given to the run.
+        solved = flows.solve(flow, run.clock, workers=run.workers, seed=run.seed, plain=True)
+        if solved.value is not None:
+            actions = first + in_order(rest, *lay_out(flow, solved))
+            run.offer(functools.partial(schedule_of, instance, actions), "class-flow:pairs")
+        count //= 2
 
 
 def _solve(
