@@ -56,8 +56,12 @@ class Request(Record):
         Tool called when the request ends, and for how many rounds it is held.
     candidates
         Instances it may run on, by index; empty for all.
-    instance, start
-        Where it runs now, and since when (it then keeps both, except that routing may move it).
+    instance, start, pauses
+        Where it runs now, since when, and how its prefill rests (it then keeps all of them, except
+        that routing may move it).
+    decode, sent
+        Where a running request is handed over to and when; without them that is open, but not
+        before ``arrival``.
     duration
         Rounds that a call with fixed times takes (question ``cache``; ``output`` by default).
     held, cost, swap_cost
@@ -86,6 +90,9 @@ class Request(Record):
     candidates: tuple[Count, ...] = ()
     instance: Count | None = None
     start: Whole | None = None
+    pauses: tuple[tuple[Whole, Whole], ...] = ()
+    decode: Count | None = None
+    sent: Whole | None = None
     duration: Count | None = None
     held: Count | None = None
     cost: Count | None = None
@@ -339,14 +346,16 @@ def _check_requests(p: ServingProblem) -> None:
     first = min((r.arrival for r in p.requests if r.start is None), default=10**12)
     for r in p.requests:
         place = f"requests.{r.id}"
-        for index in (*r.candidates, *(() if r.instance is None else (r.instance,))):
-            if index >= len(machines):
-                _complain(
-                    f"there are {len(machines)} instances, counted from 0",
-                    f"{place}.candidates" if index in r.candidates else f"{place}.instance",
-                    index,
-                    "Name an existing instance.",
-                )
+        named = {"candidates": r.candidates, "instance": (r.instance,), "decode": (r.decode,)}
+        for field, indices in named.items():
+            for index in indices:
+                if index is not None and index >= len(machines):
+                    _complain(
+                        f"there are {len(machines)} instances, counted from 0",
+                        f"{place}.{field}",
+                        index,
+                        "Name an existing instance.",
+                    )
         if p.question in ("admission", "capacity") and r.prompt > room:
             _complain(
                 f"a prompt must fit into the capacity of an instance ({room} units)",
@@ -380,14 +389,24 @@ def _check_requests(p: ServingProblem) -> None:
 
 def _check_staged(p: ServingProblem) -> None:
     """Refuse what staged instances do not combine with."""
+    for r in p.requests:
+        if (r.decode is None) != (r.sent is None):
+            _complain("decode and sent go together", f"requests.{r.id}", None, "Give both.")
+        if r.start is None and (r.pauses or r.sent is not None):
+            _complain(
+                "pauses and sent tell of running requests",
+                f"requests.{r.id}.start",
+                None,
+                "Give its start.",
+            )
     if not any(m.staged for m in p.instances):
         return
     for r in p.requests:
-        for field in ("prefix", "after", "tool", "start"):
+        for field in ("prefix", "after", "tool"):
             if getattr(r, field) not in ((), "", None):
                 _complain(
                     "roles, interruptible prefills and buckets do not go with prefixes, "
-                    "precedences, tools and running requests",
+                    "precedences and tools",
                     f"requests.{r.id}.{field}",
                     getattr(r, field),
                     "Drop one of them.",
