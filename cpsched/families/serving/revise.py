@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from cpsched.errors import ProblemError
 from cpsched.families.serving.check import check_admission, meets_slo
 from cpsched.families.serving.explain import constraints
-from cpsched.families.serving.pieces import length, prefill_rounds
+from cpsched.families.serving.pieces import prefill_rounds, transfer_rounds
 from cpsched.families.serving.problem import (
     Gpu,
     Instance,
@@ -44,6 +44,7 @@ def revise(
     """The window from round ``now`` on.
 
     Requests that wait arrive at ``now`` at the earliest, and their latency is counted from there.
+    So do running ones whose handover to another instance has not begun: it is decided anew.
     An instance that is down takes none of them until `resource_up`; ``until`` of events about
     instances is not planned with. With a stability weight the requests keep their instances.
 
@@ -56,12 +57,6 @@ def revise(
     if problem.question == "placement":
         state: Any = _Placement(problem, schedule)
     elif problem.question in ("admission", "capacity", "routing"):
-        if any(one.staged for one in problem.instances):
-            raise ProblemError(
-                "pauses, handovers and buckets cannot be replanned",
-                place="instances",
-                remedy="Solve the waiting requests anew with the capacity that is left.",
-            )
         state = _Window(problem, schedule, _whole(now, "now"))
     else:
         raise ProblemError(
@@ -96,6 +91,7 @@ class _Window:
     def __init__(self, problem: ServingProblem, schedule: ServingSchedule, now: int) -> None:
         self.base, self.now = problem, now
         self.timed = problem.question != "routing"
+        self.staged = self.timed and any(one.staged for one in problem.instances)
         self.requests = {r.id: r for r in problem.requests}
         self.machines = list(problem.machines)
         self.down: set[int] = set()
@@ -111,14 +107,24 @@ class _Window:
         self.started = {
             name: one.start for name, one in self.placed.items() if self.timed and one.start < now
         }
+        #: Requests whose handover was to go to an instance that is down.
+        self.undecided: set[str] = set()
         #: Why requests lose their place, or are not served at all.
         self.restarted: dict[str, str] = {}
         self.left_out: dict[str, str] = {}
 
     def _end(self, name: str) -> int:
         """When a started request ends, as far as is known."""
-        machine = self.machines[self.placed[name].instance]
-        return self.started[name] + length(self.requests[name], machine)
+        return self._way(name).end
+
+    def _way(self, name: str) -> Placed:
+        """The place of a started request, with the output that is known by now."""
+        one, request = self.placed[name], self.requests[name]
+        begin = one.start + prefill_rounds(request, self.machines[one.instance])
+        begin += sum(b - a for a, b in one.pauses)
+        if one.sent is not None:
+            begin = one.sent + transfer_rounds(self.base, request.prompt)
+        return one.model_copy(update={"end": begin + request.output})
 
     def _request(self, event: Event) -> Request:
         if event.id not in self.requests:
@@ -172,8 +178,7 @@ class _Window:
             raise refusal(event, "the request has not started")
         if self._end(request.id) < time:
             raise refusal(event, "the request has ended before")
-        machine = self.machines[self.placed[request.id].instance]
-        made = time - self.started[request.id] - prefill_rounds(request, machine)
+        made = request.output - (self._end(request.id) - time)
         if made < 0:
             raise refusal(event, "its prompt is still being processed", remedy="Cancel it.")
         self._change(request.id, output=made)
@@ -189,8 +194,15 @@ class _Window:
         machine = self._machine(event)
         self.down.add(machine)
         for name in list(self.started):
-            if self.placed[name].instance == machine and self._end(name) > event.time:
+            one = self._way(name)
+            # Handed over, a request needs the first instance no more; before, not yet the second.
+            over = one.decode is not None and one.end - self.requests[name].output <= event.time
+            begun = one.sent is not None and one.sent < event.time
+            lost = one.decode == machine if over else machine == one.instance
+            if (lost or (begun and machine == one.decode)) and one.end > event.time:
                 del self.started[name]
+            elif one.decode == machine and one.end > event.time:
+                self.undecided.add(name)
 
     def _resource_up(self, event: Event) -> None:
         machine = self._machine(event)
@@ -252,7 +264,7 @@ class _Window:
         """The revised window, the old plan as a hint, and the promises."""
         for name, one in list(self.placed.items()):
             past = name in self.started and self._end(name) <= self.now
-            if past and one.instance in self.smaller:
+            if past and self.smaller & {one.instance, one.decode}:
                 # Its memory is history: the smaller instance never held it.
                 del self.requests[name], self.started[name]
         self._restart_what_does_not_fit()
@@ -262,19 +274,26 @@ class _Window:
         old = [one for one in self.placed.values() if one.request in known]
         hint = ServingSchedule(
             requests=tuple(
-                one.model_copy(update={"end": self._end(one.request)})
+                self._way(one.request)
                 if one.request in self.started
                 else one
                 for one in old
             )
         )
         keep: dict[str, tuple[int, ...]] = {
-            one.request: (one.instance,)
+            one.request: tuple(places)
             for one in old
-            if one.request not in self.started and self._may(one.request, one.instance)
+            for places in [dict.fromkeys(g for g in (one.instance, one.decode) if g is not None)]
+            if one.request not in self.started and all(self._may(one.request, g) for g in places)
         }
         promises = tuple(c for c in constraints(revised) if c.group == "slo")
         return Revision(revised, hint, promises, self._problem(keep), self._broken(revised))
+
+    def _open(self, name: str) -> bool:
+        """Whether a started request may still be handed over."""
+        one = self._way(name)
+        waits = one.end - self.requests[name].output >= self.now
+        return self.staged and (waits or name in self.undecided)
 
     def _may(self, name: str, machine: int) -> bool:
         candidates = self.requests[name].candidates
@@ -295,7 +314,19 @@ class _Window:
             }
             if name in self.started:
                 placed = self.placed[name]
-                update |= {"start": self.started[name], "instance": placed.instance}
+                update |= {
+                    "start": self.started[name],
+                    "instance": placed.instance,
+                    "pauses": placed.pauses,
+                }
+                sent = placed.sent is not None and placed.sent < self.now
+                if sent and name not in self.undecided:
+                    update |= {"decode": placed.decode, "sent": placed.sent}
+                elif self._open(name):
+                    update |= {"arrival": max(request.arrival, self.now)}
+                    if self.down:
+                        allowed = request.candidates or range(len(self.machines))
+                        update["candidates"] = tuple(k for k in allowed if k not in self.down)
             elif self.timed:
                 update |= {"arrival": max(request.arrival, self.now)}
                 update |= {"start": None, "instance": None}
@@ -326,21 +357,16 @@ class _Window:
     def _restart_what_does_not_fit(self) -> None:
         """Take running requests off instances that cannot hold them: the least loss first."""
         while self.started:
-            facts = [
-                Placed(
-                    request=name, instance=self.placed[name].instance, start=s, end=self._end(name)
-                )
-                for name, s in self.started.items()
-            ]
+            facts = [self._way(name) for name in self.started]
             over = [v for v in self._violations(facts) if v.rule in ("capacity", "token_budget")]
             if not over:
                 return
             machine, time = over[0].where["instance"], over[0].where["time"]
-            there = [f for f in facts if f.instance == machine and f.end >= time]
+            there = [f for f in facts if machine in (f.instance, f.decode) and f.end >= time]
             running = [f for f in there if f.end > self.now]
             if not running:
                 return
-            worst = min(running, key=partial(self._loss, facts))
+            worst = min(running, key=partial(self._loss, facts, machine))
             self.restarted[worst.request] = over[0].message
             del self.started[worst.request]
 
@@ -360,10 +386,10 @@ class _Window:
                     f"has {largest}"
                 )
 
-    def _loss(self, facts: list[Placed], fact: Placed) -> tuple[bool, int, int]:
+    def _loss(self, facts: list[Placed], machine: int, fact: Placed) -> tuple[bool, int, int]:
         """Best is a single request whose restart suffices; of these the lightest and latest."""
         rest = self._violations([f for f in facts if f is not fact])
-        not_enough = any(v.where.get("instance") == fact.instance for v in rest)
+        not_enough = any(v.where.get("instance") == machine for v in rest)
         return not_enough, self.requests[fact.request].weight, self.now - fact.start
 
     def _violations(self, facts: list[Placed]) -> list[Any]:
@@ -375,6 +401,7 @@ class _Window:
                     "candidates": (),
                     "start": self.started[r.id],
                     "instance": self.placed[r.id].instance,
+                    "pauses": self.placed[r.id].pauses,
                 }
             )
             for r in self.requests.values()
