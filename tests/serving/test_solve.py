@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import re
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +18,6 @@ from cpsched.families.serving.greedy import POLICIES, peak_of_batch, run_policy
 from cpsched.families.serving.prepare import prepare
 from cpsched.families.serving.problem import Instance, Request, ServingProblem, Tool
 from cpsched.families.serving.program import TimeIndexed
-from cpsched.families.serving.writers import minizinc as write_minizinc
 from tests.serving.helpers import brute_force, problem, random_problem, requests
 
 MAKE = {g.name: g for g in GENERATORS}
@@ -48,24 +44,6 @@ def test_makespan_matches_brute_force(seed):
     p = random_problem(100 + seed, 4, arrivals=seed % 2 == 1)
     result = cpsched.solve(p, time_limit=10, workers=2, objective="makespan")
     assert (result.status, result.objective) == ("OPTIMAL", brute_force(p, makespan=True))
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_minizinc_agrees(minizinc, seed, tmp_path):
-    """The MiniZinc model, which states the memory law round by round, finds the same optimum."""
-    p = random_problem(200 + seed, 4, arrivals=True)
-    data = tmp_path / "data.dzn"
-    data.write_text(write_minizinc(p, None))
-    model = Path(__file__).resolve().parents[2] / "models" / "serving.mzn"
-    run = subprocess.run(
-        [minizinc, "--solver", "gecode", str(model), str(data)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    found = int(re.findall(r"objective = (\d+)", run.stdout)[-1])
-    assert found == cpsched.solve(p, time_limit=10, workers=2).objective
 
 
 @pytest.mark.parametrize("seed", range(4))
