@@ -12,7 +12,15 @@ import numpy as np
 
 from cpsched.core import exact, jit, lns
 from cpsched.errors import OutOfTime
-from cpsched.families.serving import bound, branch, kernels, kernels_pack, lagrange, model
+from cpsched.families.serving import (
+    bound,
+    branch,
+    kernels,
+    kernels_pack,
+    lagrange,
+    model,
+    quick,
+)
 from cpsched.families.serving.greedy import misses, offer_order, run_policy
 from cpsched.families.serving.prepare import UNLIMITED, Prepared, arrays_of
 
@@ -125,6 +133,8 @@ def _shake(
     limits = np.stack([q.capacity, q.max_batch, q.budget])
     allowed = np.ones((1, 1), np.bool_) if q.allowed is None else q.allowed
     every = np.flatnonzero(q.fixed_machine < 0)
+    if 2e-9 * float(q.length.sum()) * jit.slowdown() > 0.3 * run.clock.remaining():
+        return
     if len(every) < 2 or int(q.release.max() - q.release.min()) > 2_000_000:
         return
     rng = random.Random(run.seed * 31 + 5)
@@ -216,6 +226,8 @@ def _reorder(q: Prepared, run: Run, seconds: float) -> None:
     least: tuple[int, int] | None = None
     end = run.clock.remaining() - seconds
     tail = max(3, q.n // 20)
+    if not quick.affordable(q, run):
+        return
     while not run.done() and run.clock.remaining() > end:
         run.clock.spend(1e-4 * q.n)
         chosen = rng.random(q.n) < rng.choice([0.05, 0.3, 1.0])

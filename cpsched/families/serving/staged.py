@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cpsched.families.serving.greedy import POLICIES
-from cpsched.families.serving.prepare import Prepared
+from cpsched.families.serving.prepare import GRACE, Prepared
 from cpsched.families.serving.problem import Placed, ServingSchedule
 from cpsched.families.serving.staged_board import Board, ready_of
 
@@ -32,12 +32,10 @@ def serial(
     # What is decided first, then by the rounds in which the handovers are due.
     running.sort(key=lambda i: (q.problem.requests[i].sent is None, ready_of(q, i)))
     order = [*running, *(i for i in order if q.fixed_machine[i] < 0)]
-    # Without a schedule the little that a call may overrun is used for the first one.
-    grace = 0.12
     board = Board(q)
     out = []
     for i in order:
-        if run is not None and run.clock.elapsed() > run.clock.limit + grace:
+        if run is not None and run.clock.elapsed() > run.clock.limit + GRACE:
             return None
         if run is not None and run.incumbent is not None and run.clock.expired():
             return None
