@@ -168,8 +168,8 @@ def test_branching_matches_brute_force(seed):
     report = cpsched.validate(p, schedule)
     assert report.valid
     assert report.objectives["total_latency"] == best
-    assert branch.confirmed(q, best, prices)
-    assert not branch.confirmed(q, best + 1, prices)
+    assert branch.confirmed(q, best, [prices])
+    assert not branch.confirmed(q, best + 1, [prices])
 
 
 def test_small_latencies_are_proved_by_branching():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cpsched.errors import OutOfTime
 from cpsched.families.serving import (
     bound,
     cache,
@@ -15,7 +16,8 @@ from cpsched.families.serving import (
 )
 from cpsched.families.serving import greedy as policies
 from cpsched.families.serving import search as searching
-from cpsched.families.serving.prepare import Prepared, arrays_of
+from cpsched.families.serving.prepare import GRACE, Prepared, arrays_of
+from cpsched.families.serving.quick import NORMAL
 
 if TYPE_CHECKING:
     from cpsched.core.run import Run
@@ -29,9 +31,18 @@ STATIC: dict[str, Any] = {
 }
 
 
+#: Seconds per request or item of a first schedule and its check, and the size up to which there
+#: is always one.
+FIRST = {"cache": 9e-5, "preemption": 2e-5, "routing": 1.6e-4, "placement": 9e-5}
+
+
 def greedy(q: Any, run: Run) -> None:
     """First schedules."""
     if not isinstance(q, Prepared):
+        count = max(len(q.requests), len(q.items))
+        due = run.clock.elapsed() + FIRST[q.question] * count
+        if count > NORMAL and due > run.clock.limit + GRACE:
+            raise OutOfTime("there is no time for a first schedule of this size")
         STATIC[q.question].greedy(q, run)
     elif q.staged:
         staged.greedy(q, run)
@@ -55,6 +66,8 @@ def bounds(q: Any, run: Run) -> None:
         # A call for bounds alone: the horizon of the program comes from a greedy schedule.
         policies.greedy(q, run)
         for objective in run.objectives:
+            mine = q.weighing(objective.name)
+            bound.raise_configurations(mine, run, objective.name, 0.2 * run.clock.remaining())
             bound.raise_time_indexed(q.weighing(objective.name), run, objective.name)
 
 

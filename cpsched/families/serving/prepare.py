@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cpsched.core.run import Run
+    from cpsched.families.serving.patterns import States
 
     Ints = NDArray[np.int64]
 
@@ -110,6 +111,13 @@ class Prepared:
         sums = np.concatenate([[0], np.cumsum(self.memory)])
         volumes: Ints = (sums[self.offset[:, 1:]] - sums[self.offset[:, :-1]]).min(axis=0)
         return volumes
+
+    @cached_property
+    def states(self) -> States:
+        """The states that requests pass through while they make their output."""
+        from cpsched.families.serving.patterns import States
+
+        return States(self)
 
     @cached_property
     def output(self) -> Ints:

@@ -6,6 +6,8 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from cpsched.families.serving import (
     kernels_pack,
     lagrange,
     model,
+    priced,
     quick,
 )
 from cpsched.families.serving.greedy import misses, offer_order, run_policy
@@ -46,16 +49,23 @@ def search(q: Prepared, run: Run) -> None:
             return
     name = run.objectives[0].name
     q = q.weighing(name)
-    prices: list[lagrange.Prices | None] = [None]
+    #: The best prices of patterns, and of the linear program.
+    prices: dict[str, lagrange.Prices] = {}
 
     def proving() -> None:
-        share = 0.6 * run.clock.remaining() if q.n > 20 else 0.3 * run.clock.remaining()
-        bound.raise_time_indexed(q, run, name, share, lambda best: prices.__setitem__(0, best))
+        left = run.clock.remaining()
+        pattern = bound.raise_configurations(q, run, name, 0.1 * left)
+        if pattern is not None and name in LATENCY:
+            keep = partial(prices.__setitem__, "patterns")
+            priced.raise_priced(q, run, name, pattern, 0.2 * left, keep)
+        share = 0.6 * left if q.n > 20 else 0.3 * left
+        bound.raise_time_indexed(q, run, name, share, partial(prices.__setitem__, "program"))
 
     shaking = q.plain and name in (*LATENCY, "makespan") and not q.problem.reject
     if name == "makespan":
         # Small problems are soon proved by CP-SAT: most of the time is left to it.
         packing, ordering = (0.6, 0.3) if q.n > 40 else (0.05, 0.03)
+        bound.raise_configurations(q, run, name, 0.1 * run.clock.remaining())
         _backwards(q, run, packing * run.clock.remaining())
         _reorder(q, run, min(5.0, ordering * run.clock.remaining()))
     with _Beside(proving, alone=run.deterministic or run.workers < 2) as other:
@@ -63,18 +73,17 @@ def search(q: Prepared, run: Run) -> None:
             _shake(q, run, name, until=lambda: not other.running, least=0.1)
     if run.done():
         return
-    if name in LATENCY and len(run.objectives) == 1 and prices[0] and branch.applies(q):
-        best = prices[0]
+    if name in LATENCY and len(run.objectives) == 1 and prices and branch.applies(q):
 
         def proving_rest() -> None:
-            branch.prove(q, run, name, best)
+            branch.prove(q, run, name, list(prices.values()))
 
         with _Beside(proving_rest, alone=run.deterministic or run.workers < 2) as other:
             _shake(q, run, name, until=lambda: not other.running)
     if run.done():
         return
     if q.n <= 2000:
-        _exact(q, run, name, prices[0], shaking)
+        _exact(q, run, name, list(prices.values()), shaking)
     if run.done():
         return
     if shaking and len(run.objectives) == 1:
@@ -254,14 +263,16 @@ def _value(q: Prepared, name: str, start: Ints, machine: Ints) -> int:
     return int((q.weight * (end - arrival)).sum())
 
 
-def _exact(q: Prepared, run: Run, name: str, prices: lagrange.Prices | None, shaking: bool) -> None:
+def _exact(
+    q: Prepared, run: Run, name: str, prices: Sequence[lagrange.Prices], shaking: bool
+) -> None:
     """The whole problem by CP-SAT, where that is small enough; heuristics go on beside it."""
     assert run.incumbent is not None
     stop = threading.Event()
     single = len(run.objectives) == 1
 
     def build(level: int) -> exact.Built:
-        if level == 0 and single and prices is not None:
+        if level == 0 and single and prices:
             options = worthwhile(q, run, name, prices)
         else:
             horizon = _horizon(q, run, level)
@@ -316,7 +327,9 @@ def _horizon(q: Prepared, run: Run, level: int) -> int:
     return horizon
 
 
-def worthwhile(q: Prepared, run: Run, name: str, prices: lagrange.Prices) -> model.Options:
+def worthwhile(
+    q: Prepared, run: Run, name: str, prices: Sequence[lagrange.Prices]
+) -> model.Options:
     """Starts that a schedule better than the incumbent can have, by reduced costs.
 
     With the prices' bound L, a start that costs d more than the request's best start cannot be
@@ -324,9 +337,11 @@ def worthwhile(q: Prepared, run: Run, name: str, prices: lagrange.Prices) -> mod
     """
     assert run.incumbent is not None
     goodput = name == "goodput"
-    dual = lagrange.dual_value(q, prices, goodput, run.clock)
     value = -int(run.incumbent.values[0]) if goodput else int(run.incumbent.values[0])
-    room = (value - 1) * lagrange.SCALE - dual
+    rooms = [
+        (value - 1) * lagrange.SCALE - lagrange.dual_value(q, one, goodput, run.clock)
+        for one in prices
+    ]
     horizon = _horizon(q, run, 0)
     options: model.Options = []
     for i, mine in enumerate(model.options_until(q, horizon)):
@@ -334,19 +349,21 @@ def worthwhile(q: Prepared, run: Run, name: str, prices: lagrange.Prices) -> mod
         if q.fixed_machine[i] >= 0:
             options.append(mine)
             continue
-        costs, best = lagrange.reduced_costs(q, prices, i, goodput)
-        kept: dict[int, Ints] = {}
         release = int(q.release[i])
-        for g, starts in mine.items():
-            c = int(q.kind[g])
-            base, slope, _ = lagrange.starts_cost(q, i, c, goodput)
-            index = starts - release
-            inside = index < len(costs[c])
-            # Starts without an entry pay no price: late ones, or (goodput) those that miss.
-            cost = np.where(goodput, 0, (base + slope * starts) * lagrange.SCALE)
-            cost[inside] = costs[c][index[inside]]
-            kept[g] = starts[cost - best <= room]
-        options.append({g: s for g, s in kept.items() if len(s)})
+        for one, room in zip(prices, rooms, strict=True):
+            costs, best = lagrange.reduced_costs(q, one, i, goodput)
+            kept: dict[int, Ints] = {}
+            for g, starts in mine.items():
+                c = int(q.kind[g])
+                base, slope, _ = lagrange.starts_cost(q, i, c, goodput)
+                index = starts - release
+                inside = index < len(costs[c])
+                # Starts without an entry pay no price: late ones, or (goodput) those that miss.
+                cost = np.where(goodput, 0, (base + slope * starts) * lagrange.SCALE)
+                cost[inside] = costs[c][index[inside]]
+                kept[g] = starts[cost - best <= room]
+            mine = {g: s for g, s in kept.items() if len(s)}
+        options.append(mine)
     return options
 
 

@@ -125,8 +125,11 @@ def _mixes(q: Prepared, run: Run) -> None:
 
 def search(q: Prepared, run: Run) -> None:
     """The exact model where it is small, then other orders of the serial scheduler."""
-    from cpsched.families.serving import staged_model
+    from cpsched.families.serving import bound, staged_model
 
+    for objective in run.objectives:
+        mine = q.weighing(objective.name)
+        bound.raise_configurations(mine, run, objective.name, 0.1 * run.clock.remaining())
     staged_model.solve(q, run)
     if run.incumbent is None or not run.objectives:
         return
