@@ -166,9 +166,7 @@ def contexts(seed, **fields):
             )  # fmt: skip
             moment += 4 + rng.randint(0, 8)
     tools = (Tool(name="a"), Tool(name="b"))
-    return ServingProblem(
-        **{"question": "cache", "requests": tuple(rows), "tools": tools} | fields
-    )
+    return ServingProblem(**{"question": "cache", "requests": tuple(rows), "tools": tools} | fields)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -11,7 +11,8 @@ import cpsched
 from cpsched.bound import recompute
 from cpsched.errors import ProblemError
 from cpsched.families.serving.cache import gaps_of
-from cpsched.families.serving.check_static import expected_tokens, migration_rounds
+from cpsched.families.serving.check_cache import expected_tokens
+from cpsched.families.serving.check_static import migration_rounds
 from cpsched.families.serving.problem import (
     Instance,
     Network,
@@ -358,8 +359,7 @@ def test_live_migrations_match_brute_force(seed):
     """Where to, and when: memory on both sides, few lines; no plan is better balanced or sooner."""
     rng = random.Random(seed)
     rows = tuple(
-        Request(id=str(i), prompt=rng.randint(1, 4), output=1, instance=i % 2)
-        for i in (0, 1, 2)
+        Request(id=str(i), prompt=rng.randint(1, 4), output=1, instance=i % 2) for i in (0, 1, 2)
     )
     p = ServingProblem(
         question="routing",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -157,7 +157,7 @@ def raise_configurations(
         later = np.empty(q.n)
         later[order] = np.cumsum(q.weight[order][::-1])[::-1]
         importance = np.repeat(later, q.output)
-    by_state = np.bincount(states.number, importance, minlength=len(states.held))
+    by_state: Any = np.bincount(states.number, importance, minlength=len(states.held))
     found = patterns.find(states, by_state, run, seconds)
     if found is not None:
         value = configurations(q, found, objective)

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cpsched.families.serving.check_cache import check_cache, evaluate_cache
+from cpsched.families.serving.check_placement import check_placement, evaluate_placement
 from cpsched.families.serving.check_static import (
-    check_cache,
-    check_placement,
     check_preemption,
     check_routing,
-    evaluate_cache,
-    evaluate_placement,
     evaluate_preemption,
     evaluate_routing,
 )

@@ -17,7 +17,7 @@ def heaviest(
 
     A state holds ``held`` units now, one more in every round, and ends after ``left`` rounds more.
     A set fits when at every end the others, grown until then, still fit beside: with the states by
-    ``left`` descending, the units held so far and ``left`` for each of them are within the capacity.
+    ``left`` descending, the units held so far and ``left`` for each of them fit.
 
     Parameters
     ----------

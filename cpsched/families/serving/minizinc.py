@@ -10,16 +10,14 @@ from typing import Any
 
 from cpsched.errors import ProblemError
 from cpsched.families.serving.check import allowed_misses
-from cpsched.families.serving.check_static import (
+from cpsched.families.serving.check_cache import (
     call_end,
     context,
     fetch_rounds,
-    held_units,
     is_program_cache,
-    migration_rounds,
-    prefix_sizes,
     program_steps,
 )
+from cpsched.families.serving.check_static import held_units, migration_rounds, prefix_sizes
 from cpsched.families.serving.pieces import (
     bucket_of,
     prefill_rounds,
@@ -49,9 +47,7 @@ def minizinc(p: ServingProblem, s: ServingSchedule | None) -> str:
 
 
 def _refusal(known: str) -> ProblemError:
-    return ProblemError(
-        f"the MiniZinc models know {known}", remedy="Convert another problem."
-    )
+    return ProblemError(f"the MiniZinc models know {known}", remedy="Convert another problem.")
 
 
 def _text(value: Any) -> str:
@@ -198,8 +194,7 @@ def _routing(p: ServingProblem) -> dict[str, Any]:
         "n": len(requests),
         "m": len(machines),
         "private": [
-            r.prompt + r.output - sum(sizes[d, b] for d, b in enumerate(r.prefix))
-            for r in requests
+            r.prompt + r.output - sum(sizes[d, b] for d, b in enumerate(r.prefix)) for r in requests
         ],
         "held": [held_units(r) for r in requests],
         "home": [0 if r.instance is None else r.instance + 1 for r in requests],

@@ -30,10 +30,8 @@ if TYPE_CHECKING:
 
 #: Weights are whole multiples of ``1 / SCALE`` of the limit.
 SCALE = 4096
-#: Most groups of states with one price per unit.
-GROUPS = 130
-#: How close to the best of all weights the search for weights stops.
-CLOSE = 1.004
+#: Most groups of states with one price per unit, and how close to their best the search stops.
+GROUPS = ((130, 1.01), (350, 1.006), (1200, 1.006))
 #: Largest tables (states, seats, units) that are searched, compiled and interpreted.
 LARGEST_TABLE, SLOW_TABLE = 40_000_000, 20_000
 
@@ -154,67 +152,102 @@ def find(states: States, importance: Floats, run: Run, seconds: float) -> Patter
     """Weights that make the important states heavy; None when the time was too short.
 
     Maximise the sum of importance times weight over weights for which no possible set weighs more
-    than one. States with similar ``held`` and ``left`` have one price per unit held. The sets are
-    the cuts of a linear program, found by the kernel at a point between its solution and the best
-    weights so far.
+    than one. States with similar ``held`` and ``left`` have one price per unit held, first many
+    of them, then fewer.
     """
-    clock = run.clock
-    end = clock.remaining() - seconds
+    end = run.clock.remaining() - seconds
     capacity = max(states.kinds)[0]
-    width = 1
-    while True:
-        labels, group = np.unique(
-            np.stack([states.held // width, states.left // width]), axis=1, return_inverse=True
-        )
-        if labels.shape[1] <= GROUPS:
-            break
-        width += 1
-    group = group.reshape(-1)
-    count = labels.shape[1]
     share = states.held / max(1, capacity)
-    gain = np.bincount(group, importance * share, minlength=count)
-    program = LinearProgram()
-    program.add(-gain)
-    # No state weighs more than everything.
-    most = np.zeros(count)
-    np.maximum.at(most, group, share)
-    rows = program.add_rows(np.full(count, -np.inf), np.ones(count))
-    program.entries(rows, np.arange(count), most)
+    weight, known, before = share, [], 0
+    for groups, close in GROUPS:
+        width = 1
+        while True:
+            cells = np.stack([states.held // width, states.left // width])
+            labels, group = np.unique(cells, axis=1, return_inverse=True)
+            if labels.shape[1] <= groups:
+                break
+            width += 1
+        if width == before or run.clock.remaining() <= max(0.0, end):
+            break
+        before = width
+        search = _Weights(states, importance, share, group.reshape(-1), known, run)
+        weight = search.improve(weight, close, end)
+    whole = np.floor(weight * SCALE).astype(np.int64)
+    some = whole > 0
+    if not some.any():
+        return None
+    return Pattern(states.held[some], states.left[some], whole[some])
 
-    def cut(prices: Floats) -> tuple[float, int]:
+
+class _Weights:
+    """The linear program of the weights with one price per unit for each group of states.
+
+    The sets are its cuts, found by the kernel at a point between its solution and the best
+    weights so far. ``known`` collects them for finer groups.
+    """
+
+    def __init__(
+        self,
+        states: States,
+        importance: Floats,
+        share: Floats,
+        group: Ints,
+        known: list[Ints],
+        run: Run,
+    ) -> None:
+        self.states, self.share, self.group, self.known = states, share, group, known
+        self.clock = run.clock
+        self.count = int(group.max()) + 1
+        self.gain = np.bincount(group, importance * share, minlength=self.count)
+        self.program = LinearProgram()
+        self.program.add(-self.gain)
+        # No state weighs more than everything.
+        most = np.zeros(self.count)
+        np.maximum.at(most, group, share)
+        rows = self.program.add_rows(np.full(self.count, -np.inf), np.ones(self.count))
+        self.program.entries(rows, np.arange(self.count), most)
+        for row in known:
+            self._add(row)
+
+    def _add(self, row: Ints) -> None:
+        amounts = np.bincount(self.group, row * self.share, minlength=self.count)
+        used = np.flatnonzero(amounts)
+        index = self.program.add_rows([-np.inf], [1.0])
+        self.program.entries(int(index[0]), used, amounts[used])
+
+    def _cut(self, prices: Floats) -> tuple[float, int]:
         """Add the sets that are too heavy at these prices: the heaviest weight, and how many."""
         scale = 2.0**20
-        top, chosen = states.sets(np.rint(prices[group] * share * scale).astype(np.int64))
-        clock.spend(1e-9 * len(states.number) * chosen.shape[0] * (capacity + 1))
-        added = 0
-        for row in chosen[chosen.any(axis=1)]:
-            amounts = np.bincount(group, row * share, minlength=count)
-            if float(amounts @ prices) > 1.0 + 1e-4:
-                used = np.flatnonzero(amounts)
-                index = program.add_rows([-np.inf], [1.0])
-                program.entries(int(index[0]), used, amounts[used])
-                added += 1
-        return top / scale, added
+        weight = np.rint(prices[self.group] * self.share * scale).astype(np.int64)
+        top, chosen = self.states.sets(weight)
+        self.clock.spend(
+            1e-9 * len(self.states.number) * chosen.shape[0] * max(self.states.kinds)[0]
+        )
+        heavy = chosen[chosen @ weight > (1.0 + 1e-4) * scale]
+        for row in heavy:
+            self._add(row)
+            self.known.append(row)
+        return top / scale, len(heavy)
 
-    best = np.ones(count)
-    best /= max(1.0, cut(best)[0])
-    value = float(gain @ best)
-    while clock.remaining() > max(0.0, end):
-        solved = program.solve(clock)
-        if solved is None:
-            break
-        if -solved.objective <= CLOSE * value:
-            break
-        trial = 0.3 * solved.values + 0.7 * best
-        top, added = cut(trial)
-        if not added:
-            trial = solved.values
-            top, added = cut(trial)
-        trial = trial / max(1.0, top)
-        if float(gain @ trial) > value:
-            best, value = trial, float(gain @ trial)
-        if not added:
-            break
-    weight = np.floor(best[group] * share * SCALE).astype(np.int64)
-    some = weight > 0
-    return Pattern(states.held[some], states.left[some], weight[some])
+    def improve(self, weight: Floats, close: float, end: float) -> Floats:
+        """Better weights than these, until nearly the best or the time is up."""
+        sizes = np.bincount(self.group, self.share, minlength=self.count)
+        best = np.bincount(self.group, weight, minlength=self.count) / sizes
+        best /= max(1e-9, self._cut(best)[0])
+        value = float(self.gain @ best)
+        while self.clock.remaining() > max(0.0, end):
+            solved = self.program.solve(self.clock)
+            if solved is None or -solved.objective <= close * value:
+                break
+            trial = 0.3 * solved.values + 0.7 * best
+            top, added = self._cut(trial)
+            if not added:
+                trial = solved.values
+                top, added = self._cut(trial)
+            trial = trial / max(1.0, top)
+            if float(self.gain @ trial) > value:
+                best, value = trial, float(self.gain @ trial)
+            if not added:
+                break
+        new: Floats = best[self.group] * self.share
+        return new

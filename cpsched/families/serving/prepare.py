@@ -11,7 +11,7 @@ import numpy as np
 from cpsched.errors import Infeasible, OutOfTime, ProblemError
 from cpsched.families.serving.check import allowed_misses
 from cpsched.families.serving.check_static import prefix_sizes
-from cpsched.families.serving.pieces import prefill_rounds, shared_units
+from cpsched.families.serving.pieces import shared_units
 from cpsched.families.serving.problem import Instance, Placed, ServingProblem, ServingSchedule
 
 if TYPE_CHECKING:

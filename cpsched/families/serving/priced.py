@@ -94,7 +94,7 @@ def raise_priced(
             return
         if dull:
             # Weights for what the prices have become: large where much is paid.
-            by_state = np.bincount(states.number, importance, minlength=len(states.held))
+            by_state: Any = np.bincount(states.number, importance, minlength=len(states.held))
             one = patterns.find(states, by_state, run, min(5.0, 0.3 * clock.remaining()))
             if one is None:
                 return

@@ -18,16 +18,13 @@ from cpsched.families.serving.check import check_admission, meets_slo
 from cpsched.families.serving.explain import constraints
 from cpsched.families.serving.pieces import prefill_rounds, transfer_rounds
 from cpsched.families.serving.problem import (
-    Gpu,
     Instance,
-    Item,
-    ItemPlacement,
     Placed,
     Request,
     ServingProblem,
     ServingSchedule,
 )
-from cpsched.problem import LARGEST
+from cpsched.families.serving.revise_placement import PlacementRevision, whole
 from cpsched.replan import Event, Revision, foreign, refusal
 
 if TYPE_CHECKING:
@@ -55,9 +52,9 @@ def revise(
         about unknown or impossible things.
     """
     if problem.question == "placement":
-        state: Any = _Placement(problem, schedule)
+        state: Any = PlacementRevision(problem, schedule)
     elif problem.question in ("admission", "capacity", "routing"):
-        state = _Window(problem, schedule, _whole(now, "now"))
+        state = _Window(problem, schedule, whole(now, "now"))
     else:
         raise ProblemError(
             f"the question {problem.question!r} cannot be replanned",
@@ -72,17 +69,6 @@ def revise(
         handler(event)
     revision: Revision = state.revision()
     return revision
-
-
-def _whole(value: float, place: str) -> int:
-    if value != math.floor(value) or not 0 <= value <= LARGEST:
-        raise ProblemError(
-            "rounds and units are whole numbers, zero or more",
-            place=place,
-            value=value,
-            remedy="Round it.",
-        )
-    return int(value)
 
 
 class _Window:
@@ -155,8 +141,8 @@ class _Window:
             raise refusal(event, "it needs 'by' or 'until'")
         if not self.timed:
             raise refusal(event, "routing has no times")
-        by = 0 if event.by is None else _whole(event.by, "events.by")
-        until = 0 if event.until is None else _whole(event.until, "events.until")
+        by = 0 if event.by is None else whole(event.by, "events.by")
+        until = 0 if event.until is None else whole(event.until, "events.until")
         if request.id in self.started:
             end = self._end(request.id)
             if end <= event.time:
@@ -173,7 +159,7 @@ class _Window:
         if not self.timed:
             self._cancel(event)
             return
-        time = _whole(event.time, "events.time")
+        time = whole(event.time, "events.time")
         if request.id not in self.started or self.started[request.id] >= time:
             raise refusal(event, "the request has not started")
         if self._end(request.id) < time:
@@ -220,7 +206,7 @@ class _Window:
         machine = self._machine(event)
         if event.capacity is None:
             raise refusal(event, "it needs the new 'capacity'")
-        new = _whole(event.capacity, "events.capacity")
+        new = whole(event.capacity, "events.capacity")
         old = self.machines[machine].capacity
         if old is None or new < old:
             self.smaller.add(machine)
@@ -250,13 +236,13 @@ class _Window:
         due = event.due if event.deadline is None else event.deadline
         if due is None:
             raise refusal(event, "it needs 'due' or 'deadline'")
-        self._change(request.id, end_by=_whole(due, "events.due"))
+        self._change(request.id, end_by=whole(due, "events.due"))
 
     def _priority(self, event: Event) -> None:
         request = self._request(event)
         if event.weight is None:
             raise refusal(event, "it needs 'weight'")
-        self._change(request.id, weight=_whole(event.weight, "events.weight"))
+        self._change(request.id, weight=whole(event.weight, "events.weight"))
 
     # ------------------------------------------------------------------ result
 
@@ -274,10 +260,7 @@ class _Window:
         old = [one for one in self.placed.values() if one.request in known]
         hint = ServingSchedule(
             requests=tuple(
-                self._way(one.request)
-                if one.request in self.started
-                else one
-                for one in old
+                self._way(one.request) if one.request in self.started else one for one in old
             )
         )
         keep: dict[str, tuple[int, ...]] = {
@@ -465,76 +448,3 @@ class _Window:
             return out
 
         return report
-
-
-class _Placement:
-    """Experts, models or adapters on GPUs while events are applied."""
-
-    def __init__(self, problem: ServingProblem, schedule: ServingSchedule) -> None:
-        self.base = problem
-        self.items = {i.id: i for i in problem.items}
-        self.gpus = {g.name: g for g in problem.gpus}
-        for place in schedule.placements:
-            if place.item not in self.items:
-                raise foreign("schedule.placements", place.item)
-            for gpu in place.gpus:
-                if gpu not in self.gpus:
-                    raise foreign("schedule.placements", gpu)
-            item = self.items[place.item]
-            self.items[item.id] = item.model_copy(update={"current": place.gpus})
-
-    def _gpu(self, event: Event) -> Gpu:
-        if event.id not in self.gpus:
-            raise refusal(event, "there is no GPU of that name")
-        return self.gpus[event.id]
-
-    def _item(self, event: Event) -> Item:
-        if event.id not in self.items:
-            raise refusal(event, "there is no item of that id")
-        return self.items[event.id]
-
-    def _resource_down(self, event: Event) -> None:
-        del self.gpus[self._gpu(event).name]
-
-    def _capacity(self, event: Event) -> None:
-        gpu = self._gpu(event)
-        if event.capacity is None:
-            raise refusal(event, "it needs the new 'capacity'")
-        new = _whole(event.capacity, "events.capacity")
-        self.gpus[gpu.name] = gpu.model_copy(update={"memory": new})
-
-    def _insert(self, event: Event) -> None:
-        if event.item is None:
-            raise refusal(event, "it needs the new item or GPU as 'item'")
-        if event.id in self.items or event.id in self.gpus:
-            raise refusal(event, "there is one of that name already")
-        if "load" in event.item:
-            self.items[event.id] = Item.parse(event.item | {"id": event.id})
-        else:
-            self.gpus[event.id] = Gpu.parse(event.item | {"name": event.id})
-
-    def _cancel(self, event: Event) -> None:
-        del self.items[self._item(event).id]
-
-    def _priority(self, event: Event) -> None:
-        item = self._item(event)
-        if event.weight is None or event.weight < 0:
-            raise refusal(event, "it needs the new load as 'weight'")
-        self.items[item.id] = item.model_copy(update={"load": float(event.weight)})
-
-    def revision(self) -> Revision:
-        """The revised placement question."""
-        items = [
-            i.model_copy(update={"current": tuple(g for g in i.current if g in self.gpus)})
-            for i in self.items.values()
-        ]
-        fields: dict[str, Any] = {f: getattr(self.base, f) for f in type(self.base).model_fields}
-        update: dict[str, Any] = {"items": items, "gpus": tuple(self.gpus.values())}
-        slots = [g.slots for g in self.base.gpus]
-        if None not in slots and self.base.replicas == sum(s or 0 for s in slots):
-            # Slots are filled exactly: the replicas follow the GPUs that are left.
-            update["replicas"] = sum(g.slots or 0 for g in self.gpus.values())
-        placements = tuple(ItemPlacement(item=i.id, gpus=i.current) for i in items if i.current)
-        return Revision(
-            ServingProblem.parse(fields | update), ServingSchedule(placements=placements)
-        )

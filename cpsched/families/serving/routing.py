@@ -354,7 +354,11 @@ def _exact(p: ServingProblem, run: Run) -> None:
 
         def extract(found: list[int]) -> ServingSchedule:
             where = [next(g for g, b in mine.items() if found[b.index]) for mine in x]
-            return schedule_of(p, where) if plan is None else _routed(p, where, plan.moves(found, where))
+            return (
+                schedule_of(p, where)
+                if plan is None
+                else _routed(p, where, plan.moves(found, where))
+            )
 
         return exact.Built(model, extract)
 

@@ -17,8 +17,8 @@ from cpsched.errors import OutOfTime
 from cpsched.families.serving import (
     bound,
     branch,
-    kernels,
     kernels_pack,
+    kernels_search,
     lagrange,
     model,
     priced,
@@ -170,7 +170,7 @@ def _shake(
         trial, where = start - origin, machine.copy()
         clocked = time.perf_counter()
         heat = (5.0, 2.0, 1.0, 10.0, 0.3)[number % 5] * max(1.0, float(q.weight.mean()))
-        kernels.ruin_recreate(
+        kernels_search.ruin_recreate(
             trial, where, movable, q.release - origin, q.weight, q.kind, q.length, q.offset,
             q.memory, q.tokens, limits, allowed, q.volume, horizon, iterations, heat,
             rng.randrange(2**31), name == "makespan",

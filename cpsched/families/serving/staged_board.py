@@ -178,7 +178,8 @@ class Board:
     def _running(self, i: int, among: Sequence[int]) -> Placed | None:
         """A running request goes on; without a decided handover to where it ends first."""
         r, q = self.p.requests[i], self.q
-        assert r.start is not None and r.instance is not None
+        assert r.start is not None
+        assert r.instance is not None
         if r.sent is not None:
             return self._placed(i, r.instance, r.decode, (r.start, r.pauses, r.sent))
         ready, sending = ready_of(q, i), self.sending[i]

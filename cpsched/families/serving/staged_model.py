@@ -137,8 +137,7 @@ class _Model:
         return out
 
     def _way(self, i: int, one: Placed, x: Any, rounds: int | None) -> None:
-        """What a way uses; ``rounds`` of a prefill whose chunks may be free (None: they are not).
-        """
+        """What a way uses; ``rounds`` of a prefill whose chunks may be free, None if fixed."""
         p = self.q.problem
         r, machine = p.requests[i], p.machines[one.instance]
         free = machine.interruptible and rounds is not None
