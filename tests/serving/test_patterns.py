@@ -54,7 +54,7 @@ def test_heaviest_set_matches_brute_force(seed):
 
 def a_run(p, objective):
     """A run with the greedy schedules."""
-    run = Run(p, family("serving"), [Objective(objective, False)], Clock(60.0), strict=True)
+    run = Run(p, family("serving"), [Objective(objective, False)], Clock(600.0), strict=True)
     q = prepare(p).weighing(objective)
     greedy.greedy(q, run)
     return q, run

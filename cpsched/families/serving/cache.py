@@ -11,7 +11,7 @@ import numpy as np
 
 from cpsched.core import exact
 from cpsched.errors import ProblemError
-from cpsched.families.serving.cache_blocks import (
+from cpsched.families.serving.block_cache import (
     all_reuses,
     belady,
     block_bound,

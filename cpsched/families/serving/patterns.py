@@ -220,9 +220,8 @@ class _Weights:
         scale = 2.0**20
         weight = np.rint(prices[self.group] * self.share * scale).astype(np.int64)
         top, chosen = self.states.sets(weight)
-        self.clock.spend(
-            1e-9 * len(self.states.number) * chosen.shape[0] * max(self.states.kinds)[0]
-        )
+        steps = len(self.states.number) * chosen.shape[0] * max(self.states.kinds)[0]
+        self.clock.spend(1e-9 * steps)
         heavy = chosen[chosen @ weight > (1.0 + 1e-4) * scale]
         for row in heavy:
             self._add(row)

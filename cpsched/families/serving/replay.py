@@ -18,7 +18,7 @@ import numpy as np
 
 from cpsched.core import jit
 from cpsched.errors import ProblemError
-from cpsched.families.serving import cache, cache_blocks, greedy, placement, routing, staged
+from cpsched.families.serving import block_cache, cache, greedy, placement, routing, staged
 from cpsched.families.serving.check import check, evaluate
 from cpsched.families.serving.check_cache import cache_blocks, is_program_cache
 from cpsched.families.serving.check_static import held_units, recompute_cost
@@ -239,8 +239,8 @@ def _cache(p: ServingProblem, policy: str) -> ServingSchedule:
     blocks = cache_blocks(p)
     if name == "belady" or blocks is None:
         most = sum(len(r.prefix) for r in p.requests) if blocks is None else blocks
-        return cache_blocks.block_pins(cache_blocks.belady(p, most)[0])
-    return cache_blocks.block_pins(_recency(p, blocks, touch=name == "lru"))
+        return block_cache.block_pins(block_cache.belady(p, most)[0])
+    return block_cache.block_pins(_recency(p, blocks, touch=name == "lru"))
 
 
 def _recency(p: ServingProblem, blocks: int, touch: bool) -> list[tuple[int, int, int]]:
