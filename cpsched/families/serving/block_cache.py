@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from cpsched.families.serving.check_cache import (
     cache_blocks,
 )
 from cpsched.families.serving.problem import Pin, ServingProblem, ServingSchedule
-
-if TYPE_CHECKING:
-    pass
 
 
 def belady(p: ServingProblem, blocks: int) -> tuple[list[tuple[int, int, int]], int]:

@@ -1,4 +1,4 @@
-"""The checker for the questions without rounds: cache, preemption, routing, placement."""
+"""The checker of the questions ``preemption`` and ``routing``: snapshots without rounds."""
 
 from __future__ import annotations
 

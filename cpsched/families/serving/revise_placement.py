@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cpsched.errors import ProblemError
 from cpsched.families.serving.problem import (
@@ -15,9 +15,6 @@ from cpsched.families.serving.problem import (
 )
 from cpsched.problem import LARGEST
 from cpsched.replan import Event, Revision, foreign, refusal
-
-if TYPE_CHECKING:
-    pass
 
 
 def whole(value: float, place: str) -> int:
