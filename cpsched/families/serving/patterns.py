@@ -97,7 +97,7 @@ class States:
     def applies(self, seconds: float) -> bool:
         """Whether every machine with output has a memory limit, small enough to search."""
         size = max((len(self.number) * (s + 1) * (c + 1) for c, s in self.kinds), default=0)
-        largest = LARGEST_TABLE if jit.ready(seconds) else SLOW_TABLE
+        largest = LARGEST_TABLE if jit.ready(seconds, "serving") else SLOW_TABLE
         return bool(len(self.number)) and size <= largest
 
     def limit(self, weight: Ints) -> int:
@@ -158,7 +158,8 @@ def find(states: States, importance: Floats, run: Run, seconds: float) -> Patter
     end = run.clock.remaining() - seconds
     capacity = max(states.kinds)[0]
     share = states.held / max(1, capacity)
-    weight, known, before = share, [], 0
+    weight, before = share, 0
+    known: list[Ints] = []
     for groups, close in GROUPS:
         width = 1
         while True:

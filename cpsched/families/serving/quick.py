@@ -32,7 +32,7 @@ SPAN = 256
 
 def affordable(q: Prepared, run: Run) -> bool:
     """Whether the policies may run as they are: compiled, on small problems, or with time left."""
-    if jit.ready(run.clock.remaining()) or run.deterministic:
+    if jit.ready(run.clock.remaining(), "serving") or run.deterministic:
         return True
     capacity = min(float(q.capacity.sum()), 1e18)
     rounds = float(q.length.max(initial=1)) + float(q.volume.sum()) / max(1.0, capacity)
