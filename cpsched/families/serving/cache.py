@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cpsched.core import exact
+from cpsched.core.linear import LinearProgram
 from cpsched.errors import ProblemError
 from cpsched.families.serving.block_cache import (
     all_reuses,
@@ -28,7 +29,6 @@ from cpsched.families.serving.check_cache import (
     is_program_cache,
     program_steps,
 )
-from cpsched.families.serving.linear import LinearProgram
 from cpsched.families.serving.problem import Pin, ServingProblem, ServingSchedule, TimeToLive
 from cpsched.result import Bound, Number
 
