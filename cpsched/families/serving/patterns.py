@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cpsched.core import jit
+from cpsched.core.linear import LinearProgram
 from cpsched.families.serving import kernels_pattern
-from cpsched.families.serving.linear import LinearProgram
 from cpsched.families.serving.prepare import Prepared
 
 if TYPE_CHECKING:
