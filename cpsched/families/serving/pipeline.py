@@ -11,6 +11,7 @@ from cpsched.families.serving import (
     capacity,
     placement,
     preemption,
+    priced,
     routing,
     staged,
 )
@@ -67,8 +68,11 @@ def bounds(q: Any, run: Run) -> None:
         policies.greedy(q, run)
         for objective in run.objectives:
             mine = q.weighing(objective.name)
-            bound.raise_configurations(mine, run, objective.name, 0.2 * run.clock.remaining())
-            bound.raise_time_indexed(q.weighing(objective.name), run, objective.name)
+            left = run.clock.remaining()
+            pattern = bound.raise_configurations(mine, run, objective.name, 0.2 * left)
+            if pattern is not None:
+                priced.raise_priced(mine, run, objective.name, pattern, 0.2 * left)
+            bound.raise_time_indexed(mine, run, objective.name)
 
 
 def search(q: Any, run: Run) -> None:
