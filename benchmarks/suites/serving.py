@@ -14,7 +14,7 @@ from typing import Any
 
 import cpsched
 from benchmarks.suite import Answer, Case, Peer, Suite
-from cpsched.families.serving.check_static import is_program_cache
+from cpsched.families.serving.check_cache import is_program_cache
 from cpsched.families.serving.generate import GENERATORS
 from cpsched.families.serving.problem import ServingProblem
 from cpsched.families.serving.replay import replay

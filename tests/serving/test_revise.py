@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 import cpsched
 from cpsched.errors import ProblemError
-from cpsched.families.serving.problem import ServingProblem
-from tests.serving.helpers import placed, problem
+from cpsched.families.serving.problem import Instance, Network, ServingProblem
+from tests.serving.helpers import placed, problem, requests
 
 #: Three requests one after the other on an instance that holds one at a time (peak 5).
 ROWS = [(2, 3), (2, 3), (2, 3)]
@@ -224,3 +226,90 @@ def test_questions_without_replanning():
     p = problem([(2, 3)], 20, question="cache")
     with pytest.raises(ProblemError, match="cannot be replanned"):
         replan(p, {})
+
+
+def split(**first):
+    """Two requests on one prefill instance (or a mixed one) and two decode instances."""
+    prefill = Instance(capacity=20, prefill_chunk=2, token_budget=2, role="prefill")
+    return ServingProblem(
+        requests=requests((4, 3), (4, 2)),
+        instances=(
+            prefill.model_copy(update=first),
+            Instance(capacity=20, role="decode", count=2),
+        ),
+        network=Network(units_per_round=2, transfers=1),
+    )
+
+
+def handed(request, start, sent, decode, end, **more):
+    """A request that prefills on instance 0 and is handed over."""
+    row = {"request": request, "instance": 0, "start": start, "sent": sent}
+    return row | {"decode": decode, "end": end} | more
+
+
+SPLIT = {"requests": [handed("0", 0, 2, 1, 7), handed("1", 2, 4, 1, 8)]}
+
+
+def place_of(result, name):
+    return next(one for one in result.schedule.requests if one.request == name)
+
+
+def test_handover_that_has_begun_stays():
+    """A request that is sent keeps its instances; the others may be handed over elsewhere."""
+    result = replan(split(), SPLIT, now=3)
+    one = place_of(result, "0")
+    assert (one.start, one.sent, one.decode, one.end) == (0, 2, 1, 7)
+    assert (place_of(result, "1").start, place_of(result, "1").end) == (2, 8)
+
+
+def test_lost_decode_instance_before_and_after_the_handover():
+    """Before it is sent a request goes to another instance, afterwards it begins again."""
+    down = {"type": "resource_down", "time": 3, "id": "1"}
+    result = replan(split(), SPLIT, down, now=3)
+    first, second = place_of(result, "0"), place_of(result, "1")
+    assert first.start >= 3
+    assert (second.start, second.sent, second.decode, second.end) == (2, 4, 2, 8)
+
+
+def test_lost_prefill_instance_after_the_handover():
+    """Once handed over, a request does not need the prefill instance any more."""
+    down = {"type": "resource_down", "time": 5, "id": "0"}
+    gone = {"type": "cancel", "time": 5, "id": "1"}
+    result = replan(split(), SPLIT, down, gone, now=5)
+    assert place_of(result, "0").end == 7
+    assert result.broken_promises == []
+
+
+def test_longer_output_after_a_handover():
+    """The output of a request that decodes elsewhere grows there."""
+    result = replan(split(), SPLIT, {"type": "delay", "time": 5, "id": "0", "by": 4}, now=5)
+    assert place_of(result, "0").end == 11
+
+
+def test_paused_prefill_goes_on():
+    """A prefill that rests when replanning keeps its pauses."""
+    p = split(role="mixed", interruptible=True, token_budget=None)
+    rows = [handed("0", 0, 4, 1, 9, pauses=[[1, 3]]), handed("1", 5, 7, 1, 11)]
+    result = replan(p, {"requests": rows}, now=2)
+    assert place_of(result, "0").pauses == ((1, 3),)
+    assert place_of(result, "0").end == 4 + 3
+    assert cpsched.validate(result.problem, result.schedule).valid
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_staged_replans_are_proved_and_no_worse(seed):
+    """Without events a plan can be kept: the proved replan is at least as good."""
+    rng = random.Random(seed)
+    p = split(role=rng.choice(("prefill", "mixed")), interruptible=seed % 2 == 1)
+    rows = [(rng.randint(1, 5), rng.randint(1, 4), rng.randint(0, 3)) for _ in range(3)]
+    p = p.model_copy(update={"requests": requests(*rows)})
+    plan = cpsched.solve(p, time_limit=2, workers=1).schedule
+    now = rng.randint(1, 6)
+    result = replan(p, plan, now=now, time_limit=60)
+    assert result.status == "OPTIMAL"
+    ends = sum(one.end for one in plan.requests)
+    assert sum(one.end for one in result.schedule.requests) <= ends
+    for old in plan.requests:
+        if old.start < now:
+            kept = place_of(result, old.request)
+            assert (kept.start, kept.instance, kept.pauses) == (old.start, old.instance, old.pauses)

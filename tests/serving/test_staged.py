@@ -11,7 +11,8 @@ import cpsched
 from cpsched.bound import recompute
 from cpsched.errors import ProblemError
 from cpsched.families.serving.cache import gaps_of
-from cpsched.families.serving.check_static import expected_tokens
+from cpsched.families.serving.check_cache import expected_tokens
+from cpsched.families.serving.check_static import migration_rounds
 from cpsched.families.serving.problem import (
     Instance,
     Network,
@@ -322,3 +323,84 @@ def test_prefetching_matches_brute_force(seed):
         assert b.value <= best
         if b.argument != "cp-sat":
             assert recompute(p, b) == b.value
+
+
+def migrations_by_force(p):
+    """(max load, last migration) of the best plan over all targets and starts, by the checker."""
+    best = None
+    longest = sum(migration_rounds(p, r) for r in p.requests)
+    for where in itertools.product(range(len(p.machines)), repeat=len(p.requests)):
+        movers = [(r, g) for r, g in zip(p.requests, where, strict=True) if g != r.instance]
+        for starts in itertools.product(range(longest + 1), repeat=len(movers)):
+            moves = sorted(
+                (s, r.id, r.instance, g) for s, (r, g) in zip(starts, movers, strict=True)
+            )
+            plan = {
+                "requests": [
+                    one(0, r.output, r.id, g) for r, g in zip(p.requests, where, strict=True)
+                ],
+                "migrations": [
+                    {
+                        "request": name, "from": a, "to": b, "start": s,
+                        "end": s + migration_rounds(p, p.requests[int(name)]),
+                    }
+                    for s, name, a, b in moves
+                ],
+            }  # fmt: skip
+            report = cpsched.validate(p, plan)
+            if report.valid:
+                value = (report.objectives["max_load"], report.objectives["migration_rounds"])
+                best = value if best is None else min(best, value)
+    return best
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_live_migrations_match_brute_force(seed):
+    """Where to, and when: memory on both sides, few lines; no plan is better balanced or sooner."""
+    rng = random.Random(seed)
+    rows = tuple(
+        Request(id=str(i), prompt=rng.randint(1, 4), output=1, instance=i % 2) for i in (0, 1, 2)
+    )
+    p = ServingProblem(
+        question="routing",
+        objectives=("max_load", "migration_rounds"),
+        requests=rows,
+        instances=(Instance(capacity=10 + seed), Instance(capacity=5 + seed)),
+        network=Network(units_per_round=2, transfers=1 + seed % 2, latency=seed % 2),
+    )
+    result = cpsched.solve(p, time_limit=60)
+    assert result.status == "OPTIMAL"
+    assert tuple(result.objective) == migrations_by_force(p)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_migrations_one_by_one_match_brute_force(seed):
+    """Without a network: some order of migrations fits after every step, or they are not made."""
+    rng = random.Random(seed)
+    rows = tuple(
+        Request(id=str(i), prompt=rng.randint(1, 5), output=1, instance=rng.randint(0, 1))
+        for i in range(4)
+    )
+    use = [sum(r.prompt + 1 for r in rows if r.instance == g) for g in (0, 1)]
+    p = ServingProblem(
+        question="routing",
+        requests=rows,
+        instances=tuple(Instance(capacity=u + rng.randint(1, 4)) for u in use),
+    )
+    best = None
+    for where in itertools.product(range(2), repeat=4):
+        movers = [(r.id, r.instance, g) for r, g in zip(rows, where, strict=True)
+                  if g != r.instance]  # fmt: skip
+        for order in itertools.permutations(movers):
+            report = cpsched.validate(
+                p,
+                {
+                    "requests": [one(0, 1, r.id, g) for r, g in zip(rows, where, strict=True)],
+                    "migrations": [{"request": n, "from": a, "to": b} for n, a, b in order],
+                },
+            )
+            if report.valid:
+                value = report.objectives["max_load"]
+                best = value if best is None else min(best, value)
+    result = cpsched.solve(p, time_limit=60)
+    assert (result.status, result.objective) == ("OPTIMAL", best)

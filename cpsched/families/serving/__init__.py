@@ -83,6 +83,8 @@ def items(schedule: ServingSchedule) -> dict[str, dict[str, Any]]:
         out[r.request] = {"instance": r.instance, "start": r.start, "end": r.end}
         if r.decode is not None:
             out[r.request] |= {"decode": r.decode, "sent": r.sent}
+        if r.pauses:
+            out[r.request]["pauses"] = [list(one) for one in r.pauses]
     for pin in schedule.pins:
         out[f"pin {pin.item} {pin.from_}"] = {"to": pin.to, "place": pin.place}
     for one in schedule.evictions:

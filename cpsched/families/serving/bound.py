@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cpsched.errors import ProblemError
-from cpsched.families.serving import branch, lagrange
+from cpsched.families.serving import branch, lagrange, patterns
 from cpsched.families.serving.prepare import UNLIMITED, Prepared, prepare
 from cpsched.families.serving.problem import ServingProblem
 from cpsched.families.serving.program import LARGEST_PROGRAM, TimeIndexed, program_size
@@ -98,35 +98,82 @@ def _total(values: np.ndarray) -> int:
 def _smallest_volume_first(q: Prepared) -> int:
     """Kong et al. (2606.22327): whoever ends j-th, at least the j smallest volumes per weight were
     held before, and no more than the capacity is held per round."""
-    capacity = _total(q.capacity)
+    return _smallest_first(q, q.volume, _total(q.capacity))
+
+
+def _smallest_first(q: Prepared, need: np.ndarray, most: int) -> int:
+    """Weighted latencies when every request needs something of which a round offers ``most``.
+
+    With equal weights the j-th end is at least the j smallest needs over ``most``, a whole round,
+    and the j-th of the ends that the requests could have alone.
+    """
     arrival = np.array([r.arrival for r in q.problem.requests])
     base = int(q.release.min())
     offset = int((q.weight * (base - arrival)).sum())
-    if capacity >= UNLIMITED or not capacity:
+    if most >= UNLIMITED or not most:
         return offset
-    order = np.argsort(q.volume / np.maximum(q.weight, 1e-9), kind="stable")
-    held = np.cumsum(q.volume[order].astype(object))
+    order = np.argsort(need / np.maximum(q.weight, 1e-9), kind="stable")
+    held = np.cumsum(need[order].astype(object))
+    if (q.weight == q.weight[0]).all():
+        alone = np.sort(earliest_ends(q)) - base
+        ends = [max(int(a), -(-int(h) // most)) for a, h in zip(alone, held, strict=True)]
+        return offset + int(q.weight[0]) * sum(ends)
     # Smith's rule gives the least weighted sum of these partial sums over all orders.
-    return offset + -(-int((q.weight[order].astype(object) * held).sum()) // capacity)
+    return offset + -(-int((q.weight[order].astype(object) * held).sum()) // most)
+
+
+def configurations(q: Prepared, pattern: patterns.Pattern, objective: str) -> int:
+    """What the weights of a pattern prove: all active requests together weigh at most its limit."""
+    weight, limit = q.states.weights(pattern)
+    totals = q.states.totals(weight)
+    if objective == "makespan":
+        return _last_end(q, totals, limit)
+    return _smallest_first(q, totals, limit)
+
+
+def _last_end(q: Prepared, need: np.ndarray, most: int) -> int:
+    """The last end when a round offers ``most`` of what every request needs after its arrival."""
+    if most >= UNLIMITED or not most:
+        return 0
+    order = np.argsort(q.release, kind="stable")
+    after = np.cumsum(need[order][::-1].astype(object))[::-1]
+    return max(int(m) - (-int(a) // most) for m, a in zip(q.release[order], after, strict=True))
+
+
+def raise_configurations(
+    q: Prepared, run: Run, objective: str, seconds: float
+) -> patterns.Pattern | None:
+    """Give the run the bound of weights made for the objective; returns the weights."""
+    latency = objective in ("total_latency", "weighted_latency")
+    if not latency and objective != "makespan":
+        return None
+    states = q.states
+    if q.problem.reject or not states.applies(run.clock.remaining()):
+        return None
+    importance = np.ones(len(states.number))
+    if latency:
+        # Whoever comes early in the order of the volumes counts in all later ends.
+        order = np.argsort(q.volume / np.maximum(q.weight, 1e-9), kind="stable")
+        later = np.empty(q.n)
+        later[order] = np.cumsum(q.weight[order][::-1])[::-1]
+        importance = np.repeat(later, q.output)
+    by_state: Any = np.bincount(states.number, importance, minlength=len(states.held))
+    found = patterns.find(states, by_state, run, seconds)
+    if found is not None:
+        value = configurations(q, found, objective)
+        run.raise_bound(Bound(value, "configurations", objective, found.to_data()))
+    return found
 
 
 def _volume(q: Prepared) -> int:
     """Memory volume, request rounds and tokens that come after any moment, over the limits."""
-    best = 0
-    order = np.argsort(q.release, kind="stable")
     sums = np.concatenate([[0], np.cumsum(q.tokens)])
     tokens = (sums[q.offset[:, 1:]] - sums[q.offset[:, :-1]]).min(axis=0)
-    moments = q.release[order].astype(object)
-    for need, limit in (
-        (q.volume, q.capacity),
-        (q.length.min(axis=0), q.max_batch),
-        (tokens, q.budget),
-    ):
-        most = _total(limit)
-        if most < UNLIMITED and most:
-            after = np.cumsum(need[order][::-1].astype(object))[::-1]
-            best = max(best, max((m - (-a // most) for m, a in zip(moments, after, strict=True))))
-    return int(best)
+    return max(
+        _last_end(q, q.volume, _total(q.capacity)),
+        _last_end(q, q.length.min(axis=0), _total(q.max_batch)),
+        _last_end(q, tokens, _total(q.budget)),
+    )
 
 
 def raise_time_indexed(
@@ -200,12 +247,14 @@ def recompute(problem: ServingProblem, bound: Bound) -> Number:
     q = prepare(problem)
     assert isinstance(q, Prepared)
     q = q.weighing(bound.objective)
-    if bound.argument in ("time-indexed-lp", "time-indexed-cliques"):
+    if bound.argument in ("time-indexed-lp", "time-indexed-cliques", "priced-configurations"):
         goodput = bound.objective == "goodput"
         prices = lagrange.Prices.from_data(bound.data)
         return _whole(lagrange.dual_value(q, prices, goodput), goodput)
+    if bound.argument == "configurations":
+        return configurations(q, patterns.Pattern.from_data(bound.data), bound.objective)
     if bound.argument == branch.ARGUMENT:
         # Finished searches are recomputed by searching again.
-        prices = lagrange.Prices.from_data(bound.data)
-        return bound.value if branch.confirmed(q, int(bound.value), prices) else -math.inf
+        sets = [lagrange.Prices.from_data(one) for one in bound.data["prices"]]
+        return bound.value if branch.confirmed(q, int(bound.value), sets) else -math.inf
     return value(q, bound.argument, bound.objective)

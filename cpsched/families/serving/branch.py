@@ -66,12 +66,7 @@ class Search:
         self.cost = np.zeros((len(prices), n, limit), np.int64)
         constant = np.zeros(len(prices), np.int64)
         for s, one in enumerate(prices):
-            limits = lagrange.class_limits(q)
-            for r in range(3):
-                if limits[0, r] < UNLIMITED:
-                    constant[s] -= int(limits[0, r]) * int(one.value[0, r].sum())
-            for clique, row in one.cliques.items():
-                constant[s] -= lagrange.clique_limit(q, clique) * int(row.sum())
+            constant[s] = -lagrange.refund(q, one)
             for k, i in enumerate(order.tolist()):
                 # Ends count here, not latencies.
                 arrival = q.problem.requests[i].arrival * int(q.weight[i]) * lagrange.SCALE
@@ -135,12 +130,12 @@ class Search:
         return out
 
 
-def prove(q: Prepared, run: Run, name: str, prices: lagrange.Prices) -> None:
+def prove(q: Prepared, run: Run, name: str, prices: Sequence[lagrange.Prices]) -> None:
     """Search every schedule better than the incumbent, as far as the clock allows."""
     assert run.incumbent is not None
     jit.ready(run.clock.remaining())
     shift = _shift(q)
-    search = Search(q, [prices], int(run.incumbent.values[0]) + shift)
+    search = Search(q, prices, int(run.incumbent.values[0]) + shift)
     found = 0
     while not run.done():
         known = int(run.incumbent.values[0]) + shift
@@ -159,13 +154,14 @@ def prove(q: Prepared, run: Run, name: str, prices: lagrange.Prices) -> None:
             )
         if over:
             value = int(search.state[exact.UPPER]) + search.offset - shift
-            run.raise_bound(Bound(value, ARGUMENT, name, prices.to_data()))
+            data = {"prices": [one.to_data() for one in prices]}
+            run.raise_bound(Bound(value, ARGUMENT, name, data))
             return
 
 
-def confirmed(q: Prepared, value: int, prices: lagrange.Prices) -> bool:
+def confirmed(q: Prepared, value: int, prices: Sequence[lagrange.Prices]) -> bool:
     """Whether the search, done again, finds nothing below a value."""
-    search = Search(q, [prices], value + _shift(q))
+    search = Search(q, prices, value + _shift(q))
     while not search.run(100_000):
         pass
     return search.starts() is None

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cpsched.core import jit
-from cpsched.families.serving import model
+from cpsched.families.serving import model, quick
 from cpsched.families.serving.greedy import POLICIES, misses, run_policy
 from cpsched.families.serving.prepare import UNLIMITED, Prepared
 
@@ -176,8 +175,9 @@ def serve(q: Prepared, machines: list[int]) -> tuple[Ints, Ints] | None:
 
 def greedy(q: Prepared, run: Run) -> None:
     """The cheapest prefixes of the machines, by price and number, that serve the trace."""
-    if run.clock.remaining() > 1.5:
-        jit.ready()
+    if not quick.affordable(q, run):
+        quick.greedy(q, run, POLICIES["edf"][0](q), "edf")
+        return
     prices = np.array([m.price for m in q.problem.machines], np.float64)
     power = np.minimum(q.capacity, 1e18) * 1.0
     name = run.objectives[0].name if run.objectives else "instances"
@@ -212,7 +212,7 @@ def search(q: Prepared, run: Run) -> None:
     """Drop machines one by one (mixes of types), then CP-SAT where the model is small enough."""
     from cpsched.core import exact
 
-    if run.incumbent is not None and run.objectives:
+    if run.incumbent is not None and run.objectives and quick.affordable(q, run):
         _drop(q, run)
     if run.done():
         return

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cpsched.families.serving.check_cache import check_cache, evaluate_cache
+from cpsched.families.serving.check_placement import check_placement, evaluate_placement
 from cpsched.families.serving.check_static import (
-    check_cache,
-    check_placement,
     check_preemption,
     check_routing,
-    evaluate_cache,
-    evaluate_placement,
     evaluate_preemption,
     evaluate_routing,
 )
@@ -181,10 +179,14 @@ def _check_request(
                 r.arrival - one.start,
             )
         )
-    if r.start is not None and (one.start, one.instance) != (r.start, r.instance):
-        out.append(
-            Violation("running", f"request {r.id} runs on {r.instance} since {r.start}", where)
-        )
+    if r.start is not None:
+        moved = (one.start, one.instance, one.pauses) != (r.start, r.instance, r.pauses)
+        if moved or (r.sent is not None and (one.decode, one.sent) != (r.decode, r.sent)):
+            text = f"request {r.id} runs on {r.instance} since {r.start}"
+            out.append(Violation("running", text, where))
+        if r.sent is None and one.sent is not None and one.sent < r.arrival:
+            text = f"request {r.id} is sent at {one.sent}, before {r.arrival}"
+            out.append(Violation("arrival", text, where, r.arrival - one.sent))
     if r.candidates and one.instance not in r.candidates:
         out.append(
             Violation("candidates", f"request {r.id} may not run on instance {one.instance}", where)

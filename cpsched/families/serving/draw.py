@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from itertools import pairwise
 
-from cpsched.families.serving import check_static
+from cpsched.families.serving import check_cache, check_static
 from cpsched.families.serving.pieces import (
     is_staged,
     memory_pieces,
@@ -107,8 +107,8 @@ def _admission(p: ServingProblem, s: ServingSchedule, title: str) -> Figure:
 
 
 def _cache(p: ServingProblem, s: ServingSchedule, title: str) -> Figure:
-    if not check_static.is_program_cache(p):
-        hits = check_static.hit_blocks(p, s)
+    if not check_cache.is_program_cache(p):
+        hits = check_cache.hit_blocks(p, s)
         uses = [len(r.prefix) for r in p.requests]
         step = max(1, len(hits) // 500)
         points = tuple(
@@ -117,16 +117,16 @@ def _cache(p: ServingProblem, s: ServingSchedule, title: str) -> Figure:
         )
         profile = Profile("share of prefix blocks that hit", points)
         return Figure(title, x_label="request", profiles=(profile,))
-    steps = check_static.program_steps(p)
+    steps = check_cache.program_steps(p)
     lanes = []
     kept = {(pin.item, pin.from_): pin.place for pin in s.pins}
     for name, calls in list(steps.items())[:200]:
         bars = [
-            Bar(r.arrival, check_static.call_end(r), str(r.step), "call", f"{name} step {r.step}")
+            Bar(r.arrival, check_cache.call_end(r), str(r.step), "call", f"{name} step {r.step}")
             for r in calls
         ]
         bars += [
-            Bar(check_static.call_end(a), b.arrival, "", kept[name, k], "kept", dashed=True)
+            Bar(check_cache.call_end(a), b.arrival, "", kept[name, k], "kept", dashed=True)
             for k, (a, b) in enumerate(pairwise(calls))
             if (name, k) in kept
         ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cpsched.core import jit
-from cpsched.families.serving import kernels
+from cpsched.families.serving import kernels, quick
 from cpsched.families.serving.prepare import UNLIMITED, Prepared
 
 if TYPE_CHECKING:
@@ -135,6 +135,10 @@ def greedy(q: Prepared, run: Run) -> None:
         chosen = ["ldf", "svf", "fcfs", "mcsf"]
     elif "goodput" in names or q.problem.slo_percent is not None:
         chosen = ["edf", "svf", "fcfs", "mcsf", "ldf"]
+    if not quick.affordable(q, run):
+        order, _ = POLICIES[chosen[0]]
+        quick.greedy(q, run, order(q), chosen[0])
+        return
     for name in chosen:
         if run.incumbent is not None and (run.done() or run.clock.remaining() < 0.01):
             return

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cpsched.core.jit import kernel
-from cpsched.families.serving.kernels import chance, draw
+from cpsched.families.serving.kernels_search import chance, draw
 
 
 @kernel

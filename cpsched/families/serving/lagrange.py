@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cpsched.families.serving.patterns import Pattern
 from cpsched.families.serving.prepare import UNLIMITED, Prepared
 
 if TYPE_CHECKING:
@@ -40,12 +41,13 @@ class Prices:
     """Prices by class, resource (memory, batch, tokens) and round, in 1/SCALE.
 
     ``value[c, r, t]`` belongs to round ``origin + t + 1``; ``cliques`` holds the prices of places
-    by clique in the same rounds.
+    by clique in the same rounds, ``patterns`` those of weight (see `patterns`).
     """
 
     origin: int
     value: Ints
     cliques: Mapping[Clique, Ints] = field(default_factory=dict)
+    patterns: tuple[tuple[Pattern, Ints], ...] = ()
 
     @property
     def horizon(self) -> int:
@@ -66,6 +68,8 @@ class Prices:
                 [*clique, np.flatnonzero(row).tolist(), row[row != 0].tolist()]
                 for clique, row in self.cliques.items()
             ]
+        if self.patterns:
+            data["patterns"] = [[p.to_data(), row.tolist()] for p, row in self.patterns]
         return data
 
     @classmethod
@@ -77,7 +81,11 @@ class Prices:
         for c, places, least, rounds, prices in data.get("cliques", []):
             row = cliques[c, places, least] = np.zeros(value.shape[2], np.int64)
             row[np.array(rounds, np.int64)] = prices
-        return cls(data["origin"], value, cliques)
+        patterns = tuple(
+            (Pattern.from_data(one), np.array(row, np.int64))
+            for one, row in data.get("patterns", [])
+        )
+        return cls(data["origin"], value, cliques, patterns)
 
 
 def class_limits(q: Prepared) -> Ints:
@@ -151,6 +159,11 @@ def reduced_costs(q: Prepared, prices: Prices, i: int, goodput: bool) -> tuple[l
                 begins = clique_member(q, clique, i) if clique[0] == c else None
                 if begins is not None:
                     pays.append((row, (np.arange(rounds) >= begins).astype(np.int64)))
+            for pattern, row in prices.patterns:
+                weight, _ = q.states.weights(pattern)
+                mine = weight[q.states.number[q.states.first[i] : q.states.first[i + 1]]]
+                before = np.zeros(int(q.prefill[c, i]), np.int64)
+                pays.append((row, np.concatenate([before, mine])))
             for row, profile in pays:
                 if b > a and row[a:b].any():
                     window = np.zeros(count + rounds - 1, np.int64)
@@ -166,18 +179,27 @@ def reduced_costs(q: Prepared, prices: Prices, i: int, goodput: bool) -> tuple[l
 
 def dual_value(q: Prepared, prices: Prices, goodput: bool, clock: Clock | None = None) -> int:
     """The bound that the prices prove, in 1/SCALE: a lower bound of the (negated) objective."""
-    if (prices.value < 0).any() or any((row < 0).any() for row in prices.cliques.values()):
-        raise ValueError("prices are not negative")
-    total = 0
+    total = -refund(q, prices)
     for i in range(q.n):
         if clock is not None and not i % 64:
             clock.check()
         total += reduced_costs(q, prices, i, goodput)[1]
+    return total
+
+
+def refund(q: Prepared, prices: Prices) -> int:
+    """What the prices are worth when everything is sold, in 1/SCALE."""
+    rows = [*prices.cliques.values(), *(row for _, row in prices.patterns)]
+    if (prices.value < 0).any() or any((row < 0).any() for row in rows):
+        raise ValueError("prices are not negative")
+    total = 0
     limits = class_limits(q)
     for c in range(len(q.length)):
         for r in range(3):
             if limits[c, r] < UNLIMITED:
-                total -= int(limits[c, r]) * int(prices.value[c, r].sum())
+                total += int(limits[c, r]) * int(prices.value[c, r].sum())
     for clique, row in prices.cliques.items():
-        total -= clique_limit(q, clique) * int(row.sum())
+        total += clique_limit(q, clique) * int(row.sum())
+    for pattern, row in prices.patterns:
+        total += q.states.weights(pattern)[1] * int(row.sum())
     return total

@@ -154,7 +154,7 @@ class _Builder:
                     users.setdefault((g, node, t), []).append(literals)
         for (g, node, t), groups in users.items():
             size = int(q.node_size[node])
-            if any(None in literals for literals in groups):
+            if any(x is None for literals in groups for x in literals):
                 self.use("capacity", g, t, None, size)
                 continue
             held = self.model.new_bool_var("")
@@ -249,7 +249,9 @@ class _Builder:
         for places in self.places:
             for g in {g for g, _, _ in places}:
                 here = [x for h, _, x in places if h == g]
-                self.model.add(used[g] == 1 if None in here else sum(here) <= used[g])
+                # One request may be here at several starts, but only once.
+                certain = any(x is None for x in here)
+                self.model.add(used[g] == 1 if certain else sum(here) <= used[g])
         for g in range(1, q.machines):
             if q.problem.machines[g] is q.problem.machines[g - 1] and q.allowed is None:
                 self.model.add(used[g] <= used[g - 1])

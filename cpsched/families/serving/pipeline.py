@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cpsched.errors import OutOfTime
 from cpsched.families.serving import (
     bound,
     cache,
     capacity,
     placement,
     preemption,
+    priced,
     routing,
     staged,
 )
 from cpsched.families.serving import greedy as policies
 from cpsched.families.serving import search as searching
-from cpsched.families.serving.prepare import Prepared, arrays_of
+from cpsched.families.serving.prepare import GRACE, Prepared, arrays_of
+from cpsched.families.serving.quick import NORMAL
 
 if TYPE_CHECKING:
     from cpsched.core.run import Run
@@ -29,9 +32,18 @@ STATIC: dict[str, Any] = {
 }
 
 
+#: Seconds per request or item of a first schedule and its check, and the size up to which there
+#: is always one.
+FIRST = {"cache": 9e-5, "preemption": 2e-5, "routing": 1.6e-4, "placement": 9e-5}
+
+
 def greedy(q: Any, run: Run) -> None:
     """First schedules."""
     if not isinstance(q, Prepared):
+        count = max(len(q.requests), len(q.items))
+        due = run.clock.elapsed() + FIRST[q.question] * count
+        if count > NORMAL and due > run.clock.limit + GRACE:
+            raise OutOfTime("there is no time for a first schedule of this size")
         STATIC[q.question].greedy(q, run)
     elif q.staged:
         staged.greedy(q, run)
@@ -55,7 +67,12 @@ def bounds(q: Any, run: Run) -> None:
         # A call for bounds alone: the horizon of the program comes from a greedy schedule.
         policies.greedy(q, run)
         for objective in run.objectives:
-            bound.raise_time_indexed(q.weighing(objective.name), run, objective.name)
+            mine = q.weighing(objective.name)
+            left = run.clock.remaining()
+            pattern = bound.raise_configurations(mine, run, objective.name, 0.2 * left)
+            if pattern is not None:
+                priced.raise_priced(mine, run, objective.name, pattern, 0.2 * left)
+            bound.raise_time_indexed(mine, run, objective.name)
 
 
 def search(q: Any, run: Run) -> None:

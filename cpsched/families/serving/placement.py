@@ -12,7 +12,7 @@ import numpy as np
 
 from cpsched.core import exact
 from cpsched.errors import Infeasible, ProblemError
-from cpsched.families.serving.check_static import check_placement
+from cpsched.families.serving.check_placement import check_placement
 from cpsched.families.serving.problem import ItemPlacement, ServingProblem, ServingSchedule
 from cpsched.result import Bound
 

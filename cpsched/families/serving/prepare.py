@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cpsched.errors import Infeasible, ProblemError
+from cpsched.errors import Infeasible, OutOfTime, ProblemError
 from cpsched.families.serving.check import allowed_misses
 from cpsched.families.serving.check_static import prefix_sizes
-from cpsched.families.serving.pieces import prefill_rounds, shared_units
+from cpsched.families.serving.pieces import shared_units
 from cpsched.families.serving.problem import Instance, Placed, ServingProblem, ServingSchedule
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cpsched.core.run import Run
+    from cpsched.families.serving.patterns import States
 
     Ints = NDArray[np.int64]
 
@@ -112,6 +113,13 @@ class Prepared:
         return volumes
 
     @cached_property
+    def states(self) -> States:
+        """The states that requests pass through while they make their output."""
+        from cpsched.families.serving.patterns import States
+
+        return States(self)
+
+    @cached_property
     def output(self) -> Ints:
         """Rounds of output by request."""
         rounds: Ints = self.length[0] - self.prefill[0]
@@ -185,9 +193,11 @@ def prepare(problem: ServingProblem, run: Run | None = None) -> Prepared | Servi
             value=total,
             remedy="Raise block_tokens, or solve fewer requests at a time (limit).",
         )
+    _on_time(run)
     shared = shared_units(problem)
     representative = [machines[int(np.flatnonzero(kind == c)[0])] for c in classes.values()]
     length, offset, prefill, memory, tokens = _profiles(problem, representative, shared)
+    _on_time(run)
     node_offset, nodes, node_size = _prefix_nodes(problem)
     index = {r.id: i for i, r in enumerate(requests)}
     preds = [[index[name] for name in dict.fromkeys(r.after)] for r in requests]
@@ -236,32 +246,44 @@ def prepare(problem: ServingProblem, run: Run | None = None) -> Prepared | Servi
         first_by=limits([r.first_token_by for r in requests]),
         end_by=limits([r.end_by for r in requests]),
     )
+    _on_time(run)
     _refuse_impossible(prepared)
     return prepared
+
+
+#: Seconds that a call may overrun while it has no schedule yet.
+GRACE = 0.1
+
+
+def _on_time(run: Run | None) -> None:
+    if run is not None and run.clock.elapsed() > run.clock.limit + GRACE:
+        raise OutOfTime("the time limit was reached before a first schedule")
 
 
 def _profiles(
     problem: ServingProblem, classes: list[Instance], shared: dict[str, int]
 ) -> tuple[Ints, Ints, Ints, Ints, Ints]:
     length, offset, prefill, memory, tokens = [], [], [], [], []
+    prompt = np.array([r.prompt for r in problem.requests], np.int64)
+    output = np.array([r.output for r in problem.requests], np.int64)
+    private = prompt - np.array([shared[r.id] for r in problem.requests], np.int64)
     base = 0
     for machine in classes:
-        rounds = [prefill_rounds(r, machine) for r in problem.requests]
-        ends = [0]
-        for r, p in zip(problem.requests, rounds, strict=True):
-            private = r.prompt - shared[r.id]
-            if p:
-                chunk = machine.prefill_chunk or 1
-                done = np.arange(1, p + 1, dtype=np.int64) * chunk
-                memory.append(np.minimum(private, done))
-                tokens.append(np.diff(np.minimum(r.prompt, done), prepend=0))
-            memory.append(private + np.arange(1, r.output + 1, dtype=np.int64))
-            tokens.append(np.ones(r.output, np.int64))
-            ends.append(ends[-1] + p + r.output)
-        offset.append(np.array(ends, np.int64) + base)
-        base += ends[-1]
-        length.append(np.diff(offset[-1]))
-        prefill.append(np.array(rounds, np.int64))
+        chunk = machine.prefill_chunk or 1
+        rounds = np.zeros_like(prompt) if machine.prefill_chunk is None else -(-prompt // chunk)
+        total = rounds + output
+        ends = np.concatenate([[0], np.cumsum(total)])
+        # Round k of every request, from 0, in one row after the other.
+        k = np.arange(ends[-1]) - np.repeat(ends[:-1], total)
+        left, held, whole = (np.repeat(a, total) for a in (rounds, private, prompt))
+        filling = k < left
+        memory.append(np.where(filling, np.minimum(held, (k + 1) * chunk), held + k - left + 1))
+        done = np.minimum(whole, (k + 1) * chunk) - np.minimum(whole, k * chunk)
+        tokens.append(np.where(filling, done, 1))
+        offset.append(ends + base)
+        base += int(ends[-1])
+        length.append(total)
+        prefill.append(rounds)
     return (
         np.array(length),
         np.array(offset),
@@ -284,28 +306,33 @@ def _prefix_nodes(problem: ServingProblem) -> tuple[Ints, Ints, Ints]:
 
 def _refuse_impossible(q: Prepared) -> None:
     requests = q.problem.requests
-    shared = [
-        int(q.node_size[q.nodes[q.node_offset[i] : q.node_offset[i + 1]]].sum()) for i in range(q.n)
-    ]
-    for i, r in enumerate(requests):
-        possible = False
-        for c in range(len(q.length)):
-            a, b = int(q.offset[c, i]), int(q.offset[c, i + 1])
-            peak = (int(q.memory[a:b].max()) + shared[i]) if b > a else 0
-            most = int(q.tokens[a:b].max()) if b > a else 0
-            fits = (q.kind == c) & (q.capacity >= peak) & (q.budget >= most)
-            fits &= (q.max_batch >= 1) | (b == a)
-            if q.allowed is not None:
-                fits &= q.allowed[i]
-            possible = possible or bool(fits.any())
-        if not possible and not q.problem.reject:
-            raise Infeasible(
-                f"request {r.id} fits on no instance even alone (peak {r.prompt + r.output} units)",
-                "peak-memory",
-            )
-        tool = int(q.tool[i])
-        if tool >= 0 and q.tool_capacity[tool] < 1 and not q.problem.reject:
-            raise Infeasible(f"request {r.id} needs a tool of capacity 0", "tool-capacity")
+    sizes = np.concatenate([[0], np.cumsum(q.node_size[q.nodes])])
+    shared = sizes[q.node_offset[1:]] - sizes[q.node_offset[:-1]]
+    possible = np.zeros(q.n, np.bool_)
+    kinds = np.stack([q.kind, q.capacity, q.budget, q.max_batch], axis=1)
+    for c, capacity, budget, batch in np.unique(kinds, axis=0).tolist():
+        some = q.length[c] > 0
+        # Memory never shrinks before the end.
+        last = np.where(some, q.offset[c, 1:] - 1, 0)
+        peak = np.where(some, q.memory[last] + shared, 0) if len(q.memory) else 0 * shared
+        chunk = q.problem.machines[int(np.flatnonzero(q.kind == c)[0])].prefill_chunk
+        most = np.minimum(1, q.output)
+        if chunk is not None:
+            most = np.maximum(most, np.minimum(q.prompt, chunk))
+        fits = (peak <= capacity) & (most <= budget) & (~some | (batch >= 1))
+        if q.allowed is not None:
+            fits &= q.allowed[:, (kinds == (c, capacity, budget, batch)).all(axis=1)].any(axis=1)
+        possible |= fits
+    if not possible.all() and not q.problem.reject:
+        r = requests[int(possible.argmin())]
+        raise Infeasible(
+            f"request {r.id} fits on no instance even alone (peak {r.prompt + r.output} units)",
+            "peak-memory",
+        )
+    tools = (q.tool >= 0) & (q.tool_capacity[q.tool] < 1)
+    if tools.any() and not q.problem.reject:
+        name = requests[int(tools.argmax())].id
+        raise Infeasible(f"request {name} needs a tool of capacity 0", "tool-capacity")
     early = q.release + (q.prefill.min(axis=0) + np.minimum(1, q.output))
     misses = (early > q.first_by) | (q.release + q.length.min(axis=0) > q.end_by)
     if q.problem.slo_percent is not None and int(misses.sum()) > q.misses:

@@ -7,13 +7,20 @@ is active in the rounds ``start < t <= end`` and holds ``prompt + t - start`` un
 
 from __future__ import annotations
 
-from collections import Counter
 from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from cpsched.errors import ProblemError
+from cpsched.families.serving.rules import (
+    check_placement,
+    check_precedence,
+    check_requests,
+    check_staged,
+    complain,
+    unique,
+)
 from cpsched.problem import Count, Name, ProblemBase, Record, Whole
 
 #: What is asked of a problem; each is a mode of the same data.
@@ -56,8 +63,12 @@ class Request(Record):
         Tool called when the request ends, and for how many rounds it is held.
     candidates
         Instances it may run on, by index; empty for all.
-    instance, start
-        Where it runs now, and since when (it then keeps both, except that routing may move it).
+    instance, start, pauses
+        Where it runs now, since when, and how its prefill rests (it then keeps all of them, except
+        that routing may move it).
+    decode, sent
+        Where a running request is handed over to and when; without them that is open, but not
+        before ``arrival``.
     duration
         Rounds that a call with fixed times takes (question ``cache``; ``output`` by default).
     held, cost, swap_cost
@@ -86,6 +97,9 @@ class Request(Record):
     candidates: tuple[Count, ...] = ()
     instance: Count | None = None
     start: Whole | None = None
+    pauses: tuple[tuple[Whole, Whole], ...] = ()
+    decode: Count | None = None
+    sent: Whole | None = None
     duration: Count | None = None
     held: Count | None = None
     cost: Count | None = None
@@ -162,14 +176,14 @@ class Instance(Record):
     def _staged(self) -> Instance:
         staged = self.role == "prefill" or self.interruptible or bool(self.buckets)
         if staged and self.prefill_chunk is None:
-            _complain(
+            complain(
                 "role prefill, interruptible and buckets need a prefill that takes rounds",
                 f"instances.{self.name}.prefill_chunk",
                 None,
                 "Set prefill_chunk.",
             )
         if any(a >= b for a, b in pairwise(self.buckets)):
-            _complain(
+            complain(
                 "buckets must ascend", f"instances.{self.name}.buckets", self.buckets, "Sort them."
             )
         return self
@@ -297,152 +311,28 @@ class ServingProblem(ProblemBase):
                     remedy="Choose one of them.",
                 )
         if "expected_tokens" in self.objectives and len(self.objectives) > 1:
-            _complain(
+            complain(
                 "expected_tokens is asked alone", "objectives", self.objectives, "Drop the others."
             )
-        _unique([r.id for r in self.requests], "requests", "id")
-        _unique([t.name for t in self.tools], "tools", "name")
+        unique([r.id for r in self.requests], "requests", "id")
+        unique([t.name for t in self.tools], "tools", "name")
         if self.question == "placement":
-            _check_placement(self)
+            check_placement(self)
             return self
         if not self.requests:
-            _complain("there must be a request", "requests", None, "Add one.")
+            complain("there must be a request", "requests", None, "Add one.")
         if not self.instances and self.question != "preemption":
-            _complain("there must be an instance", "instances", None, "Add one.")
-        _check_requests(self)
+            complain("there must be an instance", "instances", None, "Add one.")
+        check_requests(self)
         if self.question in ("admission", "capacity"):
-            _check_precedence(self)
-            _check_staged(self)
+            check_precedence(self)
+            check_staged(self)
         return self
 
     @property
     def machines(self) -> tuple[Instance, ...]:
         """Every single instance, in the order in which schedules count them."""
         return tuple(one for one in self.instances for _ in range(one.count))
-
-
-def _complain(rule: str, place: str, value: object, remedy: str) -> None:
-    raise ProblemError(rule, place=place, value=value, remedy=remedy)
-
-
-def _unique(names: list[str], place: str, field: str) -> None:
-    if len(set(names)) < len(names):
-        name, times = Counter(names).most_common(1)[0]
-        _complain(f"{field} must be unique, one occurs {times} times", place, name, "Rename one.")
-
-
-def _check_requests(p: ServingProblem) -> None:
-    machines = p.machines
-    tools = {t.name for t in p.tools}
-    room = max((2**62 if m.capacity is None else m.capacity for m in p.instances), default=2**62)
-    ids = {r.id for r in p.requests}
-    first = min((r.arrival for r in p.requests if r.start is None), default=10**12)
-    for r in p.requests:
-        place = f"requests.{r.id}"
-        for index in (*r.candidates, *(() if r.instance is None else (r.instance,))):
-            if index >= len(machines):
-                _complain(
-                    f"there are {len(machines)} instances, counted from 0",
-                    f"{place}.candidates" if index in r.candidates else f"{place}.instance",
-                    index,
-                    "Name an existing instance.",
-                )
-        if p.question in ("admission", "capacity") and r.prompt > room:
-            _complain(
-                f"a prompt must fit into the capacity of an instance ({room} units)",
-                f"{place}.prompt",
-                r.prompt,
-                "Raise the capacity (capacity_tokens), or drop the request.",
-            )
-        if r.tool and r.tool not in tools:
-            _complain("the tool must be listed in tools", f"{place}.tool", r.tool, "Add it.")
-        if r.start is not None and r.instance is None and p.question in ("admission", "capacity"):
-            _complain("a started request names its instance", place, None, "Add 'instance'.")
-        if r.start is not None and r.start > first:
-            _complain(
-                f"a running request started before the others arrive (round {first})",
-                f"{place}.start",
-                r.start,
-                "Correct the start, or the arrivals.",
-            )
-        for other in r.after:
-            if other not in ids:
-                _complain("'after' names a request", f"{place}.after", other, "Correct the id.")
-        if len(r.prefix) * p.prefix_block - p.prefix_block >= max(1, r.prompt):
-            _complain(
-                f"a prompt of {r.prompt} units has at most "
-                f"{-(-r.prompt // p.prefix_block)} prefix blocks of {p.prefix_block} units",
-                f"{place}.prefix",
-                len(r.prefix),
-                "Correct the prompt, the prefix or prefix_block.",
-            )
-
-
-def _check_staged(p: ServingProblem) -> None:
-    """Refuse what staged instances do not combine with."""
-    if not any(m.staged for m in p.instances):
-        return
-    for r in p.requests:
-        for field in ("prefix", "after", "tool", "start"):
-            if getattr(r, field) not in ((), "", None):
-                _complain(
-                    "roles, interruptible prefills and buckets do not go with prefixes, "
-                    "precedences, tools and running requests",
-                    f"requests.{r.id}.{field}",
-                    getattr(r, field),
-                    "Drop one of them.",
-                )
-    roles = {m.role for m in p.instances}
-    if "mixed" not in roles and roles != {"prefill", "decode"}:
-        _complain(
-            "there must be instances that prefill and instances that decode",
-            "instances.role",
-            sorted(roles),
-            "Add the other role.",
-        )
-
-
-def _check_precedence(p: ServingProblem) -> None:
-    """Refuse cycles (Kahn's algorithm)."""
-    followers: dict[str, list[str]] = {}
-    missing = {r.id: len(set(r.after)) for r in p.requests}
-    for r in p.requests:
-        for other in set(r.after):
-            followers.setdefault(other, []).append(r.id)
-    ready = [name for name, count in missing.items() if not count]
-    for name in ready:
-        for follower in followers.get(name, ()):
-            missing[follower] -= 1
-            if not missing[follower]:
-                ready.append(follower)
-    if len(ready) < len(p.requests):
-        stuck = next(name for name, count in missing.items() if count)
-        _complain(
-            "requests must not wait for each other in a circle", "requests", stuck, "Cut the cycle."
-        )
-
-
-def _check_placement(p: ServingProblem) -> None:
-    _unique([i.id for i in p.items], "items", "id")
-    _unique([g.name for g in p.gpus], "gpus", "name")
-    if not p.items or not p.gpus:
-        _complain("placement needs items and gpus", "items", None, "Add them.")
-    gpus = {g.name for g in p.gpus}
-    for item in p.items:
-        for name in item.current:
-            if name not in gpus:
-                _complain("must be a GPU", f"items.{item.id}.current", name, "Correct the name.")
-        if item.replicas is not None and item.replicas > len(p.gpus):
-            _complain(
-                "an item has at most one replica per GPU",
-                f"items.{item.id}.replicas",
-                item.replicas,
-                "Lower it.",
-            )
-    if p.replicas is not None and p.replicas < len(p.items):
-        _complain(
-            "there are at least as many replicas as items", "replicas", p.replicas, "Raise it."
-        )
 
 
 class Placed(Record):

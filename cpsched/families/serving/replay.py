@@ -18,14 +18,10 @@ import numpy as np
 
 from cpsched.core import jit
 from cpsched.errors import ProblemError
-from cpsched.families.serving import cache, greedy, placement, routing, staged
+from cpsched.families.serving import block_cache, cache, greedy, placement, routing, staged
 from cpsched.families.serving.check import check, evaluate
-from cpsched.families.serving.check_static import (
-    cache_blocks,
-    held_units,
-    is_program_cache,
-    recompute_cost,
-)
+from cpsched.families.serving.check_cache import cache_blocks, is_program_cache
+from cpsched.families.serving.check_static import held_units, recompute_cost
 from cpsched.families.serving.prepare import Prepared, prepare
 from cpsched.families.serving.problem import (
     Eviction,
@@ -243,8 +239,8 @@ def _cache(p: ServingProblem, policy: str) -> ServingSchedule:
     blocks = cache_blocks(p)
     if name == "belady" or blocks is None:
         most = sum(len(r.prefix) for r in p.requests) if blocks is None else blocks
-        return cache.block_pins(cache.belady(p, most)[0])
-    return cache.block_pins(_recency(p, blocks, touch=name == "lru"))
+        return block_cache.block_pins(block_cache.belady(p, most)[0])
+    return block_cache.block_pins(_recency(p, blocks, touch=name == "lru"))
 
 
 def _recency(p: ServingProblem, blocks: int, touch: bool) -> list[tuple[int, int, int]]:

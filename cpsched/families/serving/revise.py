@@ -16,18 +16,15 @@ from typing import TYPE_CHECKING, Any
 from cpsched.errors import ProblemError
 from cpsched.families.serving.check import check_admission, meets_slo
 from cpsched.families.serving.explain import constraints
-from cpsched.families.serving.pieces import length, prefill_rounds
+from cpsched.families.serving.pieces import prefill_rounds, transfer_rounds
 from cpsched.families.serving.problem import (
-    Gpu,
     Instance,
-    Item,
-    ItemPlacement,
     Placed,
     Request,
     ServingProblem,
     ServingSchedule,
 )
-from cpsched.problem import LARGEST
+from cpsched.families.serving.revise_placement import PlacementRevision, whole
 from cpsched.replan import Event, Revision, foreign, refusal
 
 if TYPE_CHECKING:
@@ -44,6 +41,7 @@ def revise(
     """The window from round ``now`` on.
 
     Requests that wait arrive at ``now`` at the earliest, and their latency is counted from there.
+    So do running ones whose handover to another instance has not begun: it is decided anew.
     An instance that is down takes none of them until `resource_up`; ``until`` of events about
     instances is not planned with. With a stability weight the requests keep their instances.
 
@@ -54,15 +52,9 @@ def revise(
         about unknown or impossible things.
     """
     if problem.question == "placement":
-        state: Any = _Placement(problem, schedule)
+        state: Any = PlacementRevision(problem, schedule)
     elif problem.question in ("admission", "capacity", "routing"):
-        if any(one.staged for one in problem.instances):
-            raise ProblemError(
-                "pauses, handovers and buckets cannot be replanned",
-                place="instances",
-                remedy="Solve the waiting requests anew with the capacity that is left.",
-            )
-        state = _Window(problem, schedule, _whole(now, "now"))
+        state = _Window(problem, schedule, whole(now, "now"))
     else:
         raise ProblemError(
             f"the question {problem.question!r} cannot be replanned",
@@ -79,23 +71,13 @@ def revise(
     return revision
 
 
-def _whole(value: float, place: str) -> int:
-    if value != math.floor(value) or not 0 <= value <= LARGEST:
-        raise ProblemError(
-            "rounds and units are whole numbers, zero or more",
-            place=place,
-            value=value,
-            remedy="Round it.",
-        )
-    return int(value)
-
-
 class _Window:
     """Requests and instances while events are applied."""
 
     def __init__(self, problem: ServingProblem, schedule: ServingSchedule, now: int) -> None:
         self.base, self.now = problem, now
         self.timed = problem.question != "routing"
+        self.staged = self.timed and any(one.staged for one in problem.instances)
         self.requests = {r.id: r for r in problem.requests}
         self.machines = list(problem.machines)
         self.down: set[int] = set()
@@ -111,14 +93,24 @@ class _Window:
         self.started = {
             name: one.start for name, one in self.placed.items() if self.timed and one.start < now
         }
+        #: Requests whose handover was to go to an instance that is down.
+        self.undecided: set[str] = set()
         #: Why requests lose their place, or are not served at all.
         self.restarted: dict[str, str] = {}
         self.left_out: dict[str, str] = {}
 
     def _end(self, name: str) -> int:
         """When a started request ends, as far as is known."""
-        machine = self.machines[self.placed[name].instance]
-        return self.started[name] + length(self.requests[name], machine)
+        return self._way(name).end
+
+    def _way(self, name: str) -> Placed:
+        """The place of a started request, with the output that is known by now."""
+        one, request = self.placed[name], self.requests[name]
+        begin = one.start + prefill_rounds(request, self.machines[one.instance])
+        begin += sum(b - a for a, b in one.pauses)
+        if one.sent is not None:
+            begin = one.sent + transfer_rounds(self.base, request.prompt)
+        return one.model_copy(update={"end": begin + request.output})
 
     def _request(self, event: Event) -> Request:
         if event.id not in self.requests:
@@ -149,8 +141,8 @@ class _Window:
             raise refusal(event, "it needs 'by' or 'until'")
         if not self.timed:
             raise refusal(event, "routing has no times")
-        by = 0 if event.by is None else _whole(event.by, "events.by")
-        until = 0 if event.until is None else _whole(event.until, "events.until")
+        by = 0 if event.by is None else whole(event.by, "events.by")
+        until = 0 if event.until is None else whole(event.until, "events.until")
         if request.id in self.started:
             end = self._end(request.id)
             if end <= event.time:
@@ -167,13 +159,12 @@ class _Window:
         if not self.timed:
             self._cancel(event)
             return
-        time = _whole(event.time, "events.time")
+        time = whole(event.time, "events.time")
         if request.id not in self.started or self.started[request.id] >= time:
             raise refusal(event, "the request has not started")
         if self._end(request.id) < time:
             raise refusal(event, "the request has ended before")
-        machine = self.machines[self.placed[request.id].instance]
-        made = time - self.started[request.id] - prefill_rounds(request, machine)
+        made = request.output - (self._end(request.id) - time)
         if made < 0:
             raise refusal(event, "its prompt is still being processed", remedy="Cancel it.")
         self._change(request.id, output=made)
@@ -189,8 +180,15 @@ class _Window:
         machine = self._machine(event)
         self.down.add(machine)
         for name in list(self.started):
-            if self.placed[name].instance == machine and self._end(name) > event.time:
+            one = self._way(name)
+            # Handed over, a request needs the first instance no more; before, not yet the second.
+            over = one.decode is not None and one.end - self.requests[name].output <= event.time
+            begun = one.sent is not None and one.sent < event.time
+            lost = one.decode == machine if over else machine == one.instance
+            if (lost or (begun and machine == one.decode)) and one.end > event.time:
                 del self.started[name]
+            elif one.decode == machine and one.end > event.time:
+                self.undecided.add(name)
 
     def _resource_up(self, event: Event) -> None:
         machine = self._machine(event)
@@ -208,7 +206,7 @@ class _Window:
         machine = self._machine(event)
         if event.capacity is None:
             raise refusal(event, "it needs the new 'capacity'")
-        new = _whole(event.capacity, "events.capacity")
+        new = whole(event.capacity, "events.capacity")
         old = self.machines[machine].capacity
         if old is None or new < old:
             self.smaller.add(machine)
@@ -238,13 +236,13 @@ class _Window:
         due = event.due if event.deadline is None else event.deadline
         if due is None:
             raise refusal(event, "it needs 'due' or 'deadline'")
-        self._change(request.id, end_by=_whole(due, "events.due"))
+        self._change(request.id, end_by=whole(due, "events.due"))
 
     def _priority(self, event: Event) -> None:
         request = self._request(event)
         if event.weight is None:
             raise refusal(event, "it needs 'weight'")
-        self._change(request.id, weight=_whole(event.weight, "events.weight"))
+        self._change(request.id, weight=whole(event.weight, "events.weight"))
 
     # ------------------------------------------------------------------ result
 
@@ -252,7 +250,7 @@ class _Window:
         """The revised window, the old plan as a hint, and the promises."""
         for name, one in list(self.placed.items()):
             past = name in self.started and self._end(name) <= self.now
-            if past and one.instance in self.smaller:
+            if past and self.smaller & {one.instance, one.decode}:
                 # Its memory is history: the smaller instance never held it.
                 del self.requests[name], self.started[name]
         self._restart_what_does_not_fit()
@@ -262,19 +260,23 @@ class _Window:
         old = [one for one in self.placed.values() if one.request in known]
         hint = ServingSchedule(
             requests=tuple(
-                one.model_copy(update={"end": self._end(one.request)})
-                if one.request in self.started
-                else one
-                for one in old
+                self._way(one.request) if one.request in self.started else one for one in old
             )
         )
         keep: dict[str, tuple[int, ...]] = {
-            one.request: (one.instance,)
+            one.request: tuple(places)
             for one in old
-            if one.request not in self.started and self._may(one.request, one.instance)
+            for places in [dict.fromkeys(g for g in (one.instance, one.decode) if g is not None)]
+            if one.request not in self.started and all(self._may(one.request, g) for g in places)
         }
         promises = tuple(c for c in constraints(revised) if c.group == "slo")
         return Revision(revised, hint, promises, self._problem(keep), self._broken(revised))
+
+    def _open(self, name: str) -> bool:
+        """Whether a started request may still be handed over."""
+        one = self._way(name)
+        waits = one.end - self.requests[name].output >= self.now
+        return self.staged and (waits or name in self.undecided)
 
     def _may(self, name: str, machine: int) -> bool:
         candidates = self.requests[name].candidates
@@ -295,7 +297,19 @@ class _Window:
             }
             if name in self.started:
                 placed = self.placed[name]
-                update |= {"start": self.started[name], "instance": placed.instance}
+                update |= {
+                    "start": self.started[name],
+                    "instance": placed.instance,
+                    "pauses": placed.pauses,
+                }
+                sent = placed.sent is not None and placed.sent < self.now
+                if sent and name not in self.undecided:
+                    update |= {"decode": placed.decode, "sent": placed.sent}
+                elif self._open(name):
+                    update |= {"arrival": max(request.arrival, self.now)}
+                    if self.down:
+                        allowed = request.candidates or range(len(self.machines))
+                        update["candidates"] = tuple(k for k in allowed if k not in self.down)
             elif self.timed:
                 update |= {"arrival": max(request.arrival, self.now)}
                 update |= {"start": None, "instance": None}
@@ -326,21 +340,16 @@ class _Window:
     def _restart_what_does_not_fit(self) -> None:
         """Take running requests off instances that cannot hold them: the least loss first."""
         while self.started:
-            facts = [
-                Placed(
-                    request=name, instance=self.placed[name].instance, start=s, end=self._end(name)
-                )
-                for name, s in self.started.items()
-            ]
+            facts = [self._way(name) for name in self.started]
             over = [v for v in self._violations(facts) if v.rule in ("capacity", "token_budget")]
             if not over:
                 return
             machine, time = over[0].where["instance"], over[0].where["time"]
-            there = [f for f in facts if f.instance == machine and f.end >= time]
+            there = [f for f in facts if machine in (f.instance, f.decode) and f.end >= time]
             running = [f for f in there if f.end > self.now]
             if not running:
                 return
-            worst = min(running, key=partial(self._loss, facts))
+            worst = min(running, key=partial(self._loss, facts, machine))
             self.restarted[worst.request] = over[0].message
             del self.started[worst.request]
 
@@ -360,10 +369,10 @@ class _Window:
                     f"has {largest}"
                 )
 
-    def _loss(self, facts: list[Placed], fact: Placed) -> tuple[bool, int, int]:
+    def _loss(self, facts: list[Placed], machine: int, fact: Placed) -> tuple[bool, int, int]:
         """Best is a single request whose restart suffices; of these the lightest and latest."""
         rest = self._violations([f for f in facts if f is not fact])
-        not_enough = any(v.where.get("instance") == fact.instance for v in rest)
+        not_enough = any(v.where.get("instance") == machine for v in rest)
         return not_enough, self.requests[fact.request].weight, self.now - fact.start
 
     def _violations(self, facts: list[Placed]) -> list[Any]:
@@ -375,6 +384,7 @@ class _Window:
                     "candidates": (),
                     "start": self.started[r.id],
                     "instance": self.placed[r.id].instance,
+                    "pauses": self.placed[r.id].pauses,
                 }
             )
             for r in self.requests.values()
@@ -438,76 +448,3 @@ class _Window:
             return out
 
         return report
-
-
-class _Placement:
-    """Experts, models or adapters on GPUs while events are applied."""
-
-    def __init__(self, problem: ServingProblem, schedule: ServingSchedule) -> None:
-        self.base = problem
-        self.items = {i.id: i for i in problem.items}
-        self.gpus = {g.name: g for g in problem.gpus}
-        for place in schedule.placements:
-            if place.item not in self.items:
-                raise foreign("schedule.placements", place.item)
-            for gpu in place.gpus:
-                if gpu not in self.gpus:
-                    raise foreign("schedule.placements", gpu)
-            item = self.items[place.item]
-            self.items[item.id] = item.model_copy(update={"current": place.gpus})
-
-    def _gpu(self, event: Event) -> Gpu:
-        if event.id not in self.gpus:
-            raise refusal(event, "there is no GPU of that name")
-        return self.gpus[event.id]
-
-    def _item(self, event: Event) -> Item:
-        if event.id not in self.items:
-            raise refusal(event, "there is no item of that id")
-        return self.items[event.id]
-
-    def _resource_down(self, event: Event) -> None:
-        del self.gpus[self._gpu(event).name]
-
-    def _capacity(self, event: Event) -> None:
-        gpu = self._gpu(event)
-        if event.capacity is None:
-            raise refusal(event, "it needs the new 'capacity'")
-        new = _whole(event.capacity, "events.capacity")
-        self.gpus[gpu.name] = gpu.model_copy(update={"memory": new})
-
-    def _insert(self, event: Event) -> None:
-        if event.item is None:
-            raise refusal(event, "it needs the new item or GPU as 'item'")
-        if event.id in self.items or event.id in self.gpus:
-            raise refusal(event, "there is one of that name already")
-        if "load" in event.item:
-            self.items[event.id] = Item.parse(event.item | {"id": event.id})
-        else:
-            self.gpus[event.id] = Gpu.parse(event.item | {"name": event.id})
-
-    def _cancel(self, event: Event) -> None:
-        del self.items[self._item(event).id]
-
-    def _priority(self, event: Event) -> None:
-        item = self._item(event)
-        if event.weight is None or event.weight < 0:
-            raise refusal(event, "it needs the new load as 'weight'")
-        self.items[item.id] = item.model_copy(update={"load": float(event.weight)})
-
-    def revision(self) -> Revision:
-        """The revised placement question."""
-        items = [
-            i.model_copy(update={"current": tuple(g for g in i.current if g in self.gpus)})
-            for i in self.items.values()
-        ]
-        fields: dict[str, Any] = {f: getattr(self.base, f) for f in type(self.base).model_fields}
-        update: dict[str, Any] = {"items": items, "gpus": tuple(self.gpus.values())}
-        slots = [g.slots for g in self.base.gpus]
-        if None not in slots and self.base.replicas == sum(s or 0 for s in slots):
-            # Slots are filled exactly: the replicas follow the GPUs that are left.
-            update["replicas"] = sum(g.slots or 0 for g in self.gpus.values())
-        placements = tuple(ItemPlacement(item=i.id, gpus=i.current) for i in items if i.current)
-        return Revision(
-            ServingProblem.parse(fields | update), ServingSchedule(placements=placements)
-        )

@@ -17,6 +17,7 @@ from cpsched.families.serving.check_static import (
     prefix_sizes,
     residents,
 )
+from cpsched.families.serving.migration import MigrationPlan
 from cpsched.families.serving.problem import Migration, Placed, ServingProblem, ServingSchedule
 from cpsched.result import Bound
 
@@ -337,7 +338,9 @@ def _exact(p: ServingProblem, run: Run) -> None:
         moves = weighted(far, far_units) if far else 0
         if p.move_limit is not None and far:
             model.add(moves <= p.move_limit)
-        values = {"max_load": top, "moves": moves, "migration_rounds": 0}
+        plan = MigrationPlan(p, model, x) if stepwise else None
+        values = {"max_load": top, "moves": moves}
+        values["migration_rounds"] = 0 if plan is None else plan.last
         for k, objective in enumerate(run.objectives[: level + 1]):
             if k < level and run.incumbent is not None:
                 model.add(values[objective.name] <= int(run.incumbent.values[k]))
@@ -350,18 +353,22 @@ def _exact(p: ServingProblem, run: Run) -> None:
                     model.add_hint(literal, spot[r.id] == g)
 
         def extract(found: list[int]) -> ServingSchedule:
-            return schedule_of(
-                p, [next(g for g, b in mine.items() if found[b.index]) for mine in x]
+            where = [next(g for g, b in mine.items() if found[b.index]) for mine in x]
+            return (
+                schedule_of(p, where)
+                if plan is None
+                else _routed(p, where, plan.moves(found, where))
             )
 
         return exact.Built(model, extract)
 
-    # Migrations must also fit step by step: then the model only relaxes, and a schedule that the
-    # checker refuses must not count as the solver's.
+    # Migrations must also fit step by step.
     running = any(r.instance is not None for r in p.requests)
-    if running and any(m.capacity is not None for m in p.machines):
-        return
-    if running and any(o.name == "migration_rounds" for o in run.objectives):
+    stepwise = running and (
+        any(m.capacity is not None for m in p.machines)
+        or any(o.name == "migration_rounds" for o in run.objectives)
+    )
+    if stepwise and not MigrationPlan.applies(p):
         return
     exact.solve_levels(run, build, seconds=0.7 * run.clock.remaining())
 

@@ -6,13 +6,24 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cpsched.core import exact, jit, lns
 from cpsched.errors import OutOfTime
-from cpsched.families.serving import bound, branch, kernels, kernels_pack, lagrange, model
+from cpsched.families.serving import (
+    bound,
+    branch,
+    kernels_pack,
+    kernels_search,
+    lagrange,
+    model,
+    priced,
+    quick,
+)
 from cpsched.families.serving.greedy import misses, offer_order, run_policy
 from cpsched.families.serving.prepare import UNLIMITED, Prepared, arrays_of
 
@@ -38,16 +49,23 @@ def search(q: Prepared, run: Run) -> None:
             return
     name = run.objectives[0].name
     q = q.weighing(name)
-    prices: list[lagrange.Prices | None] = [None]
+    #: The best prices of patterns, and of the linear program.
+    prices: dict[str, lagrange.Prices] = {}
 
     def proving() -> None:
-        share = 0.6 * run.clock.remaining() if q.n > 20 else 0.3 * run.clock.remaining()
-        bound.raise_time_indexed(q, run, name, share, lambda best: prices.__setitem__(0, best))
+        left = run.clock.remaining()
+        pattern = bound.raise_configurations(q, run, name, 0.1 * left)
+        if pattern is not None and name in LATENCY:
+            keep = partial(prices.__setitem__, "patterns")
+            priced.raise_priced(q, run, name, pattern, 0.2 * left, keep)
+        share = 0.6 * left if q.n > 20 else 0.3 * left
+        bound.raise_time_indexed(q, run, name, share, partial(prices.__setitem__, "program"))
 
     shaking = q.plain and name in (*LATENCY, "makespan") and not q.problem.reject
     if name == "makespan":
         # Small problems are soon proved by CP-SAT: most of the time is left to it.
         packing, ordering = (0.6, 0.3) if q.n > 40 else (0.05, 0.03)
+        bound.raise_configurations(q, run, name, 0.1 * run.clock.remaining())
         _backwards(q, run, packing * run.clock.remaining())
         _reorder(q, run, min(5.0, ordering * run.clock.remaining()))
     with _Beside(proving, alone=run.deterministic or run.workers < 2) as other:
@@ -55,18 +73,17 @@ def search(q: Prepared, run: Run) -> None:
             _shake(q, run, name, until=lambda: not other.running, least=0.1)
     if run.done():
         return
-    if name in LATENCY and len(run.objectives) == 1 and prices[0] and branch.applies(q):
-        best = prices[0]
+    if name in LATENCY and len(run.objectives) == 1 and prices and branch.applies(q):
 
         def proving_rest() -> None:
-            branch.prove(q, run, name, best)
+            branch.prove(q, run, name, list(prices.values()))
 
         with _Beside(proving_rest, alone=run.deterministic or run.workers < 2) as other:
             _shake(q, run, name, until=lambda: not other.running)
     if run.done():
         return
     if q.n <= 2000:
-        _exact(q, run, name, prices[0], shaking)
+        _exact(q, run, name, list(prices.values()), shaking)
     if run.done():
         return
     if shaking and len(run.objectives) == 1:
@@ -125,6 +142,8 @@ def _shake(
     limits = np.stack([q.capacity, q.max_batch, q.budget])
     allowed = np.ones((1, 1), np.bool_) if q.allowed is None else q.allowed
     every = np.flatnonzero(q.fixed_machine < 0)
+    if 2e-9 * float(q.length.sum()) * jit.slowdown() > 0.3 * run.clock.remaining():
+        return
     if len(every) < 2 or int(q.release.max() - q.release.min()) > 2_000_000:
         return
     rng = random.Random(run.seed * 31 + 5)
@@ -151,7 +170,7 @@ def _shake(
         trial, where = start - origin, machine.copy()
         clocked = time.perf_counter()
         heat = (5.0, 2.0, 1.0, 10.0, 0.3)[number % 5] * max(1.0, float(q.weight.mean()))
-        kernels.ruin_recreate(
+        kernels_search.ruin_recreate(
             trial, where, movable, q.release - origin, q.weight, q.kind, q.length, q.offset,
             q.memory, q.tokens, limits, allowed, q.volume, horizon, iterations, heat,
             rng.randrange(2**31), name == "makespan",
@@ -216,6 +235,8 @@ def _reorder(q: Prepared, run: Run, seconds: float) -> None:
     least: tuple[int, int] | None = None
     end = run.clock.remaining() - seconds
     tail = max(3, q.n // 20)
+    if not quick.affordable(q, run):
+        return
     while not run.done() and run.clock.remaining() > end:
         run.clock.spend(1e-4 * q.n)
         chosen = rng.random(q.n) < rng.choice([0.05, 0.3, 1.0])
@@ -242,14 +263,16 @@ def _value(q: Prepared, name: str, start: Ints, machine: Ints) -> int:
     return int((q.weight * (end - arrival)).sum())
 
 
-def _exact(q: Prepared, run: Run, name: str, prices: lagrange.Prices | None, shaking: bool) -> None:
+def _exact(
+    q: Prepared, run: Run, name: str, prices: Sequence[lagrange.Prices], shaking: bool
+) -> None:
     """The whole problem by CP-SAT, where that is small enough; heuristics go on beside it."""
     assert run.incumbent is not None
     stop = threading.Event()
     single = len(run.objectives) == 1
 
     def build(level: int) -> exact.Built:
-        if level == 0 and single and prices is not None:
+        if level == 0 and single and prices:
             options = worthwhile(q, run, name, prices)
         else:
             horizon = _horizon(q, run, level)
@@ -304,7 +327,9 @@ def _horizon(q: Prepared, run: Run, level: int) -> int:
     return horizon
 
 
-def worthwhile(q: Prepared, run: Run, name: str, prices: lagrange.Prices) -> model.Options:
+def worthwhile(
+    q: Prepared, run: Run, name: str, prices: Sequence[lagrange.Prices]
+) -> model.Options:
     """Starts that a schedule better than the incumbent can have, by reduced costs.
 
     With the prices' bound L, a start that costs d more than the request's best start cannot be
@@ -312,9 +337,11 @@ def worthwhile(q: Prepared, run: Run, name: str, prices: lagrange.Prices) -> mod
     """
     assert run.incumbent is not None
     goodput = name == "goodput"
-    dual = lagrange.dual_value(q, prices, goodput, run.clock)
     value = -int(run.incumbent.values[0]) if goodput else int(run.incumbent.values[0])
-    room = (value - 1) * lagrange.SCALE - dual
+    rooms = [
+        (value - 1) * lagrange.SCALE - lagrange.dual_value(q, one, goodput, run.clock)
+        for one in prices
+    ]
     horizon = _horizon(q, run, 0)
     options: model.Options = []
     for i, mine in enumerate(model.options_until(q, horizon)):
@@ -322,19 +349,21 @@ def worthwhile(q: Prepared, run: Run, name: str, prices: lagrange.Prices) -> mod
         if q.fixed_machine[i] >= 0:
             options.append(mine)
             continue
-        costs, best = lagrange.reduced_costs(q, prices, i, goodput)
-        kept: dict[int, Ints] = {}
         release = int(q.release[i])
-        for g, starts in mine.items():
-            c = int(q.kind[g])
-            base, slope, _ = lagrange.starts_cost(q, i, c, goodput)
-            index = starts - release
-            inside = index < len(costs[c])
-            # Starts without an entry pay no price: late ones, or (goodput) those that miss.
-            cost = np.where(goodput, 0, (base + slope * starts) * lagrange.SCALE)
-            cost[inside] = costs[c][index[inside]]
-            kept[g] = starts[cost - best <= room]
-        options.append({g: s for g, s in kept.items() if len(s)})
+        for one, room in zip(prices, rooms, strict=True):
+            costs, best = lagrange.reduced_costs(q, one, i, goodput)
+            kept: dict[int, Ints] = {}
+            for g, starts in mine.items():
+                c = int(q.kind[g])
+                base, slope, _ = lagrange.starts_cost(q, i, c, goodput)
+                index = starts - release
+                inside = index < len(costs[c])
+                # Starts without an entry pay no price: late ones, or (goodput) those that miss.
+                cost = np.where(goodput, 0, (base + slope * starts) * lagrange.SCALE)
+                cost[inside] = costs[c][index[inside]]
+                kept[g] = starts[cost - best <= room]
+            mine = {g: s for g, s in kept.items() if len(s)}
+        options.append(mine)
     return options
 
 

@@ -8,203 +8,34 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from cpsched.families.serving.greedy import POLICIES
-from cpsched.families.serving.pieces import (
-    bucket_of,
-    prefill_rounds,
-    staged_pieces,
-    transfer_rounds,
-    working,
-)
-from cpsched.families.serving.prepare import UNLIMITED, Prepared
-from cpsched.families.serving.problem import Placed, ServingProblem, ServingSchedule
+from cpsched.families.serving.prepare import GRACE, Prepared
+from cpsched.families.serving.problem import Placed, ServingSchedule
+from cpsched.families.serving.staged_board import Board, ready_of
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from cpsched.core.run import Run
 
-    Ints = NDArray[np.int64]
-
-RULES = ("capacity", "max_batch", "token_budget")
 #: Combinations of machines tried for the fewest or cheapest that serve a trace.
 MIXES = 400
-
-
-def routes(p: ServingProblem, i: int, among: Sequence[int]) -> Iterator[tuple[int, int | None]]:
-    """Instances of the prefill, and of the decode where that is another one."""
-    allowed = p.requests[i].candidates
-    machines = p.machines
-    open_ = [g for g in among if not allowed or g in allowed]
-    for g in open_:
-        if machines[g].role == "mixed":
-            yield g, None
-        if machines[g].role != "decode":
-            for h in open_:
-                if h != g and machines[h].role != "prefill":
-                    yield g, h
-
-
-class Board:
-    """What is used of every instance and of the network, round by round."""
-
-    def __init__(self, q: Prepared) -> None:
-        p = self.p = q.problem
-        longest = int(q.length.max(axis=0).sum()) + sum(
-            transfer_rounds(p, r.prompt) for r in p.requests
-        )
-        self.horizon = int(q.release.max(initial=0)) + longest + 2
-        self.limits = np.stack([q.capacity, q.max_batch, q.budget])
-        self.use = np.zeros((3, q.machines, min(self.horizon, 4096)), np.int64)
-        self.bucket = np.full((q.machines, self.use.shape[2]), -1, np.int64)
-        self.lines = np.zeros(self.use.shape[2], np.int64)
-        self.most = UNLIMITED
-        if p.network is not None and p.network.transfers is not None:
-            self.most = p.network.transfers
-
-    def reach(self, t: int) -> None:
-        """Make room for the rounds up to ``t``."""
-        more = max(t + 2, 2 * self.use.shape[2]) - self.use.shape[2]
-        if t + 2 > self.use.shape[2]:
-            self.use = np.pad(self.use, ((0, 0), (0, 0), (0, more)))
-            self.bucket = np.pad(self.bucket, ((0, 0), (0, more)), constant_values=-1)
-            self.lines = np.pad(self.lines, (0, more))
-
-    def fits(self, i: int, one: Placed) -> bool:
-        """Whether a request fits beside what is placed."""
-        p = self.p
-        r = p.requests[i]
-        self.reach(one.end)
-        machine = p.machines[one.instance]
-        if machine.buckets:
-            mine = bucket_of(r, machine)
-            for a, b in working(one, prefill_rounds(r, machine)):
-                there = self.bucket[one.instance, a + 1 : b + 1]
-                if ((there >= 0) & (there != mine)).any():
-                    return False
-        if one.sent is not None and self.most < UNLIMITED:
-            until = one.sent + transfer_rounds(p, r.prompt)
-            if (self.lines[one.sent + 1 : until + 1] >= self.most).any():
-                return False
-        for g in {one.instance, one.instance if one.decode is None else one.decode}:
-            for k, used in enumerate(staged_pieces(p, r, g, one).values()):
-                if self.limits[k, g] >= UNLIMITED:
-                    continue
-                for a, b, base, slope in used:
-                    grown = self.use[k, g, a + 1 : b + 1] + base
-                    if slope:
-                        grown += slope * np.arange(1, b - a + 1)
-                    if grown.max() > self.limits[k, g]:
-                        return False
-        return True
-
-    def add(self, i: int, one: Placed) -> None:
-        """Place a request that fits."""
-        p = self.p
-        r = p.requests[i]
-        machine = p.machines[one.instance]
-        if machine.buckets:
-            for a, b in working(one, prefill_rounds(r, machine)):
-                self.bucket[one.instance, a + 1 : b + 1] = bucket_of(r, machine)
-        if one.sent is not None:
-            self.lines[one.sent + 1 : one.sent + transfer_rounds(p, r.prompt) + 1] += 1
-        for g in {one.instance, one.instance if one.decode is None else one.decode}:
-            for k, used in enumerate(staged_pieces(p, r, g, one).values()):
-                for a, b, base, slope in used:
-                    self.use[k, g, a + 1 : b + 1] += base + slope * np.arange(1, b - a + 1)
-
-    def prefill(self, i: int, g: int, start: int) -> tuple[int, tuple[tuple[int, int], ...]] | None:
-        """End and pauses of a prefill that begins with a chunk at ``start``; None if it cannot."""
-        r, machine = self.p.requests[i], self.p.machines[g]
-        rounds = prefill_rounds(r, machine)
-        if not machine.interruptible:
-            return start + rounds, ()
-        chunk = machine.prefill_chunk or 1
-        mine = bucket_of(r, machine)
-        done, t = 0, start
-        rests: list[list[int]] = []
-        while done < rounds:
-            t += 1
-            self.reach(t)
-            units = min(chunk, r.prompt - done * chunk)
-            now = self.use[:, g, t] + (min(r.prompt, (done + 1) * chunk), 1, units)
-            other = machine.buckets and self.bucket[g, t] not in (-1, mine)
-            if (now <= self.limits[:, g]).all() and not other:
-                done += 1
-                continue
-            if not done or self.use[0, g, t] + done * chunk > self.limits[0, g]:
-                return None
-            if rests and rests[-1][1] == t - 1:
-                rests[-1][1] = t
-            else:
-                rests.append([t - 1, t])
-        return t, tuple((a, b) for a, b in rests)
-
-    def place(self, i: int, among: Sequence[int], before: int = 2**60) -> Placed | None:
-        """The way to run a request that ends first, and before a round, if any does."""
-        p = self.p
-        r = p.requests[i]
-        best: Placed | None = None
-        for g, h in routes(p, i, among):
-            machine = p.machines[g]
-            rounds = prefill_rounds(r, machine)
-            sending = 0 if h is None else transfer_rounds(p, r.prompt)
-            at = r.arrival
-            chunk = min(machine.prefill_chunk or 1, r.prompt) if rounds else 0
-            if r.prompt > self.limits[0, g] or chunk > self.limits[2, g]:
-                continue
-            if r.prompt + r.output > self.limits[0, g if h is None else h]:
-                continue
-            while at + rounds + sending + r.output < before and at <= self.horizon:
-                self.reach(at + 1)
-                if self.use[0, g, at + 1] + chunk > self.limits[0, g]:
-                    at += 1
-                    continue
-                found = self.prefill(i, g, at)
-                if found is None:
-                    at += 1
-                    continue
-                ready, pauses = found
-                one = None
-                sent = ready
-                while sent + sending + r.output < before:
-                    one = Placed(
-                        request=r.id,
-                        instance=g,
-                        start=at,
-                        end=sent + sending + r.output,
-                        pauses=pauses,
-                        decode=h,
-                        sent=None if h is None else sent,
-                    )
-                    if self.fits(i, one):
-                        break
-                    one = None
-                    sent += 1
-                    if h is None or sent > ready + 64:
-                        break
-                if one is not None:
-                    best, before = one, one.end
-                    break
-                at += 1
-        return best
 
 
 def serial(
     q: Prepared, order: Sequence[int], among: Sequence[int], run: Run | None = None
 ) -> list[Placed] | None:
-    """Place the requests in that order; None when one fits nowhere or the time is up."""
-    # Without a schedule the little that a call may overrun is used for the first one.
-    grace = 0.12
+    """Place the running requests, then the others in that order; None when one fits nowhere or
+    the time is up."""
+    running = [i for i in order if q.fixed_machine[i] >= 0]
+    # What is decided first, then by the rounds in which the handovers are due.
+    running.sort(key=lambda i: (q.problem.requests[i].sent is None, ready_of(q, i)))
+    order = [*running, *(i for i in order if q.fixed_machine[i] < 0)]
     board = Board(q)
     out = []
     for i in order:
-        if run is not None and run.clock.elapsed() > run.clock.limit + grace:
+        if run is not None and run.clock.elapsed() > run.clock.limit + GRACE:
             return None
         if run is not None and run.incumbent is not None and run.clock.expired():
             return None
@@ -294,8 +125,11 @@ def _mixes(q: Prepared, run: Run) -> None:
 
 def search(q: Prepared, run: Run) -> None:
     """The exact model where it is small, then other orders of the serial scheduler."""
-    from cpsched.families.serving import staged_model
+    from cpsched.families.serving import bound, staged_model
 
+    for objective in run.objectives:
+        mine = q.weighing(objective.name)
+        bound.raise_configurations(mine, run, objective.name, 0.1 * run.clock.remaining())
     staged_model.solve(q, run)
     if run.incumbent is None or not run.objectives:
         return

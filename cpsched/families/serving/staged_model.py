@@ -8,7 +8,7 @@ import numpy as np
 
 from cpsched.core import exact
 from cpsched.errors import OutOfTime
-from cpsched.families.serving import staged
+from cpsched.families.serving import staged_board
 from cpsched.families.serving.check import meets_slo
 from cpsched.families.serving.pieces import (
     bucket_of,
@@ -30,8 +30,7 @@ MOST_WAYS, LARGEST_MODEL = 60_000, 1_500_000
 def horizon_of(q: Prepared, run: Run, level: int) -> int:
     """A round by which an optimal schedule ends: no longer than one request after the other."""
     p = q.problem
-    most = int(q.release.max(initial=0)) + int(q.length.max(axis=0).sum())
-    most += sum(transfer_rounds(p, r.prompt) for r in p.requests)
+    most = staged_board.latest_end(q)
     if run.incumbent is None or level > 0 or p.reject:
         return most
     name, value = run.objectives[0].name, run.incumbent.values[0]
@@ -77,9 +76,13 @@ class _Model:
         r = p.requests[i]
         mine: list[tuple[Placed, Any]] = []
         by_prefill: dict[int, dict[int, list[Any]]] = {}
-        for g, h in staged.routes(p, i, range(len(p.machines))):
+        for g, h in staged_board.routes(p, i, range(len(p.machines))):
             rounds = prefill_rounds(r, p.machines[g])
             sending = 0 if h is None else transfer_rounds(p, r.prompt)
+            if r.start is not None:
+                if g == r.instance:
+                    mine += self._running(i, g, h, sending)
+                continue
             for ready in range(r.arrival + rounds, self.horizon + 1):
                 last = self.horizon - sending - r.output
                 for sent in range(ready, (last if h is not None else min(last, ready)) + 1):
@@ -107,22 +110,50 @@ class _Model:
             if p.machines[g].interruptible and prefill_rounds(r, p.machines[g]):
                 self._chunks(i, g, ends)
 
-    def _way(self, i: int, one: Placed, x: Any, rounds: int) -> None:
+    def _running(self, i: int, g: int, h: int | None, sending: int) -> list[tuple[Placed, Any]]:
+        """What is left open of a running request: when and where it is handed over."""
+        p = self.q.problem
+        r = p.requests[i]
+        ready = staged_board.ready_of(self.q, i)
+        sents: Any = range(max(ready, r.arrival), self.horizon + 1)
+        if r.sent is not None:
+            sents = [r.sent] if h == r.decode else []
+        elif h is None:
+            sents = [ready]
+        out = []
+        for sent in sents:
+            x = self.model.new_bool_var("")
+            one = Placed(
+                request=r.id,
+                instance=g,
+                start=r.start or 0,
+                end=sent + sending + r.output,
+                pauses=r.pauses,
+                decode=h,
+                sent=None if h is None else sent,
+            )
+            out.append((one, x))
+            self._way(i, one, x, None)
+        return out
+
+    def _way(self, i: int, one: Placed, x: Any, rounds: int | None) -> None:
+        """What a way uses; ``rounds`` of a prefill whose chunks may be free, None if fixed."""
         p = self.q.problem
         r, machine = p.requests[i], p.machines[one.instance]
-        ready = one.start + rounds
+        free = machine.interruptible and rounds is not None
+        ready = one.start + (rounds or 0)
         for g in {one.instance, one.instance if one.decode is None else one.decode}:
             for rule, used in staged_pieces(p, r, g, one).items():
                 for a, b, base, slope in used:
                     for k in range(1, b - a + 1):
                         # The chunks of an interruptible prefill have variables of their own.
-                        if not (machine.interruptible and g == one.instance and a + k <= ready):
+                        if not (free and g == one.instance and a + k <= ready):
                             self._use(rule, g, a + k, x, base + slope * k)
         if one.sent is not None:
             for t in range(one.sent + 1, one.sent + transfer_rounds(p, r.prompt) + 1):
                 self._use("network", 0, t, x, 1)
-        if machine.buckets and not machine.interruptible:
-            for a, b in working(one, rounds):
+        if machine.buckets and not free:
+            for a, b in working(one, prefill_rounds(r, machine)):
                 for t in range(a + 1, b + 1):
                     self.model.add_implication(x, self._bucket(i, one.instance, t))
 

@@ -1,4 +1,4 @@
-"""Targets of ``cpsched convert``: engine settings, and data of the MiniZinc model."""
+"""Targets of ``cpsched convert``: engine settings, and data of the MiniZinc models."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 
 from cpsched.errors import ProblemError
 from cpsched.families import Writer
+from cpsched.families.serving.minizinc import minizinc
 from cpsched.families.serving.pieces import (
     Piece,
     is_staged,
@@ -67,43 +68,7 @@ def engine_settings(p: ServingProblem, s: ServingSchedule) -> str:
     return json.dumps({"instances": out}, indent=1) + "\n"
 
 
-def minizinc(p: ServingProblem, s: ServingSchedule | None) -> str:
-    """Data of ``models/serving.mzn``: the plain admission question on one kind of instance."""
-    refusal = None
-    if p.question != "admission":
-        refusal = "only the admission question"
-    elif any(
-        r.prefix or r.after or r.tool or r.candidates or r.start is not None for r in p.requests
-    ):
-        refusal = "no prefixes, precedences, tools, candidates or running requests"
-    elif any(m.prefill_chunk or m.token_budget or m.max_batch for m in p.instances):
-        refusal = "no batch, budget or chunk limits"
-    elif any(m.staged for m in p.instances):
-        refusal = "no roles, interruptible prefills and buckets"
-    elif p.reject or p.slo_percent is not None:
-        refusal = "no rejection and no demanded SLO"
-    if refusal:
-        raise ProblemError(
-            f"the MiniZinc model knows {refusal}", remedy="Convert a smaller problem."
-        )
-    horizon = max(r.arrival for r in p.requests) + sum(r.output for r in p.requests)
-    big = sum(r.prompt + r.output for r in p.requests)
-
-    def row(values: list[int]) -> str:
-        return "[" + ", ".join(map(str, values)) + "]"
-
-    return (
-        f"n = {len(p.requests)};\nm = {len(p.machines)};\nhorizon = {horizon};\n"
-        f"arrival = {row([r.arrival for r in p.requests])};\n"
-        f"prompt = {row([r.prompt for r in p.requests])};\n"
-        f"output_length = {row([r.output for r in p.requests])};\n"
-        f"weight = {row([r.weight for r in p.requests])};\n"
-        f"capacity = {row([big if m.capacity is None else m.capacity for m in p.machines])};\n"
-        f"minimise_makespan = {str('makespan' in p.objectives[:1]).lower()};\n"
-    )
-
-
 WRITERS = (
     Writer("engine-settings", "a plan as engine settings (JSON)", engine_settings, True),
-    Writer("minizinc", "data of models/serving.mzn", minizinc),
+    Writer("minizinc", "data of models/serving*.mzn", minizinc),
 )
