@@ -53,6 +53,7 @@ def sequence(model: Model, resource: int) -> tuple[Order, Arcs]:
     if known is not None:
         return known
     inst = model.instance
+    frozen = model.frozen
     order = Order(model.users(resource))
     arcs: list[tuple[int, int, Literal]] = []
     follows: Arcs = {}
@@ -65,6 +66,8 @@ def sequence(model: Model, resource: int) -> tuple[Order, Arcs]:
         for b, (j, k) in enumerate(order.nodes):
             facts = inst.fixed[i] and inst.fixed[j]
             if i == j or (facts and _fact(model, i, m) > _fact(model, j, k)):
+                continue
+            if frozen is not None and not frozen.may_follow(resource, (i, m), (j, k)):
                 continue
             follows[a, b] = model.boolean("", order.follows(a, b))
             arcs.append((a + 1, b + 1, follows[a, b]))
@@ -300,6 +303,8 @@ def batching(model: Model) -> None:
         nodes = model.users(rule.resource)
         for (i, m), (j, k) in combinations(nodes, 2):
             if i == j or (inst.fixed[i] and inst.fixed[j]):
+                continue
+            if model.frozen is not None and model.frozen.together(i, j):
                 continue
             model.run.clock.check()
             both = (model.chosen[i][m], model.chosen[j][k])
