@@ -116,10 +116,7 @@ def anneal(
                 if draw(rng, 2) == 0:
                     reach = max(3, n // 8)
                     low, high = max(low, a - reach), min(high, a + reach)
-                if high < low:
-                    b = a
-                else:
-                    b = low + draw(rng, high - low + 1)
+                b = a if high < low else low + draw(rng, high - low + 1)
                 if a == b and trial_mode[i] == mode[i]:
                     continue
                 step = 1 if b > a else -1

@@ -19,10 +19,11 @@ from cpsched.core import engine, jit, lns
 from cpsched.core.exact import solve_levels
 from cpsched.core.lns import Neighbourhood, SubModel
 from cpsched.families.rcpsp.anneal_rules import RulesAnnealing, rules_of
+from cpsched.families.rcpsp.flow import PermutationSearch, permutation_of
 from cpsched.families.rcpsp.improve import vary
 from cpsched.families.rcpsp.problem import RcpspSchedule
 from cpsched.families.rcpsp.schedule import State, state_of
-from cpsched.families.rcpsp.search_shop import Searcher
+from cpsched.families.rcpsp.search_shop import Searcher, Steps
 
 if TYPE_CHECKING:
     from cpsched.core.run import Run
@@ -44,9 +45,12 @@ PARAMETERS: dict[str, Any] = {"linearization_level": 0}
 
 def search_rules(instance: Instance, run: Run) -> None:
     """Improve and prove until the run is done."""
-    beside = None
+    beside: Steps | None = None
+    flow = permutation_of(instance) if _names(run) == ["makespan"] else None
     rules = rules_of(instance, _names(run)) if run.incumbent is not None else None
-    if rules is not None and jit.ready(run.clock.remaining()):
+    if flow is not None and run.incumbent is not None:
+        beside = PermutationSearch(instance, flow, run.seed)
+    elif rules is not None and jit.ready(run.clock.remaining()):
         beside = RulesAnnealing(instance, rules, run, run.seed)
     if beside is None or run.deterministic or run.workers == 1:
         _in_turns(instance, run, beside, run.workers)
@@ -63,21 +67,21 @@ def search_rules(instance: Instance, run: Run) -> None:
         raise thread.error
 
 
-def _in_turns(instance: Instance, run: Run, annealing: RulesAnnealing | None, workers: int) -> None:
-    """The whole problem and neighbourhoods, and lists where no thread changes them."""
+def _in_turns(instance: Instance, run: Run, heuristic: Steps | None, workers: int) -> None:
+    """The whole problem and neighbourhoods, and a heuristic where no thread runs one."""
     known = run.incumbent is not None and bool(run.objectives)
     neighbourhoods = frozen_neighbourhoods(instance, run) if instance.n <= LARGEST else []
     left = run.clock.remaining()
     seconds = 0.1 * left if math.isfinite(left) else 5.0
     while not run.done():
         whole = instance.n <= PROVABLE or not known
-        lists = known and not instance.by_lists and rules_of(instance, _names(run)) is None
-        if not (whole or neighbourhoods or annealing or lists):
+        lists = known and rules_of(instance, _names(run)) is None and heuristic is None
+        if not (whole or neighbourhoods or heuristic or lists):
             return
-        if annealing is not None:
+        if heuristic is not None:
             end = run.clock.remaining() - (0.3 if whole else 1.0) * seconds
             while not run.done() and run.clock.remaining() > end:
-                annealing.step(run, SLICE)
+                heuristic.step(run, SLICE)
         elif lists:
             vary(instance, run, (0.2 if whole else 1.0) * seconds)
         if run.done() or not engine.ready(run.clock):
@@ -133,9 +137,7 @@ def frozen_neighbourhoods(instance: Instance, run: Run) -> list[Neighbourhood]:
     return [Neighbourhood(name, partial(build, choose), size) for name, choose in kinds.items()]
 
 
-def _sub_model(
-    instance: Instance, run: Run, level: int, state: State, free: BoolArray
-) -> SubModel:
+def _sub_model(instance: Instance, run: Run, level: int, state: State, free: BoolArray) -> SubModel:
     from cpsched.families.rcpsp.model import build
     from cpsched.families.rcpsp.model_frozen import Frozen
 

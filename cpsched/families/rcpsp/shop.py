@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpsched.core import jit
-from cpsched.families.rcpsp import kernels_shop
+from cpsched.families.rcpsp import kernels_shop, kernels_shop_graph
 from cpsched.families.rcpsp.schedule import schedule_of, state_of
 
 if TYPE_CHECKING:
@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from cpsched.families.rcpsp.prepare import Instance
 
 IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
 
 #: Schedules kept for relinking.
 ELITES = 12
 #: Moves without a better schedule after which a search is given up.
 PATIENCE = 12_500
+#: Rounds over all operations in which work is spread.
+ROUNDS = 30
 #: Virtual seconds per move and operation.
 COST = 3e-8
 #: Operations times moves of one call of the kernel, compiled and interpreted.
@@ -33,7 +36,7 @@ COMPILED, INTERPRETED = 400_000, 2_000
 class Jobs:
     """A shop by indices: the kernels' arrays and the number of machines."""
 
-    shop: kernels_shop.Shop
+    shop: kernels_shop_graph.Shop
     machines: int
 
     @property
@@ -78,7 +81,7 @@ def _jobs_of(instance: Instance) -> Jobs | None:
     before, after = np.full((2, n), -1, np.int64)
     before[edges[:, 1]] = edges[:, 0]
     after[edges[:, 0]] = edges[:, 1]
-    shop = kernels_shop.Shop(
+    shop = kernels_shop_graph.Shop(
         before,
         after,
         instance.mode_start,
@@ -92,27 +95,55 @@ def _jobs_of(instance: Instance) -> Jobs | None:
 def starts_of(jobs: Jobs, sequence: IntArray, mode: IntArray) -> IntArray:
     """Starts of the schedule in which each machine works in the order of ``sequence``, (n,)."""
     order, work = _fresh(jobs, 0)
-    kernels_shop.load(jobs.shop, sequence, mode, order, np.zeros(jobs.machines, np.int64))
-    kernels_shop.evaluate(jobs.shop, order, work)
+    kernels_shop_graph.load(jobs.shop, sequence, mode, order, np.zeros(jobs.machines, np.int64))
+    kernels_shop_graph.evaluate(jobs.shop, order, work)
     head: IntArray = work.head
     return head
 
 
-def _fresh(jobs: Jobs, seed: int) -> tuple[kernels_shop.Order, kernels_shop.Work]:
+def _fresh(jobs: Jobs, seed: int) -> tuple[kernels_shop_graph.Order, kernels_shop_graph.Work]:
     return (
-        kernels_shop.order_of(jobs.n, jobs.machines),
-        kernels_shop.work_of(jobs.n, len(jobs.shop.dur), seed),
+        kernels_shop_graph.order_of(jobs.n, jobs.machines),
+        kernels_shop_graph.work_of(jobs.n, len(jobs.shop.dur), seed),
     )
+
+
+def prices(instance: Instance, jobs: Jobs, rng: IntArray) -> tuple[FloatArray, FloatArray]:
+    """What a mode costs besides the time that it ends, (M,) both, for `dispatch`.
+
+    By how much it is longer than the shortest mode of its operation; and the length of that one,
+    where the mode is not the operation's when all work is spread over the machines. Multiples of
+    them keep the machines from doing work that others do faster.
+    """
+    shop = jobs.shop
+    counts = np.diff(instance.mode_start)
+    least = np.where(shop.usable, shop.dur, 2**40)
+    least = np.repeat(np.minimum.reduceat(least, instance.mode_start[:-1]), counts)
+    mode = np.array([instance.modes(i)[0] for i in range(jobs.n)], np.int64)
+    kernels_shop.balance(shop, jobs.machines, mode, rng, ROUNDS)
+    other = np.ones(len(shop.dur))
+    other[mode] = 0.0
+    return (shop.dur - least).astype(float), least * other
 
 
 def dispatch(instance: Instance, jobs: Jobs, run: Run) -> None:
     """Offer schedules of dispatching rules: most work remaining, shortest first, longest first."""
     shortest = instance.duration[instance.mode_start[:-1]]
-    rules = {"mwkr": -instance.tail, "spt": shortest, "lpt": -shortest}
-    for name, rank in rules.items():
+    free = np.zeros(len(jobs.shop.dur))
+    rules = [("mwkr", -instance.tail, free), ("spt", shortest, free), ("lpt", -shortest, free)]
+    if not instance.single_mode:
+        longer, other = prices(instance, jobs, np.array([run.seed + 1], np.int64))
+        factors = (4.0, 2.0, 1.0, 8.0)
+        priced = [("short", f * longer) for f in factors]
+        priced += [("spread", f * other) for f in factors[1:3]]
+        rules[1:1] = [(f"mwkr-{name}", -instance.tail, price) for name, price in priced]
+    for name, rank, price in rules:
         sequence, mode = np.zeros((2, jobs.n), np.int64)
         run.clock.spend(1e-7 * jobs.n)
-        made = int(kernels_shop.dispatch(jobs.shop, rank, jobs.machines, sequence, mode))
+        whole = price.astype(np.int64)
+        made = int(
+            kernels_shop.dispatch(jobs.shop, rank, whole, jobs.machines, sequence, mode)
+        )
         start = starts_of(jobs, sequence, mode).tolist()
         chosen = mode.tolist()
         run.offer(
@@ -162,7 +193,10 @@ class TabuSearch:
         state = state_of(instance, run.incumbent.schedule) if run.incumbent else None
         if state is None:
             sequence, mode = np.zeros((2, jobs.n), np.int64)
-            kernels_shop.dispatch(jobs.shop, -instance.tail, jobs.machines, sequence, mode)
+            free = np.zeros(len(jobs.shop.dur), np.int64)
+            kernels_shop.dispatch(
+                jobs.shop, -instance.tail, free, jobs.machines, sequence, mode
+            )
         else:
             sequence, mode = self._from_state(state.start, state.mode)
         self._begin(sequence, mode)
@@ -209,7 +243,7 @@ class TabuSearch:
 
     def _begin(self, sequence: IntArray, mode: IntArray) -> None:
         work = self._work
-        kernels_shop.load(self.jobs.shop, sequence, mode, self._order, self._last)
+        kernels_shop_graph.load(self.jobs.shop, sequence, mode, self._order, self._last)
         work.order_until[:] = 0
         work.mode_until[:] = 0
         work.state[:] = (0, 2**62, 0, 2**62)
@@ -249,8 +283,8 @@ class TabuSearch:
         return int((self._neighbours(a) != self._neighbours(b)).sum())
 
     def _neighbours(self, elite: Elite) -> IntArray:
-        order = kernels_shop.order_of(self.jobs.n, self.jobs.machines)
-        kernels_shop.load(self.jobs.shop, elite.sequence, elite.mode, order, self._last)
+        order = kernels_shop_graph.order_of(self.jobs.n, self.jobs.machines)
+        kernels_shop_graph.load(self.jobs.shop, elite.sequence, elite.mode, order, self._last)
         found: IntArray = order.next
         return found
 
@@ -264,11 +298,16 @@ class TabuSearch:
         return np.argsort(key, kind="stable"), mode
 
     def _random(self) -> tuple[IntArray, IntArray]:
-        """Dispatching by disturbed work remaining."""
-        jobs, tail = self.jobs, self.instance.tail
+        """Dispatching by disturbed work remaining, with the prices of modes by random factors."""
+        jobs, tail, rng = self.jobs, self.instance.tail, self._rng
         sequence, mode = np.zeros((2, jobs.n), np.int64)
-        rank = self._rng.integers(0, int(tail.max()) + 1, jobs.n) - tail
-        kernels_shop.dispatch(jobs.shop, rank, jobs.machines, sequence, mode)
+        rank = rng.integers(0, int(tail.max()) + 1, jobs.n) - tail
+        price = np.zeros(len(jobs.shop.dur))
+        if not self.instance.single_mode:
+            longer, other = prices(self.instance, jobs, self._work.rng)
+            price = 4.0 * rng.random() ** 2 * longer + 2.0 * rng.random() ** 2 * other
+        whole = price.astype(np.int64)
+        kernels_shop.dispatch(jobs.shop, rank, whole, jobs.machines, sequence, mode)
         return sequence, mode
 
     def _job_of(self) -> IntArray:
