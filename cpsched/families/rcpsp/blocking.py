@@ -27,6 +27,8 @@ IntArray = NDArray[np.int64]
 COST = 5e-7
 #: Orders tried in the first cooling; every further one takes twice as many.
 FIRST_CYCLE = 4000
+#: Tasks that float in a neighbourhood at first.
+FLOATING = 20
 #: Steps of one cooling.
 STEPS = 40
 #: Up to so many operations CP-SAT proves the optimum at once; above the other number it proves
@@ -196,7 +198,7 @@ def search(
     annealing = Annealing(instance, shop, run.seed)
     units = unit_shop_of(instance)
     assert units is not None
-    neighbourhoods = order_neighbourhoods(instance, units, 25)
+    neighbourhoods = order_neighbourhoods(instance, units, 25, FLOATING)
     jit.ready(run.clock.remaining())
     alone = run.deterministic or run.workers == 1
     left = run.clock.remaining()

@@ -79,7 +79,6 @@ def anneal(
     try of a fresh ``room`` (``value[0]`` is NEVER) is the list itself.
     """
     n = order.shape[0]
-    resources = rules.setup.shape[0]
     levels = rules.code.shape[0]
     target = rules.code[level]
     pred_ptr, pred = rules.pred_ptr, rules.pred

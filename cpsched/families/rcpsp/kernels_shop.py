@@ -141,9 +141,7 @@ def tabu(shop: Any, order: Any, work: Any, count: int, tenure: int) -> int:
 
 
 @kernel
-def dispatch(
-    shop: Any, rank: Any, price: Any, machines: int, sequence: Any, mode: Any
-) -> int:
+def dispatch(shop: Any, rank: Any, price: Any, machines: int, sequence: Any, mode: Any) -> int:
     """A schedule without delay: the operation that can start first, by rank among equals.
 
     Each takes the mode of the least end plus ``price`` (M,). Writes operations in the order of

@@ -20,6 +20,7 @@ from cpsched.core.exact import solve_levels
 from cpsched.core.lns import Neighbourhood, SubModel
 from cpsched.families.rcpsp.anneal_rules import RulesAnnealing, rules_of
 from cpsched.families.rcpsp.flow import PermutationSearch, permutation_of
+from cpsched.families.rcpsp.graph import components
 from cpsched.families.rcpsp.improve import vary
 from cpsched.families.rcpsp.problem import RcpspSchedule
 from cpsched.families.rcpsp.schedule import State, state_of
@@ -212,17 +213,7 @@ def _chains(instance: Instance) -> IntArray:
     known: IntArray | None = instance.extras.get("chains")
     if known is not None:
         return known
-    root = list(range(instance.n))
-
-    def find(i: int) -> int:
-        while root[i] != i:
-            root[i] = root[root[i]]
-            i = root[i]
-        return i
-
-    links = instance.edges[:, :2].tolist() + [[leg.before, leg.after] for leg in instance.shop.legs]
-    for a, b in links:
-        root[find(a)] = find(b)
-    made = np.unique([find(i) for i in range(instance.n)], return_inverse=True)[1]
-    instance.extras["chains"] = made = made.astype(np.int64)
+    links = [(int(a), int(b)) for a, b in instance.edges[:, :2]]
+    links += [(leg.before, leg.after) for leg in instance.shop.legs]
+    instance.extras["chains"] = made = components(instance.n, links)
     return made

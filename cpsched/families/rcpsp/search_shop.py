@@ -29,6 +29,8 @@ PROVABLE = 500
 SMALL = 320
 #: Gap of a flexible shop above which refutations are not tried after the short calls.
 HOPELESS = 0.02
+#: Operations of a flexible shop that float in a neighbourhood at first.
+FLOATING = 20
 #: Seconds of one slice of tabu search.
 SLICE = 0.05
 #: Seconds of the longest call that tries to raise the bound step by step.
@@ -95,7 +97,10 @@ def _prove(instance: Instance, jobs: Jobs, run: Run, workers: int, seed: int) ->
     more: TabuSearch | None = None
     refuter = Refuter(instance, run)
     units = unit_shop_of(instance)
-    neighbourhoods = [] if units is None else order_neighbourhoods(instance, units)
+    floating = 0 if instance.single_mode else FLOATING
+    neighbourhoods = (
+        [] if units is None else order_neighbourhoods(instance, units, floating=floating)
+    )
     small = instance.n <= SMALL and instance.single_mode
     while not run.done():
         left = run.clock.remaining()

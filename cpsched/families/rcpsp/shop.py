@@ -141,9 +141,7 @@ def dispatch(instance: Instance, jobs: Jobs, run: Run) -> None:
         sequence, mode = np.zeros((2, jobs.n), np.int64)
         run.clock.spend(1e-7 * jobs.n)
         whole = price.astype(np.int64)
-        made = int(
-            kernels_shop.dispatch(jobs.shop, rank, whole, jobs.machines, sequence, mode)
-        )
+        made = int(kernels_shop.dispatch(jobs.shop, rank, whole, jobs.machines, sequence, mode))
         start = starts_of(jobs, sequence, mode).tolist()
         chosen = mode.tolist()
         run.offer(
@@ -194,9 +192,7 @@ class TabuSearch:
         if state is None:
             sequence, mode = np.zeros((2, jobs.n), np.int64)
             free = np.zeros(len(jobs.shop.dur), np.int64)
-            kernels_shop.dispatch(
-                jobs.shop, -instance.tail, free, jobs.machines, sequence, mode
-            )
+            kernels_shop.dispatch(jobs.shop, -instance.tail, free, jobs.machines, sequence, mode)
         else:
             sequence, mode = self._from_state(state.start, state.mode)
         self._begin(sequence, mode)
