@@ -164,6 +164,7 @@ class RulesAnnealing:
         self._count = 1
         self._offered: tuple[int, ...] | None = None
         self._seen: object = None
+        self._level = run.level()
         self._order, self._mode = np.zeros((2, instance.n), np.int64)
         self._begin(run)
 
@@ -187,8 +188,9 @@ class RulesAnnealing:
         per_move = COST * self.instance.n * jit.slowdown()
         if run.deterministic:
             self._count = max(1, int(seconds / per_move))
-        if self._room.value[0] >= kernels.NEVER:
-            self._begin(run)  # the list missed a deadline that the schedule meets
+        if self._room.value[0] >= kernels.NEVER or level != self._level:
+            self._level = level
+            self._begin(run)  # the list missed a deadline, or others proved the level before
         heat = 1.0 - self._phase / self._cycle
         base = max(1.0, abs(float(self._room.best_value[level])))
         slack = HEAT * heat * heat * base if base < kernels.NEVER else 0.0

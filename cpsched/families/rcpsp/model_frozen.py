@@ -6,6 +6,7 @@ may change. All other tasks are free, whatever the rules of the problem.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,6 @@ class Frozen:
 
     def __init__(self, instance: Instance, state: State, free: BoolArray) -> None:
         self.instance, self.state, self.free = instance, state, free
-        self._next: dict[int, dict[int, int]] = {}
 
     def line(self, resource: int) -> list[int]:
         """Kept tasks that hold a resource for some time, by start."""
@@ -39,16 +39,25 @@ class Frozen:
         on[on] = inst.holds[modes[on], resource]
         return sorted(np.flatnonzero(on).tolist(), key=lambda i: (s.start[i], s.end[i], i))
 
-    def may_follow(self, resource: int, first: tuple[int, int], second: tuple[int, int]) -> bool:
-        """Whether a task in a mode may come right after another on a machine."""
-        kept = [i for i, _ in (first, second) if not self.free[i]]
-        if any(self.state.mode[i] != m for i, m in (first, second) if not self.free[i]):
-            return False
-        if len(kept) < 2:
-            return True
-        if resource not in self._next:
-            self._next[resource] = dict(pairwise(self.line(resource)))
-        return self._next[resource].get(first[0]) == second[0]
+    def followers(self, resource: int, nodes: Sequence[tuple[int, int]]) -> list[list[int]]:
+        """Positions of the tasks and modes that may come right after each on a machine.
+
+        A kept task comes before a free one or before the next kept one.
+        """
+        free = [a for a, (i, _) in enumerate(nodes) if self.free[i]]
+        kept = {
+            i: a for a, (i, m) in enumerate(nodes) if not self.free[i] and self.state.mode[i] == m
+        }
+        after = dict(pairwise(self.line(resource)))
+        rows: list[list[int]] = []
+        for a, (i, _) in enumerate(nodes):
+            if self.free[i]:
+                rows.append([*free, *kept.values()])
+            elif kept.get(i) == a:
+                rows.append([*free, kept[after[i]]] if i in after else free)
+            else:
+                rows.append([])
+        return rows
 
     def together(self, i: int, j: int) -> bool:
         """Whether both tasks are kept."""

@@ -53,8 +53,10 @@ def sequence(model: Model, resource: int) -> tuple[Order, Arcs]:
     if known is not None:
         return known
     inst = model.instance
-    frozen = model.frozen
     order = Order(model.users(resource))
+    everyone = range(len(order.nodes))
+    frozen = model.frozen
+    after = None if frozen is None else frozen.followers(resource, order.nodes)
     arcs: list[tuple[int, int, Literal]] = []
     follows: Arcs = {}
     for a, (i, m) in enumerate(order.nodes):
@@ -63,11 +65,10 @@ def sequence(model: Model, resource: int) -> tuple[Order, Arcs]:
         arcs.append((a + 1, 0, model.boolean("", order.follows(a, None))))
         if chosen is not None:
             arcs.append((a + 1, a + 1, chosen.negated()))
-        for b, (j, k) in enumerate(order.nodes):
+        for b in everyone if after is None else after[a]:
+            j, k = order.nodes[b]
             facts = inst.fixed[i] and inst.fixed[j]
             if i == j or (facts and _fact(model, i, m) > _fact(model, j, k)):
-                continue
-            if frozen is not None and not frozen.may_follow(resource, (i, m), (j, k)):
                 continue
             follows[a, b] = model.boolean("", order.follows(a, b))
             arcs.append((a + 1, b + 1, follows[a, b]))

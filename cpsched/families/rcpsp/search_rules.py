@@ -34,8 +34,8 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 #: Above this many tasks the model of a neighbourhood takes too long to build; above the other
-#: number the model of the whole problem does.
-LARGEST, PROVABLE = 1500, 3000
+#: number nothing is proved in useful time.
+LARGEST, PROVABLE = 1500, 800
 #: Seconds of one slice of annealing.
 SLICE = 0.05
 #: Tasks that are free at first.

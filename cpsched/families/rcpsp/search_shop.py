@@ -51,9 +51,8 @@ def search_shop(instance: Instance, jobs: Jobs, run: Run) -> None:
         return
     provable = instance.n <= PROVABLE
     threads = max(1, run.workers // 2) if provable else max(1, run.workers - 1)
-    searchers = [
-        Searcher(TabuSearch(instance, jobs, run, run.seed + k), run) for k in range(threads)
-    ]
+    searches = [TabuSearch(instance, jobs, run, run.seed + k) for k in range(threads)]
+    searchers = [Searcher(search, run) for search in searches]
     for one in searchers:
         one.start()
     others = max(1, run.workers - threads)
@@ -71,6 +70,8 @@ def search_shop(instance: Instance, jobs: Jobs, run: Run) -> None:
     for one in searchers:
         if one.error is not None:
             raise one.error
+    for search in searches:
+        search.finish(run)
 
 
 def _one_route(instance: Instance, jobs: Jobs, run: Run) -> None:

@@ -26,6 +26,8 @@ ELITES = 12
 PATIENCE = 12_500
 #: Rounds over all operations in which work is spread.
 ROUNDS = 30
+#: An offer that cost a second is followed by this many seconds of search before the next.
+BETWEEN_OFFERS = 4.0
 #: Virtual seconds per move and operation.
 COST = 3e-8
 #: Operations times moves of one call of the kernel, compiled and interpreted.
@@ -184,6 +186,7 @@ class TabuSearch:
         self._tenure = 10 + jobs.n // (used * used)
         self._elites: list[Elite] = []
         self._offered = 2**62
+        self._next_offer = self._cost = 0.0
         self._seen: object = None
         self._fast = jit.ready(run.clock.remaining())
         self._parent = -1
@@ -210,9 +213,11 @@ class TabuSearch:
             work = count * n * COST * jit.slowdown()
             run.clock.spend(work)
             spent += work
-            if state[1] < self._offered:
+            late = run.deterministic or time.perf_counter() >= self._next_offer
+            if state[1] < self._offered and late:
                 self._offer(run)
             if state[0] - state[2] > PATIENCE or (state[0] == 0 and state[3] < 0):
+                self.finish(run)
                 self._next()
                 self._take_in(run)
             if run.deterministic and spent >= seconds:
@@ -225,8 +230,9 @@ class TabuSearch:
         return min(int(self._work.state[1]), *(e.value for e in self._elites), 2**62)
 
     def finish(self, run: Run) -> None:
-        """Offer the best schedule; offers are never held back."""
-        if self._work.state[1] < self._offered:
+        """Offer the best schedule, which may have been held back, if there is time to check it."""
+        fits = run.clock.elapsed() + self._cost <= run.clock.limit
+        if self._work.state[1] < self._offered and (run.deterministic or fits):
             self._offer(run)
 
     def _offer(self, run: Run) -> None:
@@ -235,7 +241,11 @@ class TabuSearch:
         start = starts_of(self.jobs, best[0], best[1]).tolist()
         mode = best[1].tolist()
         values = (self._offered,) if _only_makespan(run) else None
+        began = time.perf_counter()
         run.offer(lambda: schedule_of(self.instance, start, mode), "tabu", values)
+        done = time.perf_counter()
+        self._cost = 1.5 * (done - began)
+        self._next_offer = done + BETWEEN_OFFERS * (done - began)
 
     def _begin(self, sequence: IntArray, mode: IntArray) -> None:
         work = self._work
