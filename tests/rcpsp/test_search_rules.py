@@ -23,7 +23,6 @@ from tests.rcpsp.random_problems import brute_force, random_problem, schedules
 from tests.rcpsp.test_construct import LISTS, SETUPS, flow_shop
 
 RULES = ("setup", "setup demands", "transport", "batching", "assignment", "disjunctive", "modes")
-HORIZON = 9
 
 
 def begun(problem: RcpspProblem, *names: str) -> tuple[Instance, Run]:
@@ -36,34 +35,46 @@ def begun(problem: RcpspProblem, *names: str) -> tuple[Instance, Run]:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_lists_respect_all_their_rules(seed: int) -> None:
-    """Whatever annealing tries, what it offers passes the checker, and no value beats the best."""
+    """What annealing offers passes the checker, and is worth what it claims."""
     rng = random.Random(seed)
     features = tuple(f for f in RULES if rng.random() < 0.5)
-    problem = random_problem(seed, features)
-    name = rng.choice([n for n in CODES if n != "earliness_tardiness"])
+    problem = random_problem(seed, features, 4)
+    name = rng.choice(list(CODES))
     try:
         instance, run = begun(problem, name)
     except Infeasible:
         return
     rules = rules_of(instance, [name])
-    first = next(schedules(problem, HORIZON), None)
+    first = next(schedules(problem, 40), None)
     if rules is None or first is None:
         return
     run.offer(first, "enumeration")
     search = RulesAnnealing(instance, rules, run, seed)
     for _ in range(10):
         search.step(run, 2e-3)
-    best = brute_force(problem, name, HORIZON)
-    value = run.value()
-    assert value is not None
-    assert best is not None
-    assert value >= min(best, value)
     assert run.contradiction is None
+    assert run.incumbent is not None
+    if run.incumbent.source == "annealing":
+        assert search.value == run.incumbent.values
+
+
+def test_lists_know_the_random_problems() -> None:
+    """Most problems of the test above are for the lists."""
+    known = 0
+    for seed in range(40):
+        rng = random.Random(seed)
+        problem = random_problem(seed, tuple(f for f in RULES if rng.random() < 0.5), 4)
+        try:
+            instance, _ = begun(problem)
+        except Infeasible:
+            continue
+        known += rules_of(instance, ["makespan"]) is not None
+    assert known >= 20
 
 
 def test_lists_find_an_optimum_with_setups() -> None:
     """On machines with setups some list gives a schedule of least makespan, and it is found."""
-    for seed in range(12):
+    for seed in range(6):
         problem = random_problem(seed, ("setup", "modes"))
         data = problem.model_dump(mode="json")
         for resource in data["resources"]:
@@ -75,7 +86,7 @@ def test_lists_find_an_optimum_with_setups() -> None:
         instance, run = begun(problem)
         rules = rules_of(instance, ["makespan"])
         assert rules is not None
-        run.offer(next(schedules(problem, 20)), "enumeration")
+        run.offer(next(schedules(problem, 14)), "enumeration")
         search = RulesAnnealing(instance, rules, run, seed)
         for _ in range(20):
             search.step(run, 2e-3)
@@ -109,7 +120,7 @@ def test_lists_leave_other_rules_alone(rest: dict[str, object]) -> None:
     assert rules_of(instance, ["makespan"]) is None
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(30))
 def test_what_is_kept_holds_in_the_schedule(seed: int) -> None:
     """A schedule satisfies the model in which all of it, or any part of it, is kept."""
     from ortools.sat.python import cp_model
@@ -119,7 +130,7 @@ def test_what_is_kept_holds_in_the_schedule(seed: int) -> None:
 
     rng = random.Random(seed)
     problem = random_problem(seed)
-    known = list(islice(schedules(problem, 7), 200))
+    known = list(islice(schedules(problem, 7), 50))
     if not known:
         return
     try:

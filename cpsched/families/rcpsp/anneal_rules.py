@@ -43,7 +43,7 @@ STEPS, HEAT = 40, 0.05
 
 def rules_of(instance: Instance, names: list[str]) -> kernels.Rules | None:
     """The kernel's arrays, or None when some rule or objective is not its own."""
-    key = ("rules", *names)
+    key = "rules " + " ".join(names)
     if key not in instance.extras:
         instance.extras[key] = _rules_of(instance, names)
     known: kernels.Rules | None = instance.extras[key]
@@ -87,7 +87,8 @@ def _rules_of(instance: Instance, names: list[str]) -> kernels.Rules | None:
     for i in range(n):
         for m in range(int(instance.mode_start[i]), int(instance.mode_start[i + 1])):
             if instance.duration[m]:
-                use += [(r, int(instance.demand[m, r])) for r in np.flatnonzero(instance.demand[m])]
+                held = np.flatnonzero(instance.demand[m]).tolist()
+                use += [(r, int(instance.demand[m, r])) for r in held]
                 use += [(g, 1) for g in member[i]]
             use_ptr.append(len(use))
     before: list[list[tuple[int, int, int, int]]] = [[] for _ in range(n)]
@@ -112,7 +113,7 @@ def _rules_of(instance: Instance, names: list[str]) -> kernels.Rules | None:
         size = len(rule.times)
         times[s, :size, :size], costs[s, :size, :size] = rule.times, rule.costs
         state[s] = np.maximum(rule.state, 0)
-        needs += [(r, int(rule.demand[r])) for r in np.flatnonzero(rule.demand)]
+        needs += [(r, int(rule.demand[r])) for r in np.flatnonzero(rule.demand).tolist()]
         needs_ptr.append(len(needs))
     family = np.zeros((max(1, len(shop.batches)), n), np.int64)
     for b, rule_of in enumerate(shop.batches):
@@ -217,9 +218,14 @@ class RulesAnnealing:
             if run.incumbent is not self._seen and run.incumbent is not None:
                 self._begin(run)
 
+    @property
+    def value(self) -> tuple[int, ...]:
+        """Objectives of the best schedule."""
+        return tuple(self._room.best_value.tolist())
+
     def offer(self, run: Run) -> None:
         """Offer the best schedule when it is new."""
-        values = tuple(self._room.best_value.tolist())
+        values = self.value
         if values[0] >= kernels.NEVER or (self._offered is not None and values >= self._offered):
             return
         self._offered = values

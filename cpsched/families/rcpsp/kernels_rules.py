@@ -329,15 +329,20 @@ def take(free: Any, left: int, right: int, units: int, begin: int, until: int) -
 def room_of(rules: Rules) -> Room:
     """Fresh scratch."""
     n, levels = len(rules.release), len(rules.code)
+    trial, trial_mode, pos, start, end = np.zeros((5, n), np.int64)
     return Room(
-        *np.zeros((5, n), np.int64),
-        np.zeros(int(rules.slot[-1]), np.int64),
-        np.zeros(len(rules.setup), np.int64),
-        np.zeros((max(1, len(rules.family)), 4), np.int64),
-        np.zeros(levels, np.int64),
-        np.full(levels, NEVER),
-        np.zeros((2, n), np.int64),
-        np.full(levels, NEVER),
+        trial,
+        trial_mode,
+        pos,
+        start,
+        end,
+        free=np.zeros(int(rules.slot[-1]), np.int64),
+        last=np.zeros(len(rules.setup), np.int64),
+        oven=np.zeros((max(1, len(rules.family)), 4), np.int64),
+        made=np.zeros(levels, np.int64),
+        value=np.full(levels, NEVER),
+        best=np.zeros((2, n), np.int64),
+        best_value=np.full(levels, NEVER),
     )
 
 

@@ -155,7 +155,7 @@ def _nearest(distance: NDArray[np.float64], count: int) -> BoolArray:
 
 
 def _middle(state: State) -> NDArray[np.float64]:
-    return (np.array(state.start, float) + np.array(state.end, float)) / 2.0
+    return np.asarray((np.array(state.start) + np.array(state.end)) / 2.0, float)
 
 
 def _by_time(instance: Instance, state: State, count: int, rng: random.Random) -> BoolArray:
