@@ -45,10 +45,9 @@ def test_lists_respect_all_their_rules(seed: int) -> None:
     except Infeasible:
         return
     rules = rules_of(instance, [name])
-    first = next(schedules(problem, 40), None)
-    if rules is None or first is None:
+    greedy(instance, run)
+    if rules is None or run.incumbent is None:
         return
-    run.offer(first, "enumeration")
     search = RulesAnnealing(instance, rules, run, seed)
     for _ in range(10):
         search.step(run, 2e-3)
@@ -86,7 +85,7 @@ def test_lists_find_an_optimum_with_setups() -> None:
         instance, run = begun(problem)
         rules = rules_of(instance, ["makespan"])
         assert rules is not None
-        run.offer(next(schedules(problem, 14)), "enumeration")
+        greedy(instance, run)
         search = RulesAnnealing(instance, rules, run, seed)
         for _ in range(20):
             search.step(run, 2e-3)

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cpsched.core import engine
 from cpsched.core.lns import Neighbourhood, SubModel
 from cpsched.families.rcpsp.graph import components
 from cpsched.families.rcpsp.problem import RcpspSchedule
 from cpsched.families.rcpsp.schedule import State, schedule_of, state_of
 
 if TYPE_CHECKING:
+    from cpsched.core.run import Run
     from cpsched.families.rcpsp.prepare import Instance
 
 IntArray = NDArray[np.int64]
@@ -31,6 +33,9 @@ BoolArray = NDArray[np.bool_]
 
 #: Above this many tasks a neighbourhood's model takes too long to build.
 LARGEST = 1500
+#: Seconds of one neighbourhood of `Wander`; how many without a gain it bears, then how much longer
+#: a schedule may get, and how often before it begins again.
+CALL, WANDERED, LONGER, KICKS = 0.5, 20, 1.03, 4
 #: CP-SAT parameters of a neighbourhood.
 PARAMETERS: dict[str, Any] = {
     "linearization_level": 0,
@@ -123,6 +128,66 @@ def order_neighbourhoods(
     return made
 
 
+class Wander:
+    """Neighbourhoods solved one after the other, each from the result of the one before.
+
+    A result that is as long as what it came from is kept as well, so that the search crosses
+    plateaus. After many results in a row without a gain the next one may be a little longer; after
+    a few such steps the search begins again from the incumbent.
+    """
+
+    def __init__(self, instance: Instance, shop: UnitShop, tasks: int, seed: int) -> None:
+        self.instance, self.shop = instance, shop
+        self._rng = random.Random(seed)
+        self._size = {kind: min(1.0, tasks / instance.n) for kind in (_by_job, _by_time, _corner)}
+        self._state: State | None = None
+        self._idle = self._kicks = 0
+
+    def step(self, run: Run, seconds: float) -> None:
+        """One neighbourhood; most end long before their limit."""
+        incumbent = run.incumbent
+        assert incumbent is not None
+        kick = self._idle > WANDERED
+        if self._state is None or (kick and self._kicks >= KICKS):
+            self._state, self._kicks = state_of(self.instance, incumbent.schedule), 0
+        state, rng = self._state, self._rng
+        kind = rng.choice(list(self._size))
+        size = self._size[kind]
+        free = kind(self.shop, state, size, rng)
+        longest = max(state.end)
+        limit = int(longest * LONGER) if kick else longest
+        model = sub_model(self.instance, self.shop, state, free, limit, True, not kick)
+        if model is None:
+            self._idle += 1
+            return
+        outcome = engine.solve(
+            model.model,
+            run.clock,
+            workers=1,
+            seed=rng.randrange(2**30),
+            seconds=CALL,
+            parameters=PARAMETERS,
+            stop_when=run.done,
+        )
+        if outcome.status == "OPTIMAL":
+            self._size[kind] = min(1.0, 1.05 * size)
+        elif outcome.values is None:
+            self._size[kind] = max(2.0 / self.instance.n, 0.93 * size)
+        self._idle += 1
+        if outcome.values is None:
+            return
+        schedule = model.extract(outcome.values)
+        self._state = state_of(self.instance, schedule)
+        if kick:
+            self._idle, self._kicks = 0, self._kicks + 1
+        if max(self._state.end) < longest:
+            self._idle = 0
+        value = run.value()
+        if value is not None and max(self._state.end) < value:
+            self._kicks = 0
+            run.offer(schedule, "lns:wander", model=model.model)
+
+
 def _by_time(shop: UnitShop, state: State, size: float, rng: random.Random) -> BoolArray:
     start, end = np.array(state.start), np.array(state.end)
     span = int(end.max())
@@ -156,10 +221,12 @@ def sub_model(
     free: BoolArray,
     limit: int,
     floats: bool = False,
+    shortest: bool = False,
 ) -> SubModel | None:
     """The model in which free tasks may change their order and modes to end by ``limit``.
 
-    None when a task's window is empty. Where they float, they pass tasks that are not free.
+    None when a task's window is empty. Where they float, they pass tasks that are not free. With
+    ``shortest`` the makespan is minimised; otherwise any solution will do.
     """
     from ortools.sat.python import cp_model
 
@@ -194,6 +261,12 @@ def sub_model(
             cp.add(end[i] <= min(limit, int(instance.deadline[i])))
     for a, b, _, lag, _ in instance.edges.tolist():
         cp.add(start[b] >= end[a] + lag)
+    if shortest:
+        makespan = cp.new_int_var(0, limit, "")
+        for i in range(instance.n):
+            if i not in followed:
+                cp.add(end[i] <= makespan)
+        cp.minimize(makespan)
     until = instance.blocks_until.tolist()
     held = [end[i] if until[i] < 0 else start[until[i]] for i in range(instance.n)]
 

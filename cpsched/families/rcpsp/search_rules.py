@@ -36,6 +36,8 @@ BoolArray = NDArray[np.bool_]
 #: Above this many tasks the model of a neighbourhood takes too long to build; above the other
 #: number nothing is proved in useful time.
 LARGEST, PROVABLE = 1500, 800
+#: Up to this many tasks the second call on the whole problem has all the time there is.
+SURE = 80
 #: Seconds of one slice of annealing.
 SLICE = 0.05
 #: Tasks that are free at first.
@@ -73,7 +75,8 @@ def _in_turns(instance: Instance, run: Run, heuristic: Steps | None, workers: in
     known = run.incumbent is not None and bool(run.objectives)
     neighbourhoods = frozen_neighbourhoods(instance, run) if instance.n <= LARGEST else []
     left = run.clock.remaining()
-    seconds = 0.1 * left if math.isfinite(left) else 5.0
+    seconds = 0.15 * left if math.isfinite(left) else 5.0
+    turn = 0
     while not run.done():
         whole = instance.n <= PROVABLE or not known
         lists = known and rules_of(instance, _names(run)) is None and heuristic is None
@@ -88,13 +91,15 @@ def _in_turns(instance: Instance, run: Run, heuristic: Steps | None, workers: in
         if run.done() or not engine.ready(run.clock):
             return
         if whole:
-            _exact(instance, run, workers, math.inf if not known else seconds)
+            endless = not known or (turn and instance.n <= SURE)
+            _exact(instance, run, workers, math.inf if endless else seconds)
         known = run.incumbent is not None and bool(run.objectives)
         if known and neighbourhoods and not run.done():
             lns.search(
-                run, neighbourhoods, workers=workers, call_seconds=1.0, seconds=2.0 * seconds
+                run, neighbourhoods, workers=workers, call_seconds=1.0, seconds=1.5 * seconds
             )
         seconds *= 1.5
+        turn += 1
 
 
 def _names(run: Run) -> list[str]:

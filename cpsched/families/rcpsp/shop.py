@@ -22,8 +22,9 @@ FloatArray = NDArray[np.float64]
 
 #: Schedules kept for relinking.
 ELITES = 12
-#: Moves without a better schedule after which a search is given up.
-PATIENCE = 12_500
+#: Moves without a better schedule after which a search is given up; operations times moves, and
+#: least moves, of shops of more than LONG operations.
+PATIENCE, LONG, LONG_PATIENCE, LEAST_PATIENCE = 12_500, 1000, 4_000_000, 500
 #: Rounds over all operations in which work is spread.
 ROUNDS = 30
 #: An offer that cost a second is followed by this many seconds of search before the next.
@@ -135,9 +136,8 @@ def dispatch(instance: Instance, jobs: Jobs, run: Run) -> None:
     rules = [("mwkr", -instance.tail, free), ("spt", shortest, free), ("lpt", -shortest, free)]
     if not instance.single_mode:
         longer, other = prices(instance, jobs, np.array([run.seed + 1], np.int64))
-        factors = (4.0, 2.0, 1.0, 8.0)
-        priced = [("short", f * longer) for f in factors]
-        priced += [("spread", f * other) for f in factors[1:3]]
+        priced = [("short", f * longer) for f in (5.0, 4.0, 6.0, 2.0, 1.0)]
+        priced += [("spread", f * other) for f in (2.0, 1.0)]
         rules[1:1] = [(f"mwkr-{name}", -instance.tail, price) for name, price in priced]
     for name, rank, price in rules:
         sequence, mode = np.zeros((2, jobs.n), np.int64)
@@ -184,6 +184,9 @@ class TabuSearch:
         self._last = np.zeros(jobs.machines, np.int64)
         used = max(1, len(np.unique(jobs.shop.machine[jobs.shop.machine >= 0])))
         self._tenure = 10 + jobs.n // (used * used)
+        self._patience = PATIENCE
+        if jobs.n > LONG:
+            self._patience = max(LEAST_PATIENCE, LONG_PATIENCE // jobs.n)
         self._elites: list[Elite] = []
         self._offered = 2**62
         self._next_offer = self._cost = 0.0
@@ -216,7 +219,7 @@ class TabuSearch:
             late = run.deterministic or time.perf_counter() >= self._next_offer
             if state[1] < self._offered and late:
                 self._offer(run)
-            if state[0] - state[2] > PATIENCE or (state[0] == 0 and state[3] < 0):
+            if state[0] - state[2] > self._patience or (state[0] == 0 and state[3] < 0):
                 self.finish(run)
                 self._next()
                 self._take_in(run)
@@ -312,6 +315,10 @@ class TabuSearch:
         if not self.instance.single_mode:
             longer, other = prices(self.instance, jobs, self._work.rng)
             price = 4.0 * rng.random() ** 2 * longer + 2.0 * rng.random() ** 2 * other
+            if jobs.n > LONG:
+                # Work that is done where it is short matters more than who comes next.
+                price = (3.0 + 4.0 * rng.random()) * longer + 0.5 * rng.random() * other
+                rank = (-tail * (1.0 + 0.1 * rng.standard_normal(jobs.n))).astype(np.int64)
         whole = price.astype(np.int64)
         kernels_shop.dispatch(jobs.shop, rank, whole, jobs.machines, sequence, mode)
         return sequence, mode
