@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Executor, Future, wait
 from typing import TYPE_CHECKING, Any
 
 from cpsched.result import Bound, Result
@@ -26,6 +27,11 @@ logger = logging.getLogger("cpsched")
 #: Problems this (worker) process has seen, by hash; the oldest go first.
 _seen: dict[str, Any] = {}
 _SEEN_LIMIT = 64
+
+#: Seconds of the first tasks of a search over an executor, and of the longest.
+FIRST_SPAN, LONGEST_SPAN = 0.5, 2.0
+#: After so many lost tasks in a row the executor is given up.
+MOST_LOST = 8
 
 #: How often a problem whose worker was lost is sent again before it is solved here.
 RETRIES = 2
@@ -121,7 +127,8 @@ def solve_payload(payload: bytes, request: bytes) -> bytes:
 
 
 def improve_remotely(key: str, problem: bytes | None, request: bytes) -> bytes:
-    """What a worker runs for one task of a round; answers ``b""`` when it lacks the problem."""
+    """What a worker runs for one task; answers ``b""`` when it lacks the problem."""
+    from cpsched.core.session import visit
     from cpsched.problem import loads
     from cpsched.solve import solve
 
@@ -131,7 +138,14 @@ def improve_remotely(key: str, problem: bytes | None, request: bytes) -> bytes:
         while len(_seen) >= _SEEN_LIMIT:
             _seen.pop(next(iter(_seen)))
         _seen[key] = loads(problem)
-    result = solve(_seen[key], **json.loads(request))
+    settings = json.loads(request)
+    if settings["deterministic"]:
+        return answer_of(solve(_seen[key], **settings))
+    return answer_of(visit(_seen[key], **settings))
+
+
+def answer_of(result: Result) -> bytes:
+    """What a worker tells about a search: the best schedule, bounds, infeasibility."""
     out: dict[str, Any] = {"bounds": [b.to_dict() for b in result.bounds]}
     if result.schedule is not None:
         out |= {"schedule": result.schedule.to_dict(), "source": result.source}
@@ -141,74 +155,103 @@ def improve_remotely(key: str, problem: bytes | None, request: bytes) -> bytes:
 
 
 def search_over(run: Run, executor: Executor, tasks: int) -> None:
-    """Search in rounds of ``tasks`` remote searches with different seeds from the best schedule.
+    """Search with ``tasks`` remote searches of different seeds, which share their best schedule.
 
-    A round's answers are merged in the order of its tasks, so a deterministic run does not depend
-    on which worker was faster. A lost worker costs its task of the round only.
+    A worker keeps its search between two tasks and goes on from it. A deterministic run works in
+    rounds of searches without memory, whose answers are merged in the order of their tasks, so
+    that it does not depend on which worker was faster. A lost worker costs its task only; when
+    all are lost, this returns before its time.
     """
-    key = run.problem.sha256()
-    payload = run.problem.to_json().encode()
-    sent = False
-    seconds = 1.0
-    number = 0
+    over = _Over(run, executor)
+    running: dict[Future[bytes], bytes] = {}
+    seconds = FIRST_SPAN
     while not run.done():
-        left = run.clock.remaining()
-        span = min(left, seconds)
-        started = time.monotonic()
-        futures: list[Future[bytes]] = []
-        requests = [_request(run, span, 1 + number * tasks + i) for i in range(tasks)]
+        while len(running) < tasks and over.submit(running, seconds):
+            pass
+        if not running:
+            return
+        mode = ALL_COMPLETED if run.deterministic else FIRST_COMPLETED
+        _wait(run, running, mode)
+        before = len(running)
+        for future in [f for f in running if f.done()]:
+            over.take(future, running.pop(future))
+        run.clock.spend(seconds * (before - len(running)) / tasks)
+        # Short tasks share improvements early, long ones waste less on sending.
+        seconds = min(LONGEST_SPAN, seconds * 1.5 ** ((before - len(running)) / tasks))
+    for future in running:
+        future.cancel()
+
+
+class _Over:
+    """The host's side of one search over an executor."""
+
+    def __init__(self, run: Run, executor: Executor) -> None:
+        self.run, self.executor = run, executor
+        self.key = run.problem.sha256()
+        self.token = f"{os.getpid()}-{id(run)}-{time.time_ns()}"
+        self.payload = run.problem.to_json().encode()
+        self.number = 0
+        self.answered = False
+        self.lost = 0  # tasks in a row
+
+    def submit(self, running: dict[Future[bytes], bytes], seconds: float) -> bool:
+        """One more task; False when the executor takes no more."""
+        if self.lost > MOST_LOST:
+            return False
+        self.number += 1
+        request = self._request(seconds)
+        payload = None if self.answered else self.payload
         try:
-            futures = [
-                executor.submit(improve_remotely, key, None if sent else payload, request)
-                for request in requests
-            ]
+            running[self.executor.submit(improve_remotely, self.key, payload, request)] = request
         except RuntimeError as error:
-            run.error = f"the executor takes no more work: {error}"
-            return
-        answers = _gather(run, futures)
-        for i, answer in enumerate(answers):
-            if answer == b"" and not run.done():
-                again = executor.submit(improve_remotely, key, payload, requests[i])
-                answer = _gather(run, [again])[0]
-            if answer:
-                merge(run, json.loads(answer))
-        sent = True
-        number += 1
-        run.clock.spend(span)
-        # Short rounds share improvements early, long ones waste less on sending.
-        seconds = min(10.0, seconds * 1.5)
-        if time.monotonic() - started < 0.01 and not any(answers):
-            run.error = "every worker of the executor was lost"
-            return
+            logger.warning("the executor takes no more work: %r", error)
+            self.lost = MOST_LOST + 1
+            return False
+        return True
 
-
-def _request(run: Run, seconds: float, seed: int) -> bytes:
-    hint = None if run.incumbent is None else run.incumbent.schedule.to_dict()
-    settings = {
-        "time_limit": max(0.05, seconds) if math.isfinite(seconds) else None,
-        "objective": [o.name for o in run.objectives],
-        "workers": 1,
-        "seed": (run.seed * 1009 + seed) % 2**31,
-        "hint": hint,
-        "deterministic": run.deterministic,
-    }
-    return json.dumps(settings).encode()
-
-
-def _gather(run: Run, futures: list[Future[bytes]]) -> list[bytes | None]:
-    """The answers in order; None for a lost one, or one that the deadline left behind."""
-    out: list[bytes | None] = []
-    for future in futures:
-        while not future.done() and run.clock.wall_remaining() > 0.0 and not run.clock.cancelled:
-            wait([future], timeout=0.05)
+    def take(self, future: Future[bytes], request: bytes) -> None:
+        """Merge a task's answer."""
         try:
-            out.append(future.result(timeout=0) if future.done() else None)
+            answer = future.result()
+            if answer == b"":
+                again = self.executor.submit(improve_remotely, self.key, self.payload, request)
+                _wait(self.run, {again: request}, ALL_COMPLETED)
+                answer = again.result(timeout=0)
+        except TimeoutError:
+            return
         except Exception as error:
             logger.warning("a task was lost with its worker: %r", error)
-            out.append(None)
-        if not future.done():
-            future.cancel()
-    return out
+            self.lost += 1
+            return
+        self.answered, self.lost = True, 0
+        merge(self.run, json.loads(answer))
+
+    def _request(self, seconds: float) -> bytes:
+        run = self.run
+        span = min(run.clock.remaining(), seconds)
+        settings: dict[str, Any] = {
+            "time_limit": max(0.05, span),
+            "objective": [o.name for o in run.objectives],
+            "seed": (run.seed * 1009 + self.number) % 2**31,
+            "hint": None if run.incumbent is None else run.incumbent.schedule.to_dict(),
+            "deterministic": run.deterministic,
+        }
+        if run.deterministic:
+            settings["workers"] = 1
+        else:
+            left = run.clock.remaining()
+            settings |= {"token": self.token, "left": left if math.isfinite(left) else None}
+        return json.dumps(settings).encode()
+
+
+def _wait(run: Run, futures: Iterable[Future[bytes]], mode: str) -> None:
+    """Until that many are done, or the run is."""
+    end = time.monotonic() + LONGEST_SPAN + 60.0
+    listed = list(futures)
+    while run.clock.wall_remaining() > 0.0 and not run.clock.cancelled:
+        done, pending = wait(listed, timeout=0.05, return_when=mode)
+        if not pending or (done and mode == FIRST_COMPLETED) or time.monotonic() > end:
+            return
 
 
 def merge(run: Run, message: dict[str, Any]) -> None:

@@ -136,6 +136,11 @@ def solve(
     return result
 
 
+def run_pipeline(run: Run, hint: Any) -> None:
+    """The whole pipeline on a run made elsewhere; failures end in the run."""
+    _guarded(run, lambda: _pipeline(run, hint, "none"))
+
+
 def _pipeline(run: Run, hint: Any, isolation: str) -> None:
     family = run.family
     if hint is not None and not family.check(run.problem, hint):
@@ -165,7 +170,7 @@ def _pipeline(run: Run, hint: Any, isolation: str) -> None:
 
         executor = run.executor
         _step(run, "search over the executor", lambda: search_over(run, executor, run.workers))
-    else:
+    if not run.done():  # without an executor, or after it has lost its workers
         _step(run, "search", lambda: family.search(prepared, run))
 
 

@@ -72,6 +72,9 @@ def available() -> bool:
 #: Loading numba and the compiled kernels takes up to this many seconds, once per process.
 LOAD_SECONDS = 1.5
 
+#: A compiler that has run for so many seconds is taken for dead.
+COMPILING = 1800.0
+
 _lock = threading.Lock()
 _active: set[str] = set()
 _asked: dict[str, float] = {}
@@ -128,8 +131,15 @@ def _group_of(module: str) -> str | None:
     return None
 
 
-def _groups_in_use() -> set[str]:
-    return {group for name in list(sys.modules) if (group := _group_of(name)) is not None}
+def _groups_in_use() -> frozenset[str]:
+    return _groups_of(len(_kernels))
+
+
+@functools.lru_cache(maxsize=1)
+def _groups_of(count: int) -> frozenset[str]:
+    """The families of the first ``count`` kernels: all, as long as no module is imported anew."""
+    groups = {_group_of(kernel.interpreted.__module__) for kernel in _kernels[:count]}
+    return frozenset(group for group in groups if group is not None)
 
 
 def _files(group: str) -> list[Path]:
@@ -222,14 +232,24 @@ def _stamp(group: str) -> Path:
     return base / "cpsched" / f"{group}-{digest.hexdigest()[:20]}.ready"
 
 
+def _alive(lock: Path) -> bool:
+    """Whether the compiler that a lock names may still run."""
+    try:
+        os.kill(int(lock.read_text() or 0), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def _spawn_compiler(group: str) -> None:
     lock = _stamp(group).with_suffix(".compiling")
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        if lock.exists() and time.time() - lock.stat().st_mtime < 120.0:
+        if lock.exists() and time.time() - lock.stat().st_mtime < COMPILING and _alive(lock):
             return
-        lock.write_text(str(os.getpid()))
-        subprocess.Popen(
+        compiler = subprocess.Popen(
             [sys.executable, "-m", "cpsched.core.jit", group],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -237,6 +257,7 @@ def _spawn_compiler(group: str) -> None:
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             start_new_session=True,
         )
+        lock.write_text(str(compiler.pid))
     except OSError as error:
         logger.info("kernels stay interpreted: the compiler did not start (%s)", error)
 

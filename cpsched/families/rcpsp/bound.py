@@ -417,6 +417,10 @@ def recompute(problem: RcpspProblem, bound: Bound) -> int:
         from cpsched.families.rcpsp import one_machine
 
         return one_machine.recompute(instance, bound)
+    if bound.argument == "preemptive":
+        from cpsched.families.rcpsp import preemptive
+
+        return preemptive.recompute(instance, bound)
     if bound.argument == "lagrangian":
         from cpsched.families.rcpsp import tardiness
 

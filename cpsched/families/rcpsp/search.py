@@ -17,7 +17,7 @@ import numpy as np
 
 from cpsched.core import engine, jit, lns
 from cpsched.core.exact import solve_levels
-from cpsched.families.rcpsp import blocking, cutset, open_shop, tardiness
+from cpsched.families.rcpsp import blocking, cutset, open_shop, preemptive, tardiness
 from cpsched.families.rcpsp.arrays import CODES, Kit, kit_of
 from cpsched.families.rcpsp.decision import decision
 from cpsched.families.rcpsp.improve import improve_lists
@@ -42,7 +42,11 @@ SLICE = 0.02
 #: Up to this many tasks a refutation by plain clause learning ends within seconds.
 SMALL = 45
 #: Up to this many tasks a share of the time goes into closing the gap from above.
-MEDIUM, CLOSING = 70, 0.5
+MEDIUM, TRYING, CLOSING = 70, 0.3, 0.8
+#: Share of the time left that the preemptive relaxation may take.
+RELAXING = 0.4
+#: A proof from above is near within this gap; far from it, calls of so many seconds are enough.
+NEAR, HOPELESS = 0.03, 0.7
 #: Seconds without a better schedule after which the populations of a small project have converged.
 CONVERGED = 0.25
 #: CP-SAT parameters for refuting a makespan.
@@ -53,7 +57,9 @@ REFUTE: dict[str, Any] = {
     "use_dynamic_precedence_in_disjunctive": True,
     "use_dynamic_precedence_in_cumulative": True,
 }
-#: The same for a proof within reach: the more conflicts per second, the sooner it ends.
+#: For one just below the incumbent, which may as well be reached.
+DECIDE: dict[str, Any] = {"linearization_level": 0}
+#: For a proof within reach: the more conflicts per second, the sooner it ends.
 REFUTE_CLOSE: dict[str, Any] = {
     "linearization_level": 0,
     "use_disjunctive_constraint_in_cumulative": False,
@@ -124,12 +130,14 @@ def _side_by_side(instance: Instance, kit: Kit, run: Run) -> None:
             if closer is not None:
                 closer.start()
             while engine.ready(run.clock) and not run.done():
+                if threads and prover.hopeless():
+                    break
                 prover.advance(1 if closer is not None else others)
             if closer is not None:
-                closer.join()
+                closer.stop()
                 if closer.error is not None:
                     raise closer.error
-        elif threads:
+        if threads and not run.done() and _only_makespan(run) and instance.single_mode:
             more = [Evolver(instance, kit.copy(), run, threads + k) for k in range(others)]
             evolvers += more
             for one in more:
@@ -214,7 +222,7 @@ def _in_turns(instance: Instance, kit: Kit, run: Run) -> None:
             _for(run, share, populations)
         if run.done():
             return
-        if proves:
+        if proves and not (evolves and prover.hopeless()):
             _for(run, share, prover)
         elif instance.n <= PROVABLE or not _only_makespan(run):
             _exact(instance, run, 1, 4.0 * share)
@@ -237,45 +245,67 @@ class Closer(threading.Thread):
     """Refutes the makespan below the incumbent once the populations have converged.
 
     They rest meanwhile: the core is better spent on the proof from above, beside the one from
-    below. A small project is closed for good; a larger one gets a share of the time, after which
-    the populations go on.
+    below. A small project is closed for good; a larger one gets a try, and a share of the time
+    once the bound is near.
     """
 
     def __init__(self, instance: Instance, run: Run, evolvers: list[Evolver]) -> None:
         super().__init__(name="cpsched-closer", daemon=True)
         self._prover, self._run, self._evolvers = Prover(instance, run), run, evolvers
         self._small = instance.n <= SMALL
+        self._over = threading.Event()
         self.error: Exception | None = None
+
+    def stop(self) -> None:
+        """End with the current call, and wait for it."""
+        self._over.set()
+        self.join()
 
     def run(self) -> None:
         """The thread's work."""
         try:
             self._await_convergence()
-            for one in self._evolvers:
-                one.paused = True
-            share = math.inf if self._small else CLOSING * self._run.clock.remaining()
-            end = self._run.clock.elapsed() + share
-            while not self._run.done() and self._run.clock.elapsed() < end:
+            self._close(math.inf if self._small else TRYING * self._run.clock.remaining())
+            while not _near(self._run) and not self._ended():
+                time.sleep(SLICE)
+            self._close(CLOSING * self._run.clock.remaining())
+        except Exception as error:
+            self.error = error
+
+    def _close(self, seconds: float) -> None:
+        """Refute from above for so long."""
+        for one in self._evolvers:
+            one.paused = True
+        end = self._run.clock.elapsed() + seconds
+        try:
+            while not self._ended() and self._run.clock.elapsed() < end:
                 value = self._run.value()
                 assert value is not None
                 status = self._prover.enumerate(int(value) - 1) if self._small else "UNKNOWN"
                 if status == "UNKNOWN" and not self._run.done():
                     self._prover.seconds = end - self._run.clock.elapsed()
                     self._prover.refute(int(value) - 1, 1)
-        except Exception as error:
-            self.error = error
         finally:
             for one in self._evolvers:
                 one.paused = False
+
+    def _ended(self) -> bool:
+        return self._over.is_set() or self._run.done()
 
     def _await_convergence(self) -> None:
         run = self._run
         patience = CONVERGED if self._small else 3.0 * CONVERGED
         last, since = run.value(), run.clock.elapsed()
-        while not run.done() and run.clock.elapsed() - since < patience:
+        while not self._ended() and run.clock.elapsed() - since < patience:
             time.sleep(SLICE)
             if run.value() != last:
                 last, since = run.value(), run.clock.elapsed()
+
+
+def _near(run: Run) -> bool:
+    """Whether a proof from above is within reach."""
+    bound, value = run.bound(), run.value()
+    return bound is not None and value is not None and value - bound <= NEAR * value
 
 
 class Prover:
@@ -294,9 +324,14 @@ class Prover:
         self.seconds = 0.25
         self._above = False
         self._enumerated: int | None = None
+        self._relaxed = not jit.ready(run.clock.remaining())
 
     def advance(self, workers: int) -> None:
         """One call."""
+        if self.seconds > 0.25 and not self._relaxed:
+            self._relaxed = True
+            self.relax()
+            return
         bound, value = self.run.bound(), self.run.value()
         assert bound is not None
         assert value is not None
@@ -316,14 +351,21 @@ class Prover:
             self.stride //= 2
         elif status == "UNKNOWN":
             self.seconds *= 1.6
-            self._above = high > limit
+            self._above = high > limit and (self.instance.n <= SMALL or _near(self.run))
         else:
             self.stride = max(1, self.stride // 2)
+
+    def hopeless(self) -> bool:
+        """Whether the time is better spent on schedules: far from them, calls prove no more."""
+        tired = self._relaxed and self.seconds > HOPELESS
+        return tired and self.instance.n > SMALL and not _near(self.run)
 
     def refute(self, limit: int, workers: int) -> str:
         """Ask for a schedule of at most that makespan; keep it, or the bound it would break."""
         instance, run = self.instance, self.run
-        close = instance.n <= SMALL or (instance.n <= MEDIUM and limit + 1 == run.value())
+        parameters = REFUTE_CLOSE if instance.n <= SMALL else REFUTE
+        if SMALL < instance.n <= MEDIUM and limit + 1 == run.value():
+            parameters = DECIDE
         model = decision(
             instance,
             range(instance.n),
@@ -339,7 +381,7 @@ class Prover:
                 workers=workers,
                 seed=run.seed,
                 seconds=self.seconds,
-                parameters=REFUTE_CLOSE if close else REFUTE,
+                parameters=parameters,
                 stop_when=self._pointless(limit),
             )
             status = outcome.status
@@ -351,6 +393,34 @@ class Prover:
         if status == "INFEASIBLE":
             run.raise_bound(Bound(limit + 1, "destructive", "makespan", {"limit": limit}))
         return status
+
+    def relax(self) -> None:
+        """Raise the bound by the preemptive relaxation as far as it goes, or a share of the time.
+
+        In steps that double while it refutes, and that halve back once it does not.
+        """
+        run = self.run
+        relaxation = preemptive.Relaxation(self.instance)
+        end = run.clock.elapsed() + RELAXING * run.clock.remaining()
+        stride, top = 1, math.inf
+        while not run.done() and run.clock.elapsed() < end:
+            bound, value = run.bound(), run.value()
+            assert bound is not None
+            assert value is not None
+            limit = int(min(bound + stride, top, value)) - 1
+            if limit < bound:
+                return
+            pointless = self._pointless(limit)
+            status, weight = relaxation.refute(
+                limit, run.clock, lambda: pointless() or run.clock.elapsed() > end
+            )
+            if status == "INFEASIBLE":
+                run.raise_bound(preemptive.bound_of(self.instance, limit, weight))
+                stride *= 2
+            elif limit == bound:
+                return
+            else:
+                top, stride = limit, max(1, stride // 4)
 
     def enumerate(self, limit: int) -> str:
         """Ask the same of the exact search over sets; "UNKNOWN" where it does not apply."""

@@ -181,8 +181,10 @@ def _in_turns(instance: Instance, jobs: Jobs, run: Run) -> None:
         end = run.clock.remaining() - share
         while not run.done() and run.clock.remaining() > end:
             search.step(run, SLICE)
-        if provable and engine.ready(run.clock) and not run.done():
-            refuter.advance(1, max(0.1, 2.0 * share))
+        end = run.clock.remaining() - max(0.1, 2.0 * share)
+        if provable and engine.ready(run.clock):
+            while not run.done() and run.clock.remaining() > end:
+                refuter.advance(1, run.clock.remaining() - end)
         elif rolling is not None and engine.ready(run.clock) and not run.done():
             rolling.step(run, 1)
 

@@ -23,7 +23,7 @@ from cpsched.families.serving.check_static import (
     is_program_cache,
     program_steps,
 )
-from cpsched.families.serving.linear import LinearProgram
+from cpsched.core.linear import LinearProgram
 from cpsched.families.serving.problem import Pin, ServingProblem, ServingSchedule, TimeToLive
 from cpsched.result import Bound, Number
 

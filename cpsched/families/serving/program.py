@@ -21,7 +21,7 @@ from cpsched.families.serving.lagrange import (
     profiles,
     starts_cost,
 )
-from cpsched.families.serving.linear import LinearProgram, Solved
+from cpsched.core.linear import LinearProgram, Solved
 from cpsched.families.serving.prepare import UNLIMITED, Prepared
 
 if TYPE_CHECKING:

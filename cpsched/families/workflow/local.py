@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -103,9 +104,10 @@ class Offers:
         self.cost = run.clock.reserve / 1.5
         self.next = 0.0
 
-    def put(self, plan: Plan) -> None:
-        """Take a plan that is better than those before, and offer it when it is time."""
-        self.waiting = plan
+    def put(self, plan: Plan | None) -> None:
+        """Take a plan that is better than those before, or none; offer what waits when it is time."""
+        if plan is not None:
+            self.waiting = plan
         if self.run.deterministic or time.perf_counter() >= self.next:
             self.flush()
 
@@ -120,17 +122,30 @@ class Offers:
             self.next = time.perf_counter() + 10 * self.cost
 
 
-def anneal_for(inst: Instance, run: Run, annealer: Annealer, seconds: float) -> None:
-    """Anneal in the caller's thread for some seconds of the run's clock."""
+def anneal_for(
+    inst: Instance,
+    run: Run,
+    annealer: Annealer,
+    seconds: float,
+    beside: Sequence[Background] = (),
+) -> None:
+    """Anneal in the caller's thread for some seconds of the run's clock, and stop those beside."""
     offers = Offers(inst, run)
     try:
-        _anneal_for(inst, run, annealer, seconds, offers)
+        _anneal_for(inst, run, annealer, seconds, offers, beside)
     finally:
+        for one in beside:
+            one.stop()
         offers.flush()
 
 
 def _anneal_for(
-    inst: Instance, run: Run, annealer: Annealer, seconds: float, offers: Offers
+    inst: Instance,
+    run: Run,
+    annealer: Annealer,
+    seconds: float,
+    offers: Offers,
+    beside: Sequence[Background],
 ) -> None:
     clock = run.clock
     end = clock.remaining() - seconds
@@ -142,8 +157,9 @@ def _anneal_for(
         clock.spend(moves * (2e-8 * (inst.n + 2 * len(inst.pred_src)) + 1e-6))
         if not clock.deterministic:
             annealer.learn((time.perf_counter() - begun) / moves)
-        if plan is not None:
-            offers.put(plan)
+        offers.put(plan)
+        for one in beside:
+            one.merge()
 
 
 def target(inst: Instance, run: Run) -> int:
@@ -187,10 +203,10 @@ class Background:
 
     def merge(self) -> None:
         """Offer what was found since the last call."""
-        if self.found:
-            best = self.found[-1]
-            self.found.clear()
-            self.offers.put(best)
+        best = None
+        while self.found:
+            best = self.found.pop(0)
+        self.offers.put(best)
 
     def stop(self) -> None:
         """End the thread, and wait shortly for its current round."""

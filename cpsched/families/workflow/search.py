@@ -79,12 +79,15 @@ def _makespan(inst: Instance, run: Run) -> None:
         local.anneal_for(inst, run, annealer, min(0.05 * limit, 0.1 if small else 1.0))
     if run.done():
         return
+    threads = run.workers - 1 if compiled and not run.deterministic else 0
     if inst.rows * inst.m > LARGEST_MODEL or not _affordable(inst, run):
-        local.anneal_for(inst, run, annealer, run.clock.remaining())
+        beside = [
+            local.Background(inst, run, local.Annealer(inst, plan, run.seed + k, compiled))
+            for k in range(1, threads + 1)
+        ]
+        local.anneal_for(inst, run, annealer, run.clock.remaining(), beside)
         return
-    background = None
-    if compiled and not run.deterministic and run.workers > 1:
-        background = local.Background(inst, run, annealer)
+    background = local.Background(inst, run, annealer) if threads else None
     try:
         for fine in (False, True):
             while not run.done() and _exact_makespan(inst, run, background, fine=fine):
