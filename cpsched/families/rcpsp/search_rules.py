@@ -51,17 +51,19 @@ def search_rules(instance: Instance, run: Run) -> None:
     beside: Steps | None = None
     flow = permutation_of(instance) if _names(run) == ["makespan"] else None
     rules = rules_of(instance, _names(run)) if run.incumbent is not None else None
-    if flow is not None and run.incumbent is not None:
+    # Interpreted, one step of either may take longer than there is time.
+    compiled = jit.ready(run.clock.remaining())
+    if flow is not None and run.incumbent is not None and compiled:
         beside = PermutationSearch(instance, flow, run.seed)
-    elif rules is not None and jit.ready(run.clock.remaining()):
+    elif rules is not None and compiled:
         beside = RulesAnnealing(instance, rules, run, run.seed)
     if beside is None or run.deterministic or run.workers == 1:
-        _in_turns(instance, run, beside, run.workers)
+        _in_turns(instance, run, beside, run.workers, beside is None and not instance.by_lists)
         return
     thread = Searcher(beside, run)
     thread.start()
     try:
-        _in_turns(instance, run, None, run.workers - 1)
+        _in_turns(instance, run, None, run.workers - 1, False)
         while not run.done() and thread.error is None:
             thread.join(0.1)
     finally:
@@ -70,28 +72,31 @@ def search_rules(instance: Instance, run: Run) -> None:
         raise thread.error
 
 
-def _in_turns(instance: Instance, run: Run, heuristic: Steps | None, workers: int) -> None:
-    """The whole problem and neighbourhoods, and a heuristic where no thread runs one."""
+def _in_turns(
+    instance: Instance, run: Run, heuristic: Steps | None, workers: int, lists: bool
+) -> None:
+    """The whole problem and neighbourhoods, and a heuristic where no thread runs one.
+
+    ``lists`` allows changes of the placing order, decoded by `construct`.
+    """
     known = run.incumbent is not None and bool(run.objectives)
     neighbourhoods = frozen_neighbourhoods(instance, run) if instance.n <= LARGEST else []
     left = run.clock.remaining()
     seconds = 0.15 * left if math.isfinite(left) else 5.0
     turn = 0
     while not run.done():
-        whole = instance.n <= PROVABLE or not known
-        lists = known and rules_of(instance, _names(run)) is None and heuristic is None
-        if not (whole or neighbourhoods or heuristic or lists):
-            return
+        others = bool(neighbourhoods) or heuristic is not None or lists
+        whole = instance.n <= PROVABLE or not known or not others
         if heuristic is not None:
             end = run.clock.remaining() - (0.3 if whole else 1.0) * seconds
             while not run.done() and run.clock.remaining() > end:
                 heuristic.step(run, SLICE)
-        elif lists:
+        elif lists and known:
             vary(instance, run, (0.2 if whole else 1.0) * seconds)
         if run.done() or not engine.ready(run.clock):
             return
         if whole:
-            endless = not known or (turn and instance.n <= SURE)
+            endless = not known or not others or (turn and instance.n <= SURE)
             _exact(instance, run, workers, math.inf if endless else seconds)
         known = run.incumbent is not None and bool(run.objectives)
         if known and neighbourhoods and not run.done():
