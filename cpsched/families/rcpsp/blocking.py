@@ -28,7 +28,7 @@ COST = 5e-7
 #: Orders tried in the first cooling; every further one takes twice as many.
 FIRST_CYCLE = 4000
 #: Tasks that float in a neighbourhood at first.
-FLOATING = 15
+FLOATING = 20
 #: Steps of one cooling.
 STEPS = 40
 #: Up to so many operations CP-SAT proves the optimum at once; above the other number it proves

@@ -171,8 +171,8 @@ class Wander:
         )
         if outcome.status == "OPTIMAL":
             self._size[kind] = min(1.0, 1.05 * size)
-        else:
-            self._size[kind] = max(2.0 / self.instance.n, 0.95 * size)
+        elif outcome.values is None:
+            self._size[kind] = max(2.0 / self.instance.n, 0.93 * size)
         self._idle += 1
         if outcome.values is None:
             return
