@@ -54,7 +54,10 @@ def bound(
     run = Run(problem, chosen, wanted, clock, workers=workers, seed=seed)
     try:
         with idle.busy():
-            chosen.bounds(chosen.prepare(problem, run), run)
+            prepared = chosen.prepare(problem, run)
+            chosen.bounds(prepared, run)
+            if chosen.prove is not None:
+                chosen.prove(prepared, run)
     except (OutOfTime, KeyboardInterrupt):
         pass
     except Infeasible:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import re
+import resource
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -223,6 +224,25 @@ def large(data: Path | None) -> list[Case]:
     return cases
 
 
+def growing(data: Path | None) -> list[Case]:
+    """Projects of 500 to 50,000 tasks on 4, 10 and 20 resources, smallest first."""
+    return [
+        generated("project", tasks=tasks, resources=resources, width=tasks // 25 + 20, seed=7)
+        for tasks in (500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
+        for resources in (4, 10, 20)
+    ]
+
+
+def growth(case: Case, problem: Any, result: Any) -> dict[str, Any]:
+    """Size of the problem and the process's peak of memory so far."""
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "tasks": len(problem.tasks),
+        "resources": len(problem.resources),
+        "peak_mib": round(kib / 1024),
+    }
+
+
 def _in_folder(path: Path) -> str:
     return f"{path.parent.name}/{path.stem}"
 
@@ -331,6 +351,13 @@ SUITES: dict[str, Suite] = {
             for jobs in (100, 500)
         ),
         _suite("rcpsp-large", "5,000 tasks, flexible shops of 2,000 and 10,000", large),
+        Suite(
+            name="rcpsp-growth",
+            description="generated projects of 500 to 50,000 tasks: first schedule, memory",
+            cases=growing,
+            limit=60.0,
+            extra=growth,
+        ),
         _suite("openshop-taillard", "Taillard's open shops", open_shops, 30.0),
     )
 }

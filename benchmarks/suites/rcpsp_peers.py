@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
+import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.suite import Answer, Case, Peer
@@ -119,7 +126,10 @@ def pyjobshop(case: Case, problem: RcpspProblem, limit: float, workers: int, see
         model.set_objective(weight_total_tardiness=1)
     else:
         model.set_objective(weight_makespan=1)
-    result = model.solve(time_limit=limit, display=False, num_workers=workers, random_seed=seed)
+    began = time.perf_counter()
+    with captured() as log:
+        result = model.solve(time_limit=limit, display=True, num_workers=workers, random_seed=seed)
+    built = time.perf_counter() - began - result.runtime
     found = result.best is not None and bool(result.best.tasks)
     status = {"Optimal": "OPTIMAL", "Feasible": "FEASIBLE", "Infeasible": "INFEASIBLE"}.get(
         result.status.value, "UNKNOWN"
@@ -128,8 +138,39 @@ def pyjobshop(case: Case, problem: RcpspProblem, limit: float, workers: int, see
         status,
         result.objective if found else None,
         result.lower_bound if found else None,
+        tuple((built + float(t), float(v)) for t, v in SOLUTION.findall(log.text)),
         extra={"solver_time": round(result.runtime, 3)},
     )
+
+
+#: A line of CP-SAT's log that reports a solution: its time and value.
+SOLUTION = re.compile(r"^#\d+\s+([\d.]+)s best:([\d.]+)", re.MULTILINE)
+
+
+@dataclass
+class Log:
+    """What was printed, once it is complete."""
+
+    text: str = ""
+
+
+@contextmanager
+def captured() -> Iterator[Log]:
+    """What native code prints to standard output goes here."""
+    log = Log()
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        with tempfile.TemporaryFile("w+") as file:
+            os.dup2(file.fileno(), 1)
+            try:
+                yield log
+            finally:
+                os.dup2(kept, 1)
+            file.seek(0)
+            log.text = file.read()
+    finally:
+        os.close(kept)
 
 
 def cp_sat(case: Case, problem: RcpspProblem, limit: float, workers: int, seed: int) -> Answer:

@@ -114,6 +114,9 @@ class Family(Generic[P, S, I]):
         ``search(prepared, run)``: CP-SAT and large-neighbourhood search until `run.done()`.
     recompute
         ``recompute(problem, bound)``: the bound's value from its argument and data alone.
+    prove
+        ``prove(prepared, run)``: bounds that need no schedule but time, for `cpsched.bound`; None
+        where a kind has none.
     repair
         ``repair(prepared, run, schedule)``: offers schedules near a partial or invalid one.
     constraints, restrict
@@ -154,6 +157,7 @@ class Family(Generic[P, S, I]):
     restrict: Callable[[P, frozenset[str]], P]
     items: Callable[[S], dict[str, dict[str, Any]]]
     draw: Callable[[P, S], Figure]
+    prove: Callable[[I, Run], None] | None = None
     revise: Callable[[P, S, float, Sequence[Event], int], Revision] | None = None
     limit: Callable[[P, str, Number], P | None] | None = None
     alternatives: Callable[[P, S, int, Clock], list[S]] | None = None

@@ -67,6 +67,7 @@ FAMILY: Family[RcpspProblem, RcpspSchedule, Any] = Family(
     restrict=restrict,
     items=items,
     draw=draw,
+    prove=_lazily("preemptive", "raise_bound"),
     revise=_lazily("revise", "revise"),
     formats=FORMATS,
     writers=WRITERS,

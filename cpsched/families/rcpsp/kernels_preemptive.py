@@ -31,7 +31,8 @@ def fractional(items: Any, first: int, count: int, weight: Any, size: Any, room:
             room -= size[i]
             total += weight[i]
         else:
-            return total + weight[i] * room // size[i]
+            total += weight[i] * room // size[i]
+            break
     return total
 
 

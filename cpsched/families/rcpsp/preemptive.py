@@ -10,6 +10,7 @@ tasks need exceeds what the heaviest set of every interval can carry.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,11 +27,14 @@ from cpsched.result import Bound
 
 if TYPE_CHECKING:
     from cpsched.core.clock import Clock
+    from cpsched.core.run import Run
     from cpsched.families.rcpsp.prepare import Instance
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
+#: Above this many tasks the relaxation takes too long.
+MOST_TASKS = 200
 #: Prices are multiples of one over this.
 SCALE = 2**20
 #: Nodes of one search for a heaviest set; counted seconds of one.
@@ -179,6 +183,38 @@ class Master:
         price = np.clip(solved.prices[self.cover[self.real]], 0.0, 1.0)
         weight[self.real] = (SCALE * price).astype(np.int64)
         return solved.objective, weight, -SCALE * solved.prices[self.room]
+
+
+def raise_bound(instance: Instance, run: Run, seconds: float = math.inf) -> None:
+    """Raise the bound on the makespan as far as the relaxation goes, or the time.
+
+    In steps that double while it refutes, and that get smaller once it does not.
+    """
+    if [o.name for o in run.objectives] != ["makespan"] or not 0 < instance.n <= MOST_TASKS:
+        return
+    relaxation = Relaxation(instance)
+    end = run.clock.elapsed() + seconds
+    stride, top = 1, math.inf
+
+    def stop() -> bool:
+        value = run.value()
+        reached = value is not None and value <= limit
+        return reached or run.done() or run.clock.elapsed() > end
+
+    while True:
+        bound, value = run.bound(), run.value()
+        assert bound is not None
+        limit = int(min(bound + stride, top, math.inf if value is None else value)) - 1
+        if limit < bound or stop():
+            return
+        status, weight = relaxation.refute(limit, run.clock, stop)
+        if status == "INFEASIBLE":
+            run.raise_bound(bound_of(instance, limit, weight))
+            stride *= 2
+        elif limit == bound:
+            return
+        else:
+            top, stride = limit, max(1, stride // 4)
 
 
 def bound_of(instance: Instance, limit: int, weight: IntArray) -> Bound:

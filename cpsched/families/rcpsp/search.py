@@ -330,7 +330,7 @@ class Prover:
         """One call."""
         if self.seconds > 0.25 and not self._relaxed:
             self._relaxed = True
-            self.relax()
+            preemptive.raise_bound(self.instance, self.run, RELAXING * self.run.clock.remaining())
             return
         bound, value = self.run.bound(), self.run.value()
         assert bound is not None
@@ -393,34 +393,6 @@ class Prover:
         if status == "INFEASIBLE":
             run.raise_bound(Bound(limit + 1, "destructive", "makespan", {"limit": limit}))
         return status
-
-    def relax(self) -> None:
-        """Raise the bound by the preemptive relaxation as far as it goes, or a share of the time.
-
-        In steps that double while it refutes, and that halve back once it does not.
-        """
-        run = self.run
-        relaxation = preemptive.Relaxation(self.instance)
-        end = run.clock.elapsed() + RELAXING * run.clock.remaining()
-        stride, top = 1, math.inf
-        while not run.done() and run.clock.elapsed() < end:
-            bound, value = run.bound(), run.value()
-            assert bound is not None
-            assert value is not None
-            limit = int(min(bound + stride, top, value)) - 1
-            if limit < bound:
-                return
-            pointless = self._pointless(limit)
-            status, weight = relaxation.refute(
-                limit, run.clock, lambda: pointless() or run.clock.elapsed() > end
-            )
-            if status == "INFEASIBLE":
-                run.raise_bound(preemptive.bound_of(self.instance, limit, weight))
-                stride *= 2
-            elif limit == bound:
-                return
-            else:
-                top, stride = limit, max(1, stride // 4)
 
     def enumerate(self, limit: int) -> str:
         """Ask the same of the exact search over sets; "UNKNOWN" where it does not apply."""

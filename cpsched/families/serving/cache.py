@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cpsched.core import exact
+from cpsched.core.linear import LinearProgram
 from cpsched.errors import ProblemError
 from cpsched.families.serving.check_static import (
     cache_blocks,
@@ -23,7 +24,6 @@ from cpsched.families.serving.check_static import (
     is_program_cache,
     program_steps,
 )
-from cpsched.core.linear import LinearProgram
 from cpsched.families.serving.problem import Pin, ServingProblem, ServingSchedule, TimeToLive
 from cpsched.result import Bound, Number
 

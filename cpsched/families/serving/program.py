@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cpsched.core.linear import LinearProgram, Solved
 from cpsched.families.serving.lagrange import (
     SCALE,
     Clique,
@@ -21,7 +22,6 @@ from cpsched.families.serving.lagrange import (
     profiles,
     starts_cost,
 )
-from cpsched.core.linear import LinearProgram, Solved
 from cpsched.families.serving.prepare import UNLIMITED, Prepared
 
 if TYPE_CHECKING:

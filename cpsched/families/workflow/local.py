@@ -105,7 +105,7 @@ class Offers:
         self.next = 0.0
 
     def put(self, plan: Plan | None) -> None:
-        """Take a plan that is better than those before, or none; offer what waits when it is time."""
+        """Take a plan better than those before, or none; offer what waits when it is time."""
         if plan is not None:
             self.waiting = plan
         if self.run.deterministic or time.perf_counter() >= self.next:
