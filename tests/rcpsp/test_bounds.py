@@ -10,6 +10,7 @@ from cpsched.errors import ProblemError
 from cpsched.families import family
 from cpsched.families.rcpsp import bound as bounds
 from cpsched.families.rcpsp.arrays import kit_of
+from cpsched.families.rcpsp.heads import raise_heads
 from cpsched.families.rcpsp.modes import first_modes
 from cpsched.families.rcpsp.prepare import prepare
 from cpsched.families.rcpsp.problem import RcpspProblem
@@ -168,3 +169,39 @@ def test_machines_with_alternatives_bound_the_makespan():
     (found,) = bounds.best_windows(instance, [line], run)
     assert (found.value, found.argument) == (11, "machine-set")
     assert bounds.recompute(problem, found) == 11
+
+
+def test_delays_by_sub_projects():
+    """Four unit-capacity tasks between a first and a last one delay the last by all their work."""
+    tasks = [{"id": "first", "modes": [{"duration": 1, "demands": {}}]}]
+    tasks += [{"id": f"m{k}", "modes": [{"duration": 3, "demands": {"A": 2}}]} for k in range(4)]
+    tasks += [{"id": "last", "modes": [{"duration": 2, "demands": {}}]}]
+    problem = RcpspProblem.parse(
+        {
+            "tasks": tasks,
+            "resources": [{"name": "A", "capacity": 3}],
+            "precedences": [{"before": "first", "after": f"m{k}"} for k in range(4)]
+            + [{"before": f"m{k}", "after": "last"} for k in range(4)],
+        }
+    )
+    instance = prepare(problem, run_of(problem))
+    assert raise_heads(instance)
+    assert instance.head.tolist() == [0, 1, 1, 1, 1, 13]
+    assert instance.tail.tolist() == [15, 5, 5, 5, 5, 2]
+    found = bounds.critical_path(instance)
+    assert found.value == 15
+    assert found.data["delays"]
+    assert bounds.recompute(problem, found) == 15
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_raised_heads_hold_in_the_best_schedules(seed):
+    """With raised heads and tails no bound is above the optimum either."""
+    problem = scarce_problem(seed)
+    run = run_of(problem)
+    instance = prepare(problem, run)
+    best = optimum(instance, run)
+    raise_heads(instance)
+    found = all_bounds(instance, run)
+    assert all(b.value <= best for b in found)
+    assert all(bounds.recompute(problem, b) == b.value for b in found)

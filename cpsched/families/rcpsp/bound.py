@@ -55,11 +55,15 @@ def bounds(instance: Instance, run: Run) -> None:
         run.raise_bound(Bound(0, "trivial", "makespan"))
         return
     run.raise_bound(critical_path(instance))
-    for group in lines(instance):
-        for found in sorted(best_windows(instance, group, run), key=lambda b: -b.value)[:1]:
-            run.raise_bound(found)
-        if run.done():
-            return
+    _windows(instance, run)
+    if run.done():
+        return
+    if instance.n <= LARGE:
+        from cpsched.families.rcpsp.heads import raise_heads
+
+        if raise_heads(instance):
+            run.raise_bound(critical_path(instance))
+            _windows(instance, run)
     from cpsched.families.rcpsp.one_machine import one_machine
 
     if len(instance.capacity) and not instance.single_mode:
@@ -67,12 +71,26 @@ def bounds(instance: Instance, run: Run) -> None:
     one_machine(instance, run)
 
 
+def _windows(instance: Instance, run: Run) -> None:
+    for group in lines(instance):
+        for found in sorted(best_windows(instance, group, run), key=lambda b: -b.value)[:1]:
+            run.raise_bound(found)
+        if run.done():
+            return
+
+
+def delays(instance: Instance) -> dict[str, bool]:
+    """What the data of a bound must say about its heads and tails."""
+    return {"delays": True} if "delays" in instance.extras else {}
+
+
 def critical_path(instance: Instance) -> Bound:
     """The longest chain of lags and shortest durations, from its first task's earliest start."""
     total = np.where(instance.optional, -1, instance.head + instance.tail)
     i = int(total.argmax())
     value = int(total[i])
-    return Bound(value, "critical-path", "makespan", {"task": instance.ids[i]})
+    data = {"task": instance.ids[i], **delays(instance)}
+    return Bound(value, "critical-path", "makespan", data)
 
 
 def all_machines(instance: Instance) -> int:
@@ -284,8 +302,9 @@ def best_windows(instance: Instance, group: Sequence[Line], run: Run) -> list[Bo
         better = reached > best
         best[better] = reached[better]
         where[better, 0], where[better, 1] = head[k[better]], tail
+    how = delays(instance)
     return [
-        Bound(value, line.argument, "makespan", {**line.data, "head": a, "tail": b})
+        Bound(value, line.argument, "makespan", {**line.data, "head": a, "tail": b, **how})
         for line, value, (a, b) in zip(group, best.tolist(), where.tolist(), strict=True)
         if value > 0
     ]
@@ -389,6 +408,10 @@ def recompute(problem: RcpspProblem, bound: Bound) -> int:
     run = Run(problem, family("rcpsp"), (Objective("makespan"),), Clock(None))
     instance = prepare(problem, run)
     data = bound.data
+    if data.get("delays"):
+        from cpsched.families.rcpsp.heads import raise_heads
+
+        raise_heads(instance)
     if bound.argument == "trivial":
         return 0
     if bound.argument == "critical-path":

@@ -220,7 +220,8 @@ def raise_bound(instance: Instance, run: Run, seconds: float = math.inf) -> None
 def bound_of(instance: Instance, limit: int, weight: IntArray) -> Bound:
     """That no schedule has at most that makespan, proved by weights."""
     data = {instance.ids[i]: int(weight[i]) for i in np.flatnonzero(weight).tolist()}
-    return Bound(limit + 1, "preemptive", "makespan", {"limit": limit, "weights": data})
+    how = bounds.delays(instance)
+    return Bound(limit + 1, "preemptive", "makespan", {"limit": limit, "weights": data, **how})
 
 
 def recompute(instance: Instance, bound: Bound) -> int:
