@@ -9,6 +9,7 @@ import csv
 import re
 import resource
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,11 @@ def constraintbench(data: Path | None) -> list[Case]:
     ]
 
 
+def flexible(jobs: int, data: Path | None) -> list[Case]:
+    """One long flexible shop."""
+    return [generated("shop", jobs=jobs, machines=20, alternatives=3)]
+
+
 def large(data: Path | None) -> list[Case]:
     """Where deadlines are hardest to keep: large public files and generated projects and shops."""
     cases = [
@@ -335,6 +341,15 @@ SUITES: dict[str, Suite] = {
         _suite("wt40", "weighted tardiness, 40 tasks", weighted_tardiness(40)),
         _suite("wt50", "weighted tardiness, 50 tasks", weighted_tardiness(50)),
         _suite("r-constraintbench", "generated feasibility tests", constraintbench),
+        *(
+            _suite(
+                f"flexible-{20 * jobs}",
+                f"generated flexible shop of {20 * jobs:,} operations, 20 machines, 3 alternatives",
+                partial(flexible, jobs),
+                60.0,
+            )
+            for jobs in (100, 500)
+        ),
         _suite("rcpsp-large", "5,000 tasks, flexible shops of 2,000 and 10,000", large),
         Suite(
             name="rcpsp-growth",

@@ -13,7 +13,13 @@ import cpsched
 from cpsched.core.clock import Clock
 from cpsched.core.run import Run
 from cpsched.families import family
-from cpsched.families.rcpsp import kernels_shop, search_shop, shop
+from cpsched.families.rcpsp import (
+    kernels_shop,
+    kernels_shop_graph,
+    kernels_shop_moves,
+    search_shop,
+    shop,
+)
 from cpsched.families.rcpsp.bound import bounds
 from cpsched.families.rcpsp.prepare import Instance, prepare
 from cpsched.families.rcpsp.problem import RcpspProblem
@@ -132,10 +138,11 @@ def test_moves_keep_schedules_valid(alternatives: int) -> None:
     instance, _ = begun(problem)
     jobs = shop.jobs_of(instance)
     assert jobs is not None
-    order, work = kernels_shop.order_of(jobs.n, 4), kernels_shop.work_of(jobs.n, 40, 3)
+    order, work = kernels_shop_graph.order_of(jobs.n, 4), kernels_shop_graph.work_of(jobs.n, 40, 3)
     sequence, mode = np.zeros((2, jobs.n), np.int64)
-    made = kernels_shop.dispatch(jobs.shop, np.arange(jobs.n), 4, sequence, mode)
-    kernels_shop.load(jobs.shop, sequence, mode, order, np.zeros(4, np.int64))
+    free = np.zeros(40, np.int64)
+    made = kernels_shop.dispatch(jobs.shop, np.arange(jobs.n), free, 4, sequence, mode)
+    kernels_shop_graph.load(jobs.shop, sequence, mode, order, np.zeros(4, np.int64))
     for _ in range(30):
         best = kernels_shop.tabu(jobs.shop, order, work, 3, 4)
         schedule = schedule_of(instance, work.head.tolist(), order.mode.tolist())
@@ -143,7 +150,7 @@ def test_moves_keep_schedules_valid(alternatives: int) -> None:
         assert report.valid, report.violations
         assert schedule.makespan == work.state[3]
         head, tail = work.head.copy(), work.tail.copy()
-        assert kernels_shop.evaluate(jobs.shop, order, work) == work.state[3]
+        assert kernels_shop_graph.evaluate(jobs.shop, order, work) == work.state[3]
         assert head.tolist() == work.head.tolist()
         assert tail.tolist() == work.tail.tolist()
     assert best <= made
@@ -155,14 +162,15 @@ def test_estimates_never_close_a_cycle() -> None:
     instance, _ = begun(problem)
     jobs = shop.jobs_of(instance)
     assert jobs is not None
-    order, work = kernels_shop.order_of(jobs.n, 4), kernels_shop.work_of(jobs.n, 16, 3)
+    order, work = kernels_shop_graph.order_of(jobs.n, 4), kernels_shop_graph.work_of(jobs.n, 16, 3)
     sequence, mode = np.zeros((2, jobs.n), np.int64)
-    kernels_shop.dispatch(jobs.shop, np.arange(jobs.n), 4, sequence, mode)
-    kernels_shop.load(jobs.shop, sequence, mode, order, np.zeros(4, np.int64))
+    free = np.zeros(16, np.int64)
+    kernels_shop.dispatch(jobs.shop, np.arange(jobs.n), free, 4, sequence, mode)
+    kernels_shop_graph.load(jobs.shop, sequence, mode, order, np.zeros(4, np.int64))
     tried = 0
     for u, v in permutations(range(jobs.n), 2):
         for behind in (True, False):
-            kernels_shop.evaluate(jobs.shop, order, work)
+            kernels_shop_graph.evaluate(jobs.shop, order, work)
             on = [u]
             while order.next[on[-1]] >= 0:
                 on.append(int(order.next[on[-1]]))
@@ -171,17 +179,17 @@ def test_estimates_never_close_a_cycle() -> None:
             arrays = (jobs.shop.before, jobs.shop.after, order.prev, order.next)
             arrays += (work.length, work.head, work.tail, work.reach, work.order_until)
             if behind:
-                value, taken, to = kernels_shop.later(*arrays, 0, u, v), u, v
+                value, taken, to = kernels_shop_moves.later(*arrays, 0, u, v), u, v
             else:
                 to = int(order.prev[u])
-                value, taken = kernels_shop.sooner(*arrays, 0, v, u), v
+                value, taken = kernels_shop_moves.sooner(*arrays, 0, v, u), v
             if value < 0:
                 continue
             tried += 1
             old = int(order.prev[taken])
-            kernels_shop.move(jobs.shop, order, taken, mode[taken], to)
-            assert kernels_shop.evaluate(jobs.shop, order, work) >= 0
-            kernels_shop.move(jobs.shop, order, taken, mode[taken], old)
+            kernels_shop_graph.move(jobs.shop, order, taken, mode[taken], to)
+            assert kernels_shop_graph.evaluate(jobs.shop, order, work) >= 0
+            kernels_shop_graph.move(jobs.shop, order, taken, mode[taken], old)
     assert tried > 10
 
 
@@ -195,9 +203,12 @@ def test_relinking_gives_a_valid_order() -> None:
     elites = [shop.Elite(0, *search._random()) for _ in range(2)]
     for _ in range(20):
         sequence, mode = search._relink(*elites)
-        order, work = kernels_shop.order_of(jobs.n, 4), kernels_shop.work_of(jobs.n, 99, 0)
-        kernels_shop.load(jobs.shop, sequence, mode, order, np.zeros(4, np.int64))
-        assert kernels_shop.evaluate(jobs.shop, order, work) > 0
+        order, work = (
+            kernels_shop_graph.order_of(jobs.n, 4),
+            kernels_shop_graph.work_of(jobs.n, 99, 0),
+        )
+        kernels_shop_graph.load(jobs.shop, sequence, mode, order, np.zeros(4, np.int64))
+        assert kernels_shop_graph.evaluate(jobs.shop, order, work) > 0
 
 
 def test_refuting_never_passes_the_optimum() -> None:

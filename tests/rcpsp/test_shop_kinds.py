@@ -295,3 +295,23 @@ def test_total_work_is_recomputed() -> None:
     claim = cpsched.result.Bound(6, "total-work", "makespan")
     assert bound.recompute(problem, claim) == 6
     assert cpsched.solve(problem, 10.0, workers=1, strict=True).objective == 7
+
+
+def test_a_walk_over_neighbourhoods_keeps_what_it_offers_valid() -> None:
+    """Blocking: each result is a schedule, and the incumbent gets no longer."""
+    from cpsched.families.rcpsp.orders import Wander, unit_shop_of
+
+    instance, run = begun(shop_of(3, 4, 3, blocks=True))
+    shop = blocking.blocking_of(instance)
+    units = unit_shop_of(instance)
+    assert shop is not None
+    assert units is not None
+    blocking.construct(instance, shop, run)
+    before = run.value()
+    walk = Wander(instance, units, 6, 1)
+    for _ in range(30):
+        walk.step(run, 0.1)
+    assert before is not None
+    assert run.value() is not None
+    assert run.value() <= before  # type: ignore[operator]
+    assert run.contradiction is None

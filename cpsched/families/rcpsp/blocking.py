@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cpsched.core import engine, jit, lns
+from cpsched.core import engine, jit
 from cpsched.families.rcpsp import kernels_blocking as kernels
-from cpsched.families.rcpsp.orders import order_neighbourhoods, unit_shop_of
+from cpsched.families.rcpsp.orders import CALL, Wander, unit_shop_of
 from cpsched.families.rcpsp.schedule import schedule_of
 from cpsched.families.rcpsp.search_shop import Searcher
 
@@ -27,6 +27,8 @@ IntArray = NDArray[np.int64]
 COST = 5e-7
 #: Orders tried in the first cooling; every further one takes twice as many.
 FIRST_CYCLE = 4000
+#: Tasks that float in a neighbourhood at first.
+FLOATING = 20
 #: Steps of one cooling.
 STEPS = 40
 #: Up to so many operations CP-SAT proves the optimum at once; above the other number it proves
@@ -189,39 +191,42 @@ def construct(instance: Instance, shop: BlockingShop, run: Run) -> None:
 def search(
     instance: Instance, shop: BlockingShop, run: Run, exact: Callable[[int, float], object]
 ) -> None:
-    """Annealing beside neighbourhoods until the run is done; the smallest are proved first.
+    """Annealing for a while, then neighbourhoods until the run is done; the smallest are proved.
 
     ``exact(workers, seconds)`` runs CP-SAT on the whole problem.
     """
     annealing = Annealing(instance, shop, run.seed)
     units = unit_shop_of(instance)
     assert units is not None
-    neighbourhoods = order_neighbourhoods(instance, units, 25)
     jit.ready(run.clock.remaining())
     alone = run.deterministic or run.workers == 1
     left = run.clock.remaining()
     share = 0.15 * left if math.isfinite(left) else 10.0
     end = left - share
-    beside = Searcher(annealing, run)
-    others = run.workers if alone else run.workers - 1
-    if alone:
-        while not run.done() and run.clock.remaining() > end:
-            annealing.step(run, 0.02)
-    else:
-        beside.start()
+    if instance.n <= TINY and engine.ready(run.clock):
+        exact(run.workers, 4.0 * share)
+    while not run.done() and run.clock.remaining() > end:
+        annealing.step(run, 0.02)
+    if run.done() or not engine.ready(run.clock):
+        return
+    wanders = [
+        Wander(instance, units, FLOATING, run.seed + k) for k in range(1 if alone else run.workers)
+    ]
+    beside = [Searcher(one, run) for one in wanders[1:]]
+    for one in beside:
+        one.start()
+    rounds = 2.0 * share
+    end = run.clock.remaining() - rounds
     try:
-        if not engine.ready(run.clock):
-            return
-        rounds = share
         while not run.done():
-            if instance.n <= TINY:
-                exact(others, 4.0 * rounds)
-            lns.search(run, neighbourhoods, workers=others, call_seconds=0.5, seconds=2.0 * rounds)
-            if not run.done():
-                exact(others, (2.0 if instance.n <= PROVABLE else 0.25) * rounds)
-            rounds *= 2.0
+            wanders[0].step(run, CALL)
+            if instance.n <= PROVABLE and run.clock.remaining() <= end:
+                exact(1, rounds)
+                rounds *= 2.0
+                end = run.clock.remaining() - rounds
     finally:
-        if not alone:
-            beside.stop()
-    if beside.error is not None:
-        raise beside.error
+        for one in beside:
+            one.stop()
+    for one in beside:
+        if one.error is not None:
+            raise one.error

@@ -8,7 +8,7 @@ The checker decides whether the result is a schedule.
 from __future__ import annotations
 
 import random
-from bisect import insort
+from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -38,8 +38,8 @@ Use = tuple[int, int, int, int]
 Place = tuple[int, int, int]
 #: Virtual seconds per task and placing.
 COST = 3e-5
-#: Most waiting tasks that are compared for the next place.
-COMPARED = 200
+#: Waiting tasks that are compared for the next place, at most, and times all tasks; at least.
+COMPARED, COMPARISONS, FEWEST = 200, 200_000, 10
 
 
 def construct(
@@ -65,11 +65,12 @@ def construct(
         after[i].append(j)
     ready = sorted((key[i], i) for i, count in waiting.items() if not count)
     known: dict[int, tuple[int, Place | None]] = {}
+    compared = max(FEWEST, min(COMPARED, COMPARISONS // max(1, instance.n)))
     for step in range(len(waiting)):
         if step % 16 == 0 and expired():
             return None
         best: tuple[float, int] | None = None
-        for value, i in ready[:COMPARED]:
+        for value, i in ready[:compared]:
             if i not in known or board.changed(i) > known[i][0]:
                 known[i] = board.count, board.earliest(i)
             place = known[i][1]
@@ -82,7 +83,7 @@ def construct(
         place = known[i][1]
         assert place is not None
         board.put(i, place)
-        ready.remove((key[i], i))
+        del ready[bisect_left(ready, (key[i], i))]
         for j in after[i]:
             waiting[j] -= 1
             if not waiting[j]:
@@ -92,13 +93,17 @@ def construct(
     return start, mode
 
 
+def _end_of(use: Use) -> int:
+    return use[1]
+
+
 class _Board:
     """What has been placed, and where the next task can go."""
 
     def __init__(self, instance: Instance, modes: Sequence[Sequence[int]]) -> None:
         self.instance, self.modes = instance, modes
         self.place: dict[int, Place] = {}
-        #: Renewable resources, then groups of which no two tasks overlap.
+        #: Renewable resources, then groups of which no two tasks overlap; by end.
         self.uses: list[list[Use]] = [[] for _ in [*instance.capacity, *instance.disjunctive]]
         self.capacity = [*instance.base.tolist(), *[1] * len(instance.disjunctive)]
         self.profiles: list[Sequence[Piece]] = [
@@ -135,8 +140,11 @@ class _Board:
         for rule in instance.shop.assignments:
             for i in rule.tasks:
                 self.rules[i].append(rule)
-        #: Positions of each sequence in the order in which they were begun, and tasks' cells.
+        #: Positions of each sequence in the order in which they were begun, their ranks in it, and
+        #: per list the latest start among the first ranks as far as all their tasks are placed.
         self.begun: list[list[int]] = [[] for _ in instance.shop.sequences]
+        self.rank: list[dict[int, int]] = [{} for _ in instance.shop.sequences]
+        self.floor: list[list[list[int]]] = [[[0] for _ in q] for q in instance.shop.sequences]
         self.cells: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
         for q, rows in enumerate(instance.shop.sequences):
             for k, row in enumerate(rows.tolist()):
@@ -149,6 +157,7 @@ class _Board:
         self.stamp = [0] * len(self.uses)
         self.touched: dict[int, int] = {}
         self.shared = bool(self.rules or self.cells)
+        self.depends = [self._depends(i) for i in range(instance.n)]
         facts = [i for i in range(instance.n) if instance.fixed[i]]
         for i in sorted(facts, key=lambda i: int(instance.release[i])):
             m = modes[i][0]
@@ -167,12 +176,19 @@ class _Board:
         """When anything was placed last that the place of a task may depend on."""
         if self.shared:
             return self.count
+        latest = self.touched.get(i, 0)
+        for r in self.depends[i]:
+            if self.stamp[r] > latest:
+                latest = self.stamp[r]
+        return latest
+
+    def _depends(self, i: int) -> tuple[int, ...]:
+        """Resources that the place of a task depends on."""
         resources = {r for m in self.modes[i] for r in self.holds[m]} | set(self.groups[i])
         for r in list(resources):
             if r in self.setups:
                 resources |= set(np.flatnonzero(self.setups[r].demand).tolist())
-        latest = max((self.stamp[r] for r in resources), default=0)
-        return max(latest, self.touched.get(i, 0))
+        return tuple(resources)
 
     # ------------------------------------------------------------------ where a task can go
 
@@ -180,15 +196,10 @@ class _Board:
         """The place in which a task ends first."""
         floor = int(self.instance.release[i])
         for q, k, position in self.cells[i]:
-            row = self.instance.shop.sequences[q][k]
-            for other in self.begun[q]:
-                if other == position:
-                    break
-                j = int(row[other])
-                if self.modes[j] and j not in self.place:
-                    return None
-                if j in self.place:
-                    floor = max(floor, self.place[j][1])
+            before = self._begun_before(q, k, self.rank[q].get(position, len(self.begun[q])))
+            if before is None:
+                return None
+            floor = max(floor, before)
         best: Place | None = None
         for m in self.modes[i]:
             if all(self._allowed(rule, m) for rule in self.rules[i]):
@@ -198,6 +209,16 @@ class _Board:
                     if best is None or (end, begin) < (best[2], best[1]):
                         best = (m, begin, end)
         return best
+
+    def _begun_before(self, q: int, k: int, rank: int) -> int | None:
+        """Latest start in a list among the positions below a rank; None if one has no place."""
+        floor, row = self.floor[q][k], self.instance.shop.sequences[q][k]
+        while len(floor) <= rank:
+            j = int(row[self.begun[q][len(floor) - 1]])
+            if self.modes[j] and j not in self.place:
+                return None
+            floor.append(max(floor[-1], self.place[j][1] if j in self.place else 0))
+        return floor[rank]
 
     def _allowed(self, rule: Alike, mode: int) -> bool:
         others = [rule.held[self.place[j][0]] for j in rule.tasks if j in self.place]
@@ -275,10 +296,11 @@ class _Board:
             if begin < right and end > left and level < units and not (rests and not level):
                 return end
         blocks_until = self.instance.blocks_until
+        uses = self.uses[r]
         near = [
             use
-            for use in self.uses[r]
-            if use[0] < right and use[1] > left and not 0 <= taker == blocks_until[use[3]]
+            for use in uses[bisect_right(uses, left, key=_end_of) :]
+            if use[0] < right and not 0 <= taker == blocks_until[use[3]]
         ]
         if not near:
             return left
@@ -336,9 +358,11 @@ class _Board:
                         (a, max(self.place[j][2], begin), u, t) if t == j else (a, b, u, t)
                         for a, b, u, t in self.uses[r]
                     ]
+                    self.uses[r].sort(key=_end_of)
                     self.stamp[r] = self.count
         for q, _, position in self.cells[i]:
-            if position not in self.begun[q]:
+            if position not in self.rank[q]:
+                self.rank[q][position] = len(self.begun[q])
                 self.begun[q].append(position)
 
     def _setup_uses(self, i: int, r: int, begin: int) -> None:
@@ -350,7 +374,7 @@ class _Board:
             self._use(q, (begin - time, begin, int(rule.demand[q]), i))
 
     def _use(self, r: int, use: Use) -> None:
-        self.uses[r].append(use)
+        insort(self.uses[r], use, key=_end_of)
         self.stamp[r] = self.count
 
 

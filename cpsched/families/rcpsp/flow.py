@@ -7,7 +7,7 @@ are also good starts for shops that allow more.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,6 +57,25 @@ def flow_of(jobs: Jobs) -> FlowShop | None:
     if ((machine >= 0) & (machine != route)).any() or len(set(route.tolist())) < len(route):
         return None
     return FlowShop(shop.dur[task].astype(np.int64), task)
+
+
+def permutation_of(instance: Instance) -> FlowShop | None:
+    """The flow shop whose jobs must not overtake each other that an instance is, or None."""
+    from cpsched.families.rcpsp.shop import jobs_of
+
+    if "permutation" not in instance.extras:
+        instance.extras["permutation"] = flow = None
+        if instance.extras.get("ordered"):
+            # Without its sequences it is plain.
+            jobs = jobs_of(replace(instance, plain=True, extras={}))
+            flow = None if jobs is None else flow_of(jobs)
+        if flow is not None:
+            job = np.zeros(instance.n, np.int64)
+            job[flow.task] = np.arange(len(flow.task))[:, None]
+            if all((job[rows] == job[rows[0]]).all() for rows in instance.shop.sequences):
+                instance.extras["permutation"] = flow
+    known: FlowShop | None = instance.extras["permutation"]
+    return known
 
 
 def starts_of(flow: FlowShop, order: IntArray, n: int) -> IntArray:
@@ -117,6 +136,26 @@ class IteratedGreedy:
         """Offer the permutation schedule of the best order."""
         start = starts_of(self.flow, self.best, instance.n).tolist()
         run.offer(lambda: schedule_of(instance, start), source)
+
+
+class PermutationSearch:
+    """Iterated greedy search that offers what it finds."""
+
+    def __init__(self, instance: Instance, flow: FlowShop, seed: int) -> None:
+        self._instance, self._search = instance, IteratedGreedy(flow, seed)
+        self._offered = 2**62
+
+    def step(self, run: Run, seconds: float) -> None:
+        """Search for about that time, or for that much counted work in a deterministic run."""
+        self._search.step(run, seconds)
+        self.offer(run)
+
+    def offer(self, run: Run, source: str = "iterated-greedy") -> None:
+        """Offer the best schedule when it is new."""
+        value = int(kernels.makespan_of(self._search.flow.time, self._search.best))
+        if value < self._offered:
+            self._offered = value
+            self._search.offer(self._instance, run, source)
 
 
 def permutation(time_of: IntArray, moves: int, seed: int = 0) -> IntArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,6 +35,22 @@ def topological_order(n: int, arcs: Sequence[Arc]) -> list[int] | None:
             if not waiting[j]:
                 order.append(j)
     return order if len(order) == n else None
+
+
+def components(n: int, links: Iterable[tuple[int, int]]) -> NDArray[np.int64]:
+    """Number of the set of nodes that links join, (n,), from 0."""
+    root = list(range(n))
+
+    def find(i: int) -> int:
+        while root[i] != i:
+            root[i] = root[root[i]]
+            i = root[i]
+        return i
+
+    for a, b in links:
+        root[find(a)] = find(b)
+    found = np.unique([find(i) for i in range(n)], return_inverse=True)[1]
+    return np.asarray(found, np.int64)
 
 
 def longest_paths(

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from cpsched.core import jit
 from cpsched.families.rcpsp import blocking, tardiness
+from cpsched.families.rcpsp.anneal_rules import first_lists
 from cpsched.families.rcpsp.arrays import LARGE, Kit, kit_of
 from cpsched.families.rcpsp.bound import critical_path
 from cpsched.families.rcpsp.construct import first_schedules, near
+from cpsched.families.rcpsp.flow import PermutationSearch, permutation_of
 from cpsched.families.rcpsp.general import choose_present, general_kit
 from cpsched.families.rcpsp.graph import topological_order
 from cpsched.families.rcpsp.modes import first_modes
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from cpsched.families.rcpsp.problem import RcpspSchedule
 
 IntArray = NDArray[np.int64]
+
+#: Up to this many tasks `construct` is worth its time where lists have given a schedule.
+CONSTRUCTED = 300
 
 
 def greedy(instance: Instance, run: Run) -> None:
@@ -84,7 +89,14 @@ def _general(instance: Instance, run: Run) -> None:
     if any(not tank.holds(tank.initial) for tank in instance.reservoirs):
         return  # events at time 0 must come first: left to CP-SAT
     if not instance.by_lists:
-        first_schedules(instance, run)
+        compiled = jit.ready(run.clock.remaining())
+        flow = permutation_of(instance)
+        if flow is not None and (compiled or instance.n <= CONSTRUCTED):
+            PermutationSearch(instance, flow, run.seed).offer(run, "greedy:neh")
+        elif compiled:
+            first_lists(instance, run)
+        if run.incumbent is None or instance.n <= CONSTRUCTED:
+            first_schedules(instance, run)
         if run.incumbent is None:
             _one_by_one(instance, run)
         return

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpsched.core import jit
+from cpsched.families.rcpsp.construct import Constructor
 from cpsched.families.rcpsp.general import general_kit
 from cpsched.families.rcpsp.prepare import FAR
 from cpsched.families.rcpsp.schedule import schedule_of, state_of
@@ -16,6 +17,7 @@ from cpsched.families.rcpsp.schedule import schedule_of, state_of
 if TYPE_CHECKING:
     from cpsched.core.run import Run
     from cpsched.families.rcpsp.prepare import Instance
+    from cpsched.families.rcpsp.problem import RcpspSchedule
 
 IntArray = NDArray[np.int64]
 
@@ -70,6 +72,45 @@ def improve_lists(instance: Instance, run: Run, seconds: float) -> None:
             best, idle = worth, 0
             starts, modes = made.start.tolist(), np.where(present, mode, -1).tolist()
             run.offer(lambda: schedule_of(instance, starts, modes), "local-search")  # noqa: B023
+
+
+def vary(instance: Instance, run: Run, seconds: float) -> None:
+    """The same by `construct`, for rules that the list kernels do not know."""
+    if run.incumbent is None or not run.objectives or instance.by_lists:
+        return
+    maker = Constructor(instance, run)
+    rng = maker.rng
+    names = [o.name for o in run.objectives]
+
+    def cost(schedule: RcpspSchedule) -> tuple[float, ...]:
+        values = run.family.evaluate(run.problem, schedule, names)
+        signed = [-v if o.maximise else v for v, o in zip(values, run.objectives, strict=True)]
+        return (*signed, sum(d.end for d in schedule.tasks))
+
+    state = state_of(instance, run.incumbent.schedule)
+    best = cost(run.incumbent.schedule)
+    key, mode = np.array(state.start, float) + 1e-6 * instance.head, state.mode
+    end = run.clock.remaining() - seconds
+    movable = [i for i in range(instance.n) if mode[i] >= 0 and not instance.fixed[i]]
+    while movable and not run.done() and run.clock.remaining() > end:
+        trial = key.copy()
+        spread = 0.1 * max(1.0, float(np.ptp(key)))
+        modes = [[m] if m >= 0 else [] for m in mode]
+        for _ in range(1 + rng.randrange(4)):
+            i = rng.choice(movable)
+            trial[i] += rng.gauss(0.0, spread)
+            if rng.random() < 0.5 and not len(instance.budget):
+                modes[i] = instance.modes(i)
+        found = maker.make(trial.tolist(), rng.choice((0.0, 0.0, 1.0)), modes)
+        if found is None:
+            continue
+        schedule, starts, chosen = found
+        made = cost(schedule)
+        if made <= best:
+            key, mode = np.array(starts, float) + 1e-6 * trial, chosen
+            if made[:-1] < best[:-1]:
+                run.offer(schedule, "local-search")
+            best = made
 
 
 def _other_mode(

@@ -32,6 +32,7 @@ from cpsched.families.rcpsp.schedule import State, max_end, schedule_of, state_o
 
 if TYPE_CHECKING:
     from cpsched.core.run import Run
+    from cpsched.families.rcpsp.model_frozen import Frozen
 
 __all__ = ["Model", "build", "incompatible_cliques"]
 
@@ -60,10 +61,14 @@ class Model:
         Per machine with a sequence the order of its tasks, and the literals of its circuit.
     extra_uses
         Per resource intervals and units of what is not a task: setups.
+    frozen
+        The part of a schedule that is kept; None when all is free.
     """
 
-    def __init__(self, instance: Instance, run: Run, limit: int) -> None:
-        self.instance, self.run, self.limit = instance, run, limit
+    def __init__(
+        self, instance: Instance, run: Run, limit: int, frozen: Frozen | None = None
+    ) -> None:
+        self.instance, self.run, self.limit, self.frozen = instance, run, limit, frozen
         self.cp = cp_model.CpModel()
         self.start: list[Var] = []
         self.end: list[Expr] = []
@@ -120,9 +125,13 @@ class Model:
             self._hints.append((var, value))
         return var
 
+    def first_of(self, mode: int) -> int:
+        """The mode that stands for one on machines that are alike."""
+        return self._first.get(mode, mode)
+
     def hint(self, state: State) -> None:
         """Hint every variable at its value in a schedule; once per model."""
-        mode = [self._first.get(m, m) for m in state.mode]
+        mode = [self.first_of(m) for m in state.mode]
         state = State(state.start, state.end, mode)
         for var, value in self._hints:
             self.cp.add_hint(var, int(value(state)))
@@ -430,6 +439,7 @@ def build(
     level: int,
     *,
     strict: bool = False,
+    frozen: Frozen | None = None,
 ) -> Built:
     """The model of one level of the run's objectives, hinted at its incumbent.
 
@@ -440,6 +450,8 @@ def build(
         objectives the model asks for any schedule.
     strict
         Admit only schedules better than the incumbent at this level.
+    frozen
+        Tasks that keep their modes and orders.
 
     Raises
     ------
@@ -457,7 +469,7 @@ def build(
             upper[name] = values[k] - (strict and k == level)
     if "makespan" in upper:
         limit = min(limit, upper["makespan"])
-    model = Model(instance, run, limit)
+    model = Model(instance, run, limit, frozen)
     model.add_tasks(instance.tail.tolist())
     counted = names[: level + 1]
     if "makespan" in counted:
@@ -466,16 +478,19 @@ def build(
     elif "replan_cost" in counted and instance.problem.stable_objective == "makespan":
         model.add_makespan(0)
     post(model)
-    cliques(model)
-    energy(model)
-    alternatives(model)
+    if frozen is None:
+        cliques(model)
+        energy(model)
+        alternatives(model)
+    else:
+        frozen.post(model)
     for k, name in enumerate(names[: level + 1]):
         expression = objective_expression(model, name)
         if k < level or strict:
             model.cp.add(expression <= upper[name])
         if k == level:
             model.cp.minimize(expression)
-    if run.incumbent is not None and not strict:
+    if run.incumbent is not None and (frozen is not None or not strict):
         model.hint(state_of(instance, run.incumbent.schedule))
     return Built(model.cp, model.extract, strict=strict, parameters=parameters(instance, run))
 

@@ -54,6 +54,9 @@ def sequence(model: Model, resource: int) -> tuple[Order, Arcs]:
         return known
     inst = model.instance
     order = Order(model.users(resource))
+    everyone = range(len(order.nodes))
+    frozen = model.frozen
+    after = None if frozen is None else frozen.followers(resource, order.nodes)
     arcs: list[tuple[int, int, Literal]] = []
     follows: Arcs = {}
     for a, (i, m) in enumerate(order.nodes):
@@ -62,7 +65,8 @@ def sequence(model: Model, resource: int) -> tuple[Order, Arcs]:
         arcs.append((a + 1, 0, model.boolean("", order.follows(a, None))))
         if chosen is not None:
             arcs.append((a + 1, a + 1, chosen.negated()))
-        for b, (j, k) in enumerate(order.nodes):
+        for b in everyone if after is None else after[a]:
+            j, k = order.nodes[b]
             facts = inst.fixed[i] and inst.fixed[j]
             if i == j or (facts and _fact(model, i, m) > _fact(model, j, k)):
                 continue
@@ -300,6 +304,8 @@ def batching(model: Model) -> None:
         nodes = model.users(rule.resource)
         for (i, m), (j, k) in combinations(nodes, 2):
             if i == j or (inst.fixed[i] and inst.fixed[j]):
+                continue
+            if model.frozen is not None and model.frozen.together(i, j):
                 continue
             model.run.clock.check()
             both = (model.chosen[i][m], model.chosen[j][k])

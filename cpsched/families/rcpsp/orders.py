@@ -3,6 +3,7 @@
 A *unit shop* has resources that serve one task at a time (machines, and the jobs of an open shop).
 In a neighbourhood some tasks are free; two tasks of a machine keep their order unless both are
 free, so that a small part of the disjunctions remains to be decided while every start may move.
+Where free tasks *float*, they may also take any place among those that keep their order.
 """
 
 from __future__ import annotations
@@ -11,16 +12,20 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cpsched.core import engine
 from cpsched.core.lns import Neighbourhood, SubModel
+from cpsched.families.rcpsp.graph import components
 from cpsched.families.rcpsp.problem import RcpspSchedule
 from cpsched.families.rcpsp.schedule import State, schedule_of, state_of
 
 if TYPE_CHECKING:
+    from cpsched.core.run import Run
     from cpsched.families.rcpsp.prepare import Instance
 
 IntArray = NDArray[np.int64]
@@ -28,6 +33,9 @@ BoolArray = NDArray[np.bool_]
 
 #: Above this many tasks a neighbourhood's model takes too long to build.
 LARGEST = 1500
+#: Seconds of one neighbourhood of `Wander`; how many without a gain it bears, then how much longer
+#: a schedule may get, and how often before it begins again.
+CALL, WANDERED, LONGER, KICKS = 0.5, 20, 1.03, 4
 #: CP-SAT parameters of a neighbourhood.
 PARAMETERS: dict[str, Any] = {
     "linearization_level": 0,
@@ -78,44 +86,106 @@ def _unit_shop_of(instance: Instance) -> UnitShop | None:
     if (instance.capacity[used.any(axis=0)] != 1).any() or (used.sum(axis=1) > 1).any():
         return None
     machine = np.where(instance.demand.any(axis=1), instance.demand.argmax(axis=1), -1)
-    root = list(range(n))
-
-    def find(i: int) -> int:
-        while root[i] != i:
-            root[i] = root[root[i]]
-            i = root[i]
-        return i
-
     links = [(int(a), int(b)) for a, b in edges[:, :2]]
     links += [(group[0], i) for group in instance.disjunctive for i in group[1:]]
-    for a, b in links:
-        root[find(a)] = find(b)
-    job = np.unique([find(i) for i in range(n)], return_inverse=True)[1].astype(np.int64)
+    job = components(n, links)
     return UnitShop(machine.astype(np.int64), instance.disjunctive, job, len(instance.capacity))
 
 
 def order_neighbourhoods(
-    instance: Instance, shop: UnitShop, tasks: int = 60
+    instance: Instance, shop: UnitShop, tasks: int = 60, floating: int = 0
 ) -> list[Neighbourhood]:
     """Free tasks by time, by machine, by job, and by time on some machines; ``tasks`` at first.
 
-    For the makespan alone.
+    With ``floating``, about so many tasks float in further neighbourhoods: those of a few jobs, or
+    of some time on some machines. For the makespan alone.
     """
     known: dict[int, State] = {}
 
     def build(
-        choose: Callable[..., BoolArray], schedule: RcpspSchedule, size: float, rng: random.Random
+        choose: Callable[..., BoolArray],
+        floats: bool,
+        schedule: RcpspSchedule,
+        size: float,
+        rng: random.Random,
     ) -> SubModel | None:
         if id(schedule) not in known:
             known.clear()
             known[id(schedule)] = state_of(instance, schedule)
         state = known[id(schedule)]
         free = choose(shop, state, size, rng)
-        return sub_model(instance, shop, state, free, max(state.end) - 1)
+        return sub_model(instance, shop, state, free, max(state.end) - 1, floats)
 
     kinds = {"time": _by_time, "machines": _by_machine, "jobs": _by_job, "corner": _corner}
     size = min(1.0, max(0.15, tasks / instance.n))
-    return [Neighbourhood(name, partial(build, choose), size) for name, choose in kinds.items()]
+    made = [Neighbourhood(name, partial(build, kinds[name], False), size) for name in kinds]
+    if floating:
+        share = min(1.0, floating / instance.n)
+        made += [
+            Neighbourhood(f"insert-{name}", partial(build, kinds[name], True), share)
+            for name in ("jobs", "time")
+        ]
+    return made
+
+
+class Wander:
+    """Neighbourhoods solved one after the other, each from the result of the one before.
+
+    A result that is as long as what it came from is kept as well, so that the search crosses
+    plateaus. After many results in a row without a gain the next one may be a little longer; after
+    a few such steps the search begins again from the incumbent.
+    """
+
+    def __init__(self, instance: Instance, shop: UnitShop, tasks: int, seed: int) -> None:
+        self.instance, self.shop = instance, shop
+        self._rng = random.Random(seed)
+        self._size = {kind: min(1.0, tasks / instance.n) for kind in (_by_job, _by_time, _corner)}
+        self._state: State | None = None
+        self._idle = self._kicks = 0
+
+    def step(self, run: Run, seconds: float) -> None:
+        """One neighbourhood; most end long before their limit."""
+        incumbent = run.incumbent
+        assert incumbent is not None
+        kick = self._idle > WANDERED
+        if self._state is None or (kick and self._kicks >= KICKS):
+            self._state, self._kicks = state_of(self.instance, incumbent.schedule), 0
+        state, rng = self._state, self._rng
+        kind = rng.choice(list(self._size))
+        size = self._size[kind]
+        free = kind(self.shop, state, size, rng)
+        longest = max(state.end)
+        limit = int(longest * LONGER) if kick else longest
+        model = sub_model(self.instance, self.shop, state, free, limit, True, not kick)
+        if model is None:
+            self._idle += 1
+            return
+        outcome = engine.solve(
+            model.model,
+            run.clock,
+            workers=1,
+            seed=rng.randrange(2**30),
+            seconds=CALL,
+            parameters=PARAMETERS,
+            stop_when=run.done,
+        )
+        if outcome.status == "OPTIMAL":
+            self._size[kind] = min(1.0, 1.05 * size)
+        elif outcome.values is None:
+            self._size[kind] = max(2.0 / self.instance.n, 0.93 * size)
+        self._idle += 1
+        if outcome.values is None:
+            return
+        schedule = model.extract(outcome.values)
+        self._state = state_of(self.instance, schedule)
+        if kick:
+            self._idle, self._kicks = 0, self._kicks + 1
+        if max(self._state.end) < longest:
+            self._idle = 0
+        value = run.value()
+        if value is not None and max(self._state.end) < value:
+            self._kicks = 0
+            run.offer(schedule, "lns:wander", model=model.model)
 
 
 def _by_time(shop: UnitShop, state: State, size: float, rng: random.Random) -> BoolArray:
@@ -145,11 +215,18 @@ def _corner(shop: UnitShop, state: State, size: float, rng: random.Random) -> Bo
 
 
 def sub_model(
-    instance: Instance, shop: UnitShop, state: State, free: BoolArray, limit: int
+    instance: Instance,
+    shop: UnitShop,
+    state: State,
+    free: BoolArray,
+    limit: int,
+    floats: bool = False,
+    shortest: bool = False,
 ) -> SubModel | None:
     """The model in which free tasks may change their order and modes to end by ``limit``.
 
-    None when a task's window is empty.
+    None when a task's window is empty. Where they float, they pass tasks that are not free. With
+    ``shortest`` the makespan is minimised; otherwise any solution will do.
     """
     from ortools.sat.python import cp_model
 
@@ -184,6 +261,12 @@ def sub_model(
             cp.add(end[i] <= min(limit, int(instance.deadline[i])))
     for a, b, _, lag, _ in instance.edges.tolist():
         cp.add(start[b] >= end[a] + lag)
+    if shortest:
+        makespan = cp.new_int_var(0, limit, "")
+        for i in range(instance.n):
+            if i not in followed:
+                cp.add(end[i] <= makespan)
+        cp.minimize(makespan)
     until = instance.blocks_until.tolist()
     held = [end[i] if until[i] < 0 else start[until[i]] for i in range(instance.n)]
 
@@ -212,11 +295,16 @@ def sub_model(
     for k, (members, own) in enumerate(lines):
         ordered = sorted(members, key=lambda i: (state.start[i], state.end[i]))
         joining = arrivals.get(k, []) if own else []
-        _keep_order(cp, ordered, free, start, held if own else end)
-        if joining:
+        leave = held if own else end
+        if floats:
+            for i, j in pairwise([i for i in ordered if not free[i]]):
+                cp.add(start[j] >= leave[i])
+        else:
+            _keep_order(cp, ordered, free, start, leave)
+        if joining or (floats and any(free[i] for i in ordered)):
             cp.add_no_overlap([*(interval(i) for i in ordered), *joining])
             continue
-        for run in _runs(ordered, free):
+        for run in [] if floats else _runs(ordered, free):
             cp.add_no_overlap([interval(i) for i in run])
 
     def extract(values: list[int]) -> RcpspSchedule:

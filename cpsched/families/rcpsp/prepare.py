@@ -190,7 +190,6 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
     plain = (
         bool((blocks_until < 0).all())
         and not problem.setups
-        and not shop
         and not optional.any()
         and not pausable.any()
         and not any(pieces)
@@ -203,6 +202,7 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
         and bool((edges[:, 3] >= 0).all())
         and bool((edges[:, 4] == FAR).all())
     )
+    extras["ordered"] = plain and shop.only_sequences()
     instance = Instance(
         problem=problem,
         objectives=objectives,
@@ -225,7 +225,7 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
         head=heads,
         tail=np.array(tail, np.int64),
         horizon=horizon,
-        plain=plain,
+        plain=plain and not shop,
         extras=extras,
         renewable=tuple(r.name for r in renewable),
         nonrenewable=tuple(r.name for r in nonrenewable),

@@ -53,22 +53,6 @@ class Setups(Record):
     costs: tuple[tuple[Count, ...], ...] = ()
     demands: dict[Name, Count] = Field(default_factory=dict)
 
-    @model_validator(mode="after")
-    def _fits(self) -> Setups:
-        size = len(self.times)
-        square(self.times, size, "times", "setup times")
-        if self.costs:
-            square(self.costs, size, "costs", "setup costs")
-        for task, state in self.states.items():
-            if state >= size:
-                raise ProblemError(
-                    f"states are numbers below {size}, the size of the matrix",
-                    place=f"states.{task}",
-                    value=state,
-                    remedy="Correct the state, or enlarge the matrices.",
-                )
-        return self
-
 
 class SameSequence(Record):
     """Tasks that pass several machines in one order: no job overtakes another.
@@ -79,18 +63,6 @@ class SameSequence(Record):
     """
 
     lists: Annotated[tuple[tuple[Name, ...], ...], Field(min_length=2)]
-
-    @model_validator(mode="after")
-    def _aligned(self) -> SameSequence:
-        sizes = [len(tasks) for tasks in self.lists]
-        if len(set(sizes)) > 1:
-            raise ProblemError(
-                "the lists must have the same length: their k-th tasks belong together",
-                place="lists",
-                value=sizes,
-                remedy="Give every list one task per job, all in the same order of jobs.",
-            )
-        return self
 
 
 class Transport(Record):
@@ -107,7 +79,7 @@ class Transport(Record):
 
     @model_validator(mode="after")
     def _fits(self) -> Transport:
-        square(self.times, len(self.resources), "times", "transport times")
+        square(self.times, len(self.resources), "transport.times", "transport times")
         return self
 
 
@@ -192,6 +164,14 @@ def check_shop(problem: RcpspProblem) -> None:
     _check_resources(problem, machines)
     _check_setups(problem, types, ids, machines)
     for k, same in enumerate(problem.same_sequence):
+        sizes = [len(tasks) for tasks in same.lists]
+        if len(set(sizes)) > 1:
+            raise ProblemError(
+                "the lists must have the same length: their k-th tasks belong together",
+                place=f"same_sequence.{k}.lists",
+                value=sizes,
+                remedy="Give every list one task per job, all in the same order of jobs.",
+            )
         names = [name for tasks in same.lists for name in tasks]
         for name in unique(names, f"same_sequence.{k}.lists"):
             known(name, ids, f"same_sequence.{k}.lists", "task")
@@ -230,6 +210,18 @@ def _check_setups(
 ) -> None:
     unique([s.resource for s in problem.setups], "setups", "resource")
     for k, setups in enumerate(problem.setups):
+        size = len(setups.times)
+        square(setups.times, size, f"setups.{k}.times", "setup times")
+        if setups.costs:
+            square(setups.costs, size, f"setups.{k}.costs", "setup costs")
+        for task, state in setups.states.items():
+            if state >= size:
+                raise ProblemError(
+                    f"states are numbers below {size}, the size of the matrix",
+                    place=f"setups.{k}.states.{task}",
+                    value=state,
+                    remedy="Correct the state, or enlarge the matrices.",
+                )
         known(setups.resource, types, f"setups.{k}.resource", "resource")
         if setups.resource not in machines:
             raise ProblemError(

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpsched.core import engine
-from cpsched.families.rcpsp import kernels_shop
+from cpsched.families.rcpsp import kernels_shop_graph
 from cpsched.families.rcpsp.schedule import schedule_of, state_of
 from cpsched.result import Incumbent
 
@@ -39,8 +39,8 @@ class RollingHorizon:
 
     def __init__(self, instance: Instance, jobs: Jobs, run: Run) -> None:
         self.instance, self.jobs = instance, jobs
-        self._order = kernels_shop.order_of(jobs.n, jobs.machines)
-        self._work = kernels_shop.work_of(jobs.n, len(jobs.shop.dur), run.seed)
+        self._order = kernels_shop_graph.order_of(jobs.n, jobs.machines)
+        self._work = kernels_shop_graph.work_of(jobs.n, len(jobs.shop.dur), run.seed)
         self._last = np.zeros(jobs.machines, np.int64)
         self._position = 0
         self._stable = np.zeros(jobs.n, bool)
@@ -108,8 +108,8 @@ class RollingHorizon:
         self._stable[:] = False
 
     def _load(self, sequence: IntArray, mode: IntArray) -> None:
-        kernels_shop.load(self.jobs.shop, sequence, mode, self._order, self._last)
-        self.value = int(kernels_shop.evaluate(self.jobs.shop, self._order, self._work))
+        kernels_shop_graph.load(self.jobs.shop, sequence, mode, self._order, self._last)
+        self.value = int(kernels_shop_graph.evaluate(self.jobs.shop, self._order, self._work))
 
     def _solve(
         self, run: Run, line: IntArray, chosen: IntArray, kept: BoolArray, workers: int

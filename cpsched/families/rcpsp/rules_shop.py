@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -99,6 +99,10 @@ class ShopRules:
             self.assignments,
         )
         return any(bool(part) for part in parts)
+
+    def only_sequences(self) -> bool:
+        """Whether they ask for sequences and nothing else."""
+        return bool(self.sequences) and not replace(self, sequences=())
 
     def transport(self, first: int, second: int) -> int:
         """Time from the machine of one mode to that of another."""

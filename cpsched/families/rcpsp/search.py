@@ -24,6 +24,7 @@ from cpsched.families.rcpsp.improve import improve_lists
 from cpsched.families.rcpsp.neighbourhoods import neighbourhoods
 from cpsched.families.rcpsp.population import Restarts, restarts_of
 from cpsched.families.rcpsp.schedule import schedule_of
+from cpsched.families.rcpsp.search_rules import search_rules
 from cpsched.families.rcpsp.search_shop import search_shop
 from cpsched.families.rcpsp.shop import jobs_of
 from cpsched.result import Bound
@@ -96,12 +97,12 @@ def search(instance: Instance, run: Run) -> None:
 
 
 def _under_all_rules(instance: Instance, run: Run) -> None:
-    """Random changes of the list for a while, then CP-SAT with all workers."""
+    """Random changes of the list for a while, then CP-SAT and neighbourhoods in turns."""
     left = run.clock.remaining()
     share = 0.5 if instance.n > HUGE else 0.1
     improve_lists(instance, run, share * left if math.isfinite(left) else 5.0)
     if not run.done():
-        _exact(instance, run, run.workers)
+        search_rules(instance, run)
 
 
 def _exact(instance: Instance, run: Run, workers: int, seconds: float = math.inf) -> None:

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 PROVABLE = 500
 #: Up to this many operations a proof is likely once the best schedule is optimal.
 SMALL = 320
+#: Gap of a flexible shop above which refutations are not tried after the short calls.
+HOPELESS = 0.02
+#: Operations of a flexible shop that float in a neighbourhood at first.
+FLOATING = 20
 #: Seconds of one slice of tabu search.
 SLICE = 0.05
 #: Seconds of the longest call that tries to raise the bound step by step.
@@ -47,15 +51,14 @@ def search_shop(instance: Instance, jobs: Jobs, run: Run) -> None:
         return
     provable = instance.n <= PROVABLE
     threads = max(1, run.workers // 2) if provable else max(1, run.workers - 1)
-    searchers = [
-        Searcher(TabuSearch(instance, jobs, run, run.seed + k), run) for k in range(threads)
-    ]
+    searches = [TabuSearch(instance, jobs, run, run.seed + k) for k in range(threads)]
+    searchers = [Searcher(search, run) for search in searches]
     for one in searchers:
         one.start()
     others = max(1, run.workers - threads)
     try:
         if provable and engine.ready(run.clock):
-            _prove(instance, run, others)
+            _prove(instance, jobs, run, others, run.seed + threads)
         if engine.ready(run.clock) and not run.done():
             _by_windows(instance, jobs, run, others)
         while not run.done():
@@ -67,6 +70,8 @@ def search_shop(instance: Instance, jobs: Jobs, run: Run) -> None:
     for one in searchers:
         if one.error is not None:
             raise one.error
+    for search in searches:
+        search.finish(run)
 
 
 def _one_route(instance: Instance, jobs: Jobs, run: Run) -> None:
@@ -83,26 +88,36 @@ def _one_route(instance: Instance, jobs: Jobs, run: Run) -> None:
         search.offer(instance, run, "iterated-greedy")
 
 
-def _prove(instance: Instance, run: Run, workers: int) -> None:
+def _prove(instance: Instance, jobs: Jobs, run: Run, workers: int, seed: int) -> None:
     """Bounds from below while they are cheap; then refutations and neighbourhoods in turns.
 
     A makespan just below the optimum is often refuted within seconds, one above it never: small
-    shops, where tabu search soon holds an optimum, mostly refute.
+    shops, where tabu search soon holds an optimum, mostly refute. Where short calls leave a wide
+    gap in a flexible shop, nothing is refuted in useful time: tabu search has that time.
     """
+    more: TabuSearch | None = None
     refuter = Refuter(instance, run)
     units = unit_shop_of(instance)
-    neighbourhoods = [] if units is None else order_neighbourhoods(instance, units)
+    floating = 0 if instance.single_mode else FLOATING
+    neighbourhoods = (
+        [] if units is None else order_neighbourhoods(instance, units, floating=floating)
+    )
     small = instance.n <= SMALL and instance.single_mode
     while not run.done():
         left = run.clock.remaining()
         left = left if math.isfinite(left) else 600.0
         if neighbourhoods:
-            seconds = max(1.0, (0.05 if small else 0.4) * left)
+            seconds = max(1.0, (0.05 if small else 0.4 if instance.single_mode else 0.15) * left)
             lns.search(run, neighbourhoods, workers=workers, call_seconds=1.0, seconds=seconds)
         end = run.clock.remaining() - 0.05 * left
         while not run.done() and refuter.seconds <= LONGEST_STEP and run.clock.remaining() > end:
             refuter.advance(workers)
         end = run.clock.remaining() - max(1.0, (0.7 if small else 0.1) * left)
+        if not instance.single_mode and (run.gap() or 0.0) > HOPELESS:
+            more = more or TabuSearch(instance, jobs, run, seed)
+            end = run.clock.remaining() - max(1.0, 0.5 * left)
+        while more is not None and not run.done() and run.clock.remaining() > end:
+            more.step(run, SLICE)
         while not run.done() and run.clock.remaining() > end:
             # An improvement ends the call, and the next one asks for less.
             refuter.decide(int(run.value() or 0) - 1, workers, run.clock.remaining() - end)

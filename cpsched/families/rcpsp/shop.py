@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpsched.core import jit
-from cpsched.families.rcpsp import kernels_shop
+from cpsched.families.rcpsp import kernels_shop, kernels_shop_graph
 from cpsched.families.rcpsp.schedule import schedule_of, state_of
 
 if TYPE_CHECKING:
@@ -18,11 +18,17 @@ if TYPE_CHECKING:
     from cpsched.families.rcpsp.prepare import Instance
 
 IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
 
 #: Schedules kept for relinking.
 ELITES = 12
-#: Moves without a better schedule after which a search is given up.
-PATIENCE = 12_500
+#: Moves without a better schedule after which a search is given up; operations times moves, and
+#: least moves, of shops of more than LONG operations.
+PATIENCE, LONG, LONG_PATIENCE, LEAST_PATIENCE = 12_500, 1000, 4_000_000, 500
+#: Rounds over all operations in which work is spread.
+ROUNDS = 30
+#: An offer that cost a second is followed by this many seconds of search before the next.
+BETWEEN_OFFERS = 4.0
 #: Virtual seconds per move and operation.
 COST = 3e-8
 #: Operations times moves of one call of the kernel, compiled and interpreted.
@@ -33,7 +39,7 @@ COMPILED, INTERPRETED = 400_000, 2_000
 class Jobs:
     """A shop by indices: the kernels' arrays and the number of machines."""
 
-    shop: kernels_shop.Shop
+    shop: kernels_shop_graph.Shop
     machines: int
 
     @property
@@ -78,7 +84,7 @@ def _jobs_of(instance: Instance) -> Jobs | None:
     before, after = np.full((2, n), -1, np.int64)
     before[edges[:, 1]] = edges[:, 0]
     after[edges[:, 0]] = edges[:, 1]
-    shop = kernels_shop.Shop(
+    shop = kernels_shop_graph.Shop(
         before,
         after,
         instance.mode_start,
@@ -92,27 +98,52 @@ def _jobs_of(instance: Instance) -> Jobs | None:
 def starts_of(jobs: Jobs, sequence: IntArray, mode: IntArray) -> IntArray:
     """Starts of the schedule in which each machine works in the order of ``sequence``, (n,)."""
     order, work = _fresh(jobs, 0)
-    kernels_shop.load(jobs.shop, sequence, mode, order, np.zeros(jobs.machines, np.int64))
-    kernels_shop.evaluate(jobs.shop, order, work)
+    kernels_shop_graph.load(jobs.shop, sequence, mode, order, np.zeros(jobs.machines, np.int64))
+    kernels_shop_graph.evaluate(jobs.shop, order, work)
     head: IntArray = work.head
     return head
 
 
-def _fresh(jobs: Jobs, seed: int) -> tuple[kernels_shop.Order, kernels_shop.Work]:
+def _fresh(jobs: Jobs, seed: int) -> tuple[kernels_shop_graph.Order, kernels_shop_graph.Work]:
     return (
-        kernels_shop.order_of(jobs.n, jobs.machines),
-        kernels_shop.work_of(jobs.n, len(jobs.shop.dur), seed),
+        kernels_shop_graph.order_of(jobs.n, jobs.machines),
+        kernels_shop_graph.work_of(jobs.n, len(jobs.shop.dur), seed),
     )
+
+
+def prices(instance: Instance, jobs: Jobs, rng: IntArray) -> tuple[FloatArray, FloatArray]:
+    """What a mode costs besides the time that it ends, (M,) both, for `dispatch`.
+
+    By how much it is longer than the shortest mode of its operation; and the length of that one,
+    where the mode is not the operation's when all work is spread over the machines. Multiples of
+    them keep the machines from doing work that others do faster.
+    """
+    shop = jobs.shop
+    counts = np.diff(instance.mode_start)
+    least = np.where(shop.usable, shop.dur, 2**40)
+    least = np.repeat(np.minimum.reduceat(least, instance.mode_start[:-1]), counts)
+    mode = np.array([instance.modes(i)[0] for i in range(jobs.n)], np.int64)
+    kernels_shop.balance(shop, jobs.machines, mode, rng, ROUNDS)
+    other = np.ones(len(shop.dur))
+    other[mode] = 0.0
+    return (shop.dur - least).astype(float), least * other
 
 
 def dispatch(instance: Instance, jobs: Jobs, run: Run) -> None:
     """Offer schedules of dispatching rules: most work remaining, shortest first, longest first."""
     shortest = instance.duration[instance.mode_start[:-1]]
-    rules = {"mwkr": -instance.tail, "spt": shortest, "lpt": -shortest}
-    for name, rank in rules.items():
+    free = np.zeros(len(jobs.shop.dur))
+    rules = [("mwkr", -instance.tail, free), ("spt", shortest, free), ("lpt", -shortest, free)]
+    if not instance.single_mode:
+        longer, other = prices(instance, jobs, np.array([run.seed + 1], np.int64))
+        priced = [("short", f * longer) for f in (5.0, 4.0, 6.0, 2.0, 1.0)]
+        priced += [("spread", f * other) for f in (2.0, 1.0)]
+        rules[1:1] = [(f"mwkr-{name}", -instance.tail, price) for name, price in priced]
+    for name, rank, price in rules:
         sequence, mode = np.zeros((2, jobs.n), np.int64)
         run.clock.spend(1e-7 * jobs.n)
-        made = int(kernels_shop.dispatch(jobs.shop, rank, jobs.machines, sequence, mode))
+        whole = price.astype(np.int64)
+        made = int(kernels_shop.dispatch(jobs.shop, rank, whole, jobs.machines, sequence, mode))
         start = starts_of(jobs, sequence, mode).tolist()
         chosen = mode.tolist()
         run.offer(
@@ -153,8 +184,12 @@ class TabuSearch:
         self._last = np.zeros(jobs.machines, np.int64)
         used = max(1, len(np.unique(jobs.shop.machine[jobs.shop.machine >= 0])))
         self._tenure = 10 + jobs.n // (used * used)
+        self._patience = PATIENCE
+        if jobs.n > LONG:
+            self._patience = max(LEAST_PATIENCE, LONG_PATIENCE // jobs.n)
         self._elites: list[Elite] = []
         self._offered = 2**62
+        self._next_offer = self._cost = 0.0
         self._seen: object = None
         self._fast = jit.ready(run.clock.remaining())
         self._parent = -1
@@ -162,7 +197,8 @@ class TabuSearch:
         state = state_of(instance, run.incumbent.schedule) if run.incumbent else None
         if state is None:
             sequence, mode = np.zeros((2, jobs.n), np.int64)
-            kernels_shop.dispatch(jobs.shop, -instance.tail, jobs.machines, sequence, mode)
+            free = np.zeros(len(jobs.shop.dur), np.int64)
+            kernels_shop.dispatch(jobs.shop, -instance.tail, free, jobs.machines, sequence, mode)
         else:
             sequence, mode = self._from_state(state.start, state.mode)
         self._begin(sequence, mode)
@@ -180,9 +216,11 @@ class TabuSearch:
             work = count * n * COST * jit.slowdown()
             run.clock.spend(work)
             spent += work
-            if state[1] < self._offered:
+            late = run.deterministic or time.perf_counter() >= self._next_offer
+            if state[1] < self._offered and late:
                 self._offer(run)
-            if state[0] - state[2] > PATIENCE or (state[0] == 0 and state[3] < 0):
+            if state[0] - state[2] > self._patience or (state[0] == 0 and state[3] < 0):
+                self.finish(run)
                 self._next()
                 self._take_in(run)
             if run.deterministic and spent >= seconds:
@@ -195,8 +233,9 @@ class TabuSearch:
         return min(int(self._work.state[1]), *(e.value for e in self._elites), 2**62)
 
     def finish(self, run: Run) -> None:
-        """Offer the best schedule; offers are never held back."""
-        if self._work.state[1] < self._offered:
+        """Offer the best schedule, which may have been held back, if there is time to check it."""
+        fits = run.clock.elapsed() + self._cost <= run.clock.limit
+        if self._work.state[1] < self._offered and (run.deterministic or fits):
             self._offer(run)
 
     def _offer(self, run: Run) -> None:
@@ -205,11 +244,15 @@ class TabuSearch:
         start = starts_of(self.jobs, best[0], best[1]).tolist()
         mode = best[1].tolist()
         values = (self._offered,) if _only_makespan(run) else None
+        began = time.perf_counter()
         run.offer(lambda: schedule_of(self.instance, start, mode), "tabu", values)
+        done = time.perf_counter()
+        self._cost = 1.5 * (done - began)
+        self._next_offer = done + BETWEEN_OFFERS * (done - began)
 
     def _begin(self, sequence: IntArray, mode: IntArray) -> None:
         work = self._work
-        kernels_shop.load(self.jobs.shop, sequence, mode, self._order, self._last)
+        kernels_shop_graph.load(self.jobs.shop, sequence, mode, self._order, self._last)
         work.order_until[:] = 0
         work.mode_until[:] = 0
         work.state[:] = (0, 2**62, 0, 2**62)
@@ -249,8 +292,8 @@ class TabuSearch:
         return int((self._neighbours(a) != self._neighbours(b)).sum())
 
     def _neighbours(self, elite: Elite) -> IntArray:
-        order = kernels_shop.order_of(self.jobs.n, self.jobs.machines)
-        kernels_shop.load(self.jobs.shop, elite.sequence, elite.mode, order, self._last)
+        order = kernels_shop_graph.order_of(self.jobs.n, self.jobs.machines)
+        kernels_shop_graph.load(self.jobs.shop, elite.sequence, elite.mode, order, self._last)
         found: IntArray = order.next
         return found
 
@@ -264,11 +307,20 @@ class TabuSearch:
         return np.argsort(key, kind="stable"), mode
 
     def _random(self) -> tuple[IntArray, IntArray]:
-        """Dispatching by disturbed work remaining."""
-        jobs, tail = self.jobs, self.instance.tail
+        """Dispatching by disturbed work remaining, with the prices of modes by random factors."""
+        jobs, tail, rng = self.jobs, self.instance.tail, self._rng
         sequence, mode = np.zeros((2, jobs.n), np.int64)
-        rank = self._rng.integers(0, int(tail.max()) + 1, jobs.n) - tail
-        kernels_shop.dispatch(jobs.shop, rank, jobs.machines, sequence, mode)
+        rank = rng.integers(0, int(tail.max()) + 1, jobs.n) - tail
+        price = np.zeros(len(jobs.shop.dur))
+        if not self.instance.single_mode:
+            longer, other = prices(self.instance, jobs, self._work.rng)
+            price = 4.0 * rng.random() ** 2 * longer + 2.0 * rng.random() ** 2 * other
+            if jobs.n > LONG:
+                # Work that is done where it is short matters more than who comes next.
+                price = (3.0 + 4.0 * rng.random()) * longer + 0.5 * rng.random() * other
+                rank = (-tail * (1.0 + 0.1 * rng.standard_normal(jobs.n))).astype(np.int64)
+        whole = price.astype(np.int64)
+        kernels_shop.dispatch(jobs.shop, rank, whole, jobs.machines, sequence, mode)
         return sequence, mode
 
     def _job_of(self) -> IntArray:
