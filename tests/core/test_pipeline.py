@@ -176,6 +176,7 @@ def test_invalid_schedule_is_never_returned(monkeypatch):
     assert result.stop_reason is StopReason.CONTRADICTION
 
 
+@pytest.mark.failing_step
 def test_model_invalid(monkeypatch):
     """A model that CP-SAT refuses costs only the search."""
     problem = install(monkeypatch, toy_family(search=invalid_search))
@@ -184,6 +185,7 @@ def test_model_invalid(monkeypatch):
     assert "ModelError" in result.message
 
 
+@pytest.mark.failing_step
 def test_crash_in_search(monkeypatch):
     """A defect in the search costs only the search."""
 
@@ -195,6 +197,7 @@ def test_crash_in_search(monkeypatch):
     assert (result.objective, result.stop_reason) == (10, StopReason.ERROR)
 
 
+@pytest.mark.failing_step
 def test_crash_in_greedy(monkeypatch):
     """A defect in the greedy heuristic still lets the search answer."""
 

@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 
+import cpsched
 from cpsched.core.clock import Clock
 from cpsched.core.run import Run
 from cpsched.families import family
@@ -213,3 +214,27 @@ def test_restarts_are_repeatable():
             search.step(run, 2e-3)
         found.append(search.population.starts.tolist())
     assert found[0] == found[1]
+
+
+def test_improving_a_stretched_schedule():
+    """A schedule later than the kernels' arrays reach is generated anew before it is improved."""
+    problem = plain_problem(3, n=8)
+    run = run_of(problem)
+    instance = prepare(problem, run)
+    kit, mode = kit_of(instance), first_modes(instance, run)
+    start = kit.serial(kit.list_by(np.arange(8)), mode) + 10 * kit.horizon
+    start, mode = kit.improve(start, mode)
+    assert kit.makespan(start, mode) <= kit.horizon
+    schedule = schedule_of(instance, start.tolist(), mode.tolist())
+    assert not family("rcpsp").check(problem, schedule)
+
+
+def test_stretched_hint():
+    """A valid hint far behind the horizon enters the population search unharmed."""
+    problem = plain_problem(4, n=12)
+    best = cpsched.solve(problem, time_limit=5, workers=1).schedule.to_dict()
+    for task in best["tasks"]:
+        task["start"] += 10_000
+        task["end"] += 10_000
+    result = cpsched.improve(problem, best, time_limit=1.0, workers=2)
+    assert result.schedule is not None

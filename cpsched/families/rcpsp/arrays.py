@@ -165,6 +165,10 @@ class Kit:
         kernels.excess(self.net, mode, used)
         order = np.zeros(self.n, np.int64)
         makespan = self.makespan(start, mode)
+        if makespan > self.horizon:  # stretched: a hint, or late by its objective
+            ranks = np.argsort(np.argsort(start, kind="stable"), kind="stable")
+            start = self.serial(self.list_by(ranks), mode)
+            makespan = self.makespan(start, mode)
         for _ in range(rounds):
             after = kernels.justify(
                 self.net,

@@ -85,6 +85,8 @@ def _unit_shop_of(instance: Instance) -> UnitShop | None:
     used = instance.demand[instance.mode_usable]
     if (instance.capacity[used.any(axis=0)] != 1).any() or (used.sum(axis=1) > 1).any():
         return None
+    if not len(instance.capacity):
+        return None
     machine = np.where(instance.demand.any(axis=1), instance.demand.argmax(axis=1), -1)
     links = [(int(a), int(b)) for a, b in edges[:, :2]]
     links += [(group[0], i) for group in instance.disjunctive for i in group[1:]]
