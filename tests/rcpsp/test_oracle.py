@@ -112,3 +112,10 @@ def test_horizon_is_long_enough():
         assert result.stop_reason == "proved"
         if best is not None:
             assert result.objective <= best
+
+
+@pytest.mark.parametrize("seed", [17, 35, 36, 47])
+def test_blocking_on_machines_without_idle_time(seed):
+    """A blocked task counts as busy on a machine that may not idle: brute force agrees."""
+    problem = problem_of(seed, ("blocking", "no_idle"))
+    assert value_of(problem) == brute_force(problem, problem.objectives[0], HORIZON)

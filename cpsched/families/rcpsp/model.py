@@ -342,8 +342,9 @@ class Model:
                 lambda s: max(least, s.start[taker] - s.start[i]),
             )
             literal = self.chosen[i][mode]
-            self._kept[i, mode] = self._interval(start, size, free, literal, f"held_{i}_{mode}")
-        return self._kept[i, mode]
+            held = self._interval(start, size, free, literal, f"held_{i}_{mode}")
+            self._kept[i, mode] = held, size
+        return self._kept[i, mode][0]
 
     def held_size(self, i: int, mode: int) -> Expr:
         """How long a task holds its resources when it is done in that mode."""
