@@ -20,6 +20,9 @@ FORGOTTEN = 5.0
 #: Loading a family's kernels at the start pays when at least this many seconds are left.
 WORTH_LOADING = 5.0
 
+#: A better schedule is reported when no other has followed for so many seconds.
+PAUSE = 0.1
+
 _idle: list[Session] = []
 _lock = threading.Lock()
 
@@ -54,7 +57,10 @@ class Session(threading.Thread):
         run_pipeline(self.search, self.hint)
 
     def wait(self, hint: Any, seconds: float) -> None:
-        """Offer a schedule that another search found, and let it work for so many seconds."""
+        """Offer a schedule that another search found, and let it work for so many seconds.
+
+        Less when it has found something better and then nothing for `PAUSE` seconds.
+        """
         self.visited = time.monotonic() + seconds + FORGOTTEN
         if hint is not None:
             schedule = self.search.family.read_schedule(hint)
@@ -64,7 +70,15 @@ class Session(threading.Thread):
                 self.hint = schedule
         if self.ident is None:
             self.start()
-        self.join(seconds)
+        end = since = time.monotonic()
+        end += seconds
+        known = first = self.search.incumbent
+        while self.is_alive() and time.monotonic() < end:
+            self.join(0.02)
+            if self.search.incumbent is not known:
+                known, since = self.search.incumbent, time.monotonic()
+            elif known is not first and time.monotonic() - since > PAUSE:
+                return
 
 
 def visit(

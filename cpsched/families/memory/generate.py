@@ -72,7 +72,7 @@ def steady_allocation(
         time = min(living)[0]
         load -= sum(s for end, s in living if end <= time)
         living = [one for one in living if one[0] > time]
-    return MemoryProblem(name=f"steady-{buffers}-{seed}", buffers=tuple(out))
+    return MemoryProblem(name=f"steady-{buffers}-{low}-{high}-{seed}", buffers=tuple(out))
 
 
 def mapping(tensors: int, seed: int, *, training: bool = False) -> MemoryProblem:
