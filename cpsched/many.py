@@ -139,8 +139,8 @@ def improve_remotely(key: str, problem: bytes | None, request: bytes) -> bytes:
             _seen.pop(next(iter(_seen)))
         _seen[key] = loads(problem)
     settings = json.loads(request)
-    if settings["deterministic"]:
-        return answer_of(solve(_seen[key], **settings))
+    if settings.pop("deterministic"):
+        return answer_of(solve(_seen[key], deterministic=True, **settings))
     return answer_of(visit(_seen[key], **settings))
 
 

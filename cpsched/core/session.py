@@ -90,7 +90,6 @@ def visit(
     objective: list[str],
     seed: int,
     hint: Any,
-    deterministic: bool,
 ) -> Result:
     """Let a search of this process work for ``time_limit`` seconds; what it knows then.
 
