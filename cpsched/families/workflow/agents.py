@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cpsched.families.workflow import terms
+from cpsched.families.workflow.consistent import dependencies, fits
 from cpsched.families.workflow.problem import Budgets, Task, WorkflowProblem
 
 #: ``policy(problem, state)``: option per open task to start when it is ready; None gives up.
@@ -70,6 +71,11 @@ def remaining_problem(problem: WorkflowProblem, state: State) -> WorkflowProblem
         update={
             "tasks": tuple(tasks),
             "edges": tuple(e for e in problem.edges if e.source in kept and e.target in kept),
+            "files": tuple(
+                f.model_copy(update={"consumers": tuple(c for c in f.consumers if c in kept)})
+                for f in problem.files
+                if f.producer is None or f.producer in kept
+            ),
             "deadline": None if problem.deadline is None else problem.deadline - state.now,
             "budgets": Budgets(cost=None if budget is None else max(0.0, budget - state.spent)),
             "objectives": ("log_success",),
@@ -165,8 +171,8 @@ def _play(problem: WorkflowProblem, policy: Policy, rng: random.Random) -> tuple
     state = State()
     luck = {t.id: random.Random(rng.random()) for t in problem.tasks}
     before: dict[str, set[str]] = {t.id: set() for t in problem.tasks}
-    for edge in problem.edges:
-        before[edge.target].add(edge.source)
+    for source, target in dependencies(problem):
+        before[target].add(source)
     tasks = {t.id: t for t in problem.tasks}
     budget = math.inf if problem.budgets.cost is None else problem.budgets.cost
     deadline = math.inf if problem.deadline is None else problem.deadline
@@ -195,10 +201,9 @@ def _play(problem: WorkflowProblem, policy: Policy, rng: random.Random) -> tuple
 
 def duration_of(problem: WorkflowProblem, task: Task, choice: int) -> float:
     """Least duration of an option over the machines."""
-    from cpsched.families.workflow.consistent import fits
-
     option = task.choices[choice]
-    return min(terms.duration(option, m) for m in problem.machines if fits(task, option, m))
+    usable = (m for m in problem.machines if fits(task, option, m))
+    return min((terms.duration(option, m) for m in usable), default=math.inf)
 
 
 def greedy_policy(problem: WorkflowProblem, state: State) -> Mapping[str, int] | None:
@@ -243,8 +248,8 @@ def _myopic(
 
 def _quickest_tails(problem: WorkflowProblem) -> dict[str, float]:
     after: dict[str, list[str]] = {t.id: [] for t in problem.tasks}
-    for edge in problem.edges:
-        after[edge.source].append(edge.target)
+    for source, target in dependencies(problem):
+        after[source].append(target)
     least = {
         t.id: min(duration_of(problem, t, k) for k in range(len(t.choices))) for t in problem.tasks
     }

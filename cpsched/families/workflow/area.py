@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from cpsched.core.run import Run
+from cpsched.core.clock import Clock
+from cpsched.families.workflow.greedy import least_durations
 from cpsched.families.workflow.heads import critical_path, heads_and_tails
 from cpsched.families.workflow.prepare import NEVER, Floats, Instance, Ints
 
@@ -123,7 +124,7 @@ def _window(first: Ints, last: Ints, load: Floats, longest: int) -> tuple[int, i
 
 
 def area_lp(
-    inst: Instance, run: Run, seed_rows: Sequence[AreaRow]
+    inst: Instance, clock: Clock, seed_rows: Sequence[AreaRow]
 ) -> tuple[list[AreaRow], list[tuple[int, float]], int]:
     """The best weights for `area_value` by linear programming with row generation.
 
@@ -183,9 +184,9 @@ def area_lp(
     way = cell_head + length + cell_tail
     best: tuple[list[AreaRow], list[tuple[int, float]], int] = ([], [], 0)
     for _ in range(12):
-        run.clock.check()
-        run.clock.spend(2e-6 * len(x) * (1 + len(known)))
-        left = 0.3 * run.clock.wall_remaining()
+        clock.check()
+        clock.spend(2e-6 * len(x) * (1 + len(known)))
+        left = 0.3 * clock.wall_remaining()
         if math.isfinite(left):
             solver.SetTimeLimit(max(1, int(1000 * left)))
         if solver.Solve() != Solver.OPTIMAL:
@@ -227,26 +228,28 @@ def area_lp(
     return best
 
 
-def grain_value(inst: Instance, a: int, b: int) -> int:
+def grain_value(inst: Instance, a: int, b: int, least: int = 0) -> int:
     """Ticks proved by an area argument in whole grains; unit machines only.
 
-    The durations on machine ``p`` are multiples of their common divisor ``g[p]``, so between ``a``
-    and the makespan C less ``b`` it processes at most ``floor((C - a - b) / g[p])`` grains. With
-    every grain weighing the same, the least C that has room for the tasks with head at least ``a``
-    and tail at least ``b``, each where it weighs least, is a bound.
+    Of the tasks that take at least ``least`` ticks wherever they run, the durations on machine
+    ``p`` are multiples of their common divisor ``g[p]``, so between ``a`` and the makespan C less
+    ``b`` it processes at most ``floor((C - a - b) / g[p])`` grains of them. With every grain
+    weighing the same, the least C that has room for those with head at least ``a`` and tail at
+    least ``b``, each where it weighs least, is a bound.
     """
     heads, tails = heads_and_tails(inst)
     if not bool(inst.unit.all()) or a + b > critical_path(inst):
         return 0
     inside = (heads.min(axis=1) >= a) & (tails.min(axis=1) >= b) & ~inst.conditional
+    inside &= least_durations(inst).min(axis=1) >= least
     rows = inst.dur[inside[inst.row_task]]
     if not (rows > 0).any():
         return 0
     grains = [int(np.gcd.reduce(c[c > 0])) if (c > 0).any() else 0 for c in rows.T]
     counts = [np.where(c < 0, 2**60, c // max(1, g)) for c, g in zip(rows.T, grains, strict=True)]
     starts = np.flatnonzero(np.diff(inst.row_task[inside[inst.row_task]], prepend=-1))
-    least = np.minimum.reduceat(np.min(counts, axis=0), starts)
-    need = int(least.sum())
+    fewest = np.minimum.reduceat(np.min(counts, axis=0), starts)
+    need = int(fewest.sum())
     used = [g for g in grains if g > 0]
 
     def room(span: int) -> int:
@@ -260,3 +263,25 @@ def grain_value(inst: Instance, a: int, b: int) -> int:
         else:
             low = middle + 1
     return a + b + low
+
+
+def best_grain(inst: Instance, a: int, b: int) -> tuple[int, int, int, int]:
+    """The best `grain_value` as (value, a, b, least): of long tasks alone grains are coarser."""
+    if inst.rows != inst.n or inst.rows * inst.m > 200_000:
+        return grain_value(inst, a, b), a, b, 0
+    heads, tails = heads_and_tails(inst)
+    first, last = heads.min(axis=1), tails.min(axis=1)
+    shortest = least_durations(inst).min(axis=1)
+    order = np.argsort(-shortest, kind="stable")
+    # The common divisors of the longest tasks, from the longest on.
+    divisors = np.gcd.accumulate(np.maximum(0, inst.dur[order]), axis=0)
+    changes = np.flatnonzero((divisors[1:] != divisors[:-1]).any(axis=1)) + 1
+    best = (0, a, b, 0)
+    for count in [inst.n, *changes[::-1][:40].tolist()]:
+        least = int(shortest[order[count - 1]])
+        chosen = order[shortest[order] >= least]
+        for window in ((a, b), (int(first[chosen].min()), int(last[chosen].min()))):
+            value = grain_value(inst, *window, least)
+            if value > best[0]:
+                best = (value, *window, least)
+    return best

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from cpsched.core.clock import Clock
 from cpsched.core.run import Run
 from cpsched.errors import Infeasible, OutOfTime, ProblemError
 from cpsched.families.workflow import terms
-from cpsched.families.workflow.area import area_lp, area_value, best_window, grain_value
+from cpsched.families.workflow.area import area_lp, area_value, best_grain, best_window, grain_value
 from cpsched.families.workflow.greedy import least_durations
 from cpsched.families.workflow.heads import critical_path, heads_and_tails
+from cpsched.families.workflow.merge import without_idle_tasks
 from cpsched.families.workflow.prepare import Instance, Ints, prepare
 from cpsched.families.workflow.problem import WorkflowProblem
 from cpsched.result import Bound, Number
@@ -47,7 +49,8 @@ def quick_bounds(inst: Instance, run: Run) -> None:
     if value > 0:
         give(value, "area", {"rows": row})
         a, b = row[0][2], row[0][3]
-        give(grain_value(inst, a, b), "grain", {"window": [a, b]})
+        value, a, b, least = best_grain(inst, a, b)
+        give(value, "grain", {"window": [a, b], "least": least})
     if run.done():
         return
     if identical(inst) and inst.n <= 400:
@@ -57,7 +60,7 @@ def quick_bounds(inst: Instance, run: Run) -> None:
     if run.done() or inst.rows * inst.m > 60_000:
         return
     try:
-        rows, paths, value = area_lp(inst, run, row)
+        rows, paths, value = area_lp(inst, run.clock, row)
     except OutOfTime:
         return
     if value > 0:
@@ -206,7 +209,14 @@ def recompute(problem: WorkflowProblem, bound: Bound) -> Number:
     if bound.argument == "area":
         return inst.time(area_value(inst, bound.data["rows"], bound.data.get("paths", ())))
     if bound.argument == "grain":
-        return inst.time(grain_value(inst, *bound.data["window"]))
+        return inst.time(grain_value(inst, *bound.data["window"], bound.data["least"]))
+    if bound.argument == "shaving":
+        from cpsched.families.workflow.shave import shaved_value
+
+        if bound.data["merged"]:
+            inst = without_idle_tasks(inst)
+        most, struck = bound.data["most"], bound.data["struck"]
+        return inst.time(shaved_value(inst, Clock(None), most, struck))
     if bound.argument == "fernandez-bussell" and identical(inst):
         a, b = bound.data["window"]
         return inst.time(_forced(inst, int(a), int(b)))

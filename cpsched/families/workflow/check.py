@@ -1,36 +1,27 @@
-"""The definition of a valid workflow schedule, and of its objective values.
+"""The definition of a valid workflow schedule: every rule, and the values of its objectives.
 
-Independent of models and solvers. A schedule's times are floats, so two times closer than
-`TOLERANCE` (relative) count as equal.
+Independent of models and solvers.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from cpsched.families.workflow import terms
-from cpsched.families.workflow.consistent import dependencies, fits
+from cpsched.families.workflow.consistent import fits
 from cpsched.families.workflow.problem import (
-    File,
-    Machine,
-    Option,
     Placement,
     Task,
     Transfer,
     WorkflowProblem,
     WorkflowSchedule,
 )
+from cpsched.families.workflow.replay import TOLERANCE, Replay, peak, slack
 from cpsched.validate import Violation
-
-TOLERANCE = 1e-9
-
-
-def _slack(time: float) -> float:
-    return TOLERANCE * (time if time > 1.0 else 1.0)
 
 
 def check(problem: WorkflowProblem, schedule: WorkflowSchedule) -> list[Violation]:
@@ -54,185 +45,6 @@ def evaluate(
     """Values of the named objectives of a valid schedule."""
     replay = Replay(problem, schedule)
     return tuple(replay.objective(name) for name in names)
-
-
-class Replay:
-    """A schedule joined with its problem."""
-
-    def __init__(self, problem: WorkflowProblem, schedule: WorkflowSchedule) -> None:
-        self.problem, self.schedule = problem, schedule
-        self.machine: dict[str, Machine] = {m.name: m for m in problem.machines}
-        self.at: dict[str, Placement] = {p.task: p for p in schedule.tasks}
-        self.rates = terms.link_rates(problem)
-        self.default_rate = (problem.bandwidth, problem.latency)
-
-    @cached_property
-    def needs(self) -> dict[tuple[str, str], list[tuple[str, float]]]:
-        """Dependent task pairs with their (file, bytes)."""
-        return dependencies(self.problem)
-
-    @cached_property
-    def part_of(self) -> dict[str, tuple[int, int]]:
-        """(branch, alternative) of conditional tasks."""
-        return terms.alternatives(self.problem)
-
-    def option(self, task: Task) -> Option:
-        """The option that the schedule chose for the task."""
-        return task.choices[self.at[task.id].option]
-
-    def delay(self, source: str, target: str, carried: Sequence[float]) -> float:
-        """Time for data from one machine to another; 0 on the same machine or without data."""
-        if source == target or not carried:
-            return 0.0
-        bandwidth, latency = self.rates.get((source, target), self.default_rate)
-        return latency + (math.fsum(carried) / bandwidth if bandwidth is not None else 0.0)
-
-    # ------------------------------------------------------------------ objectives
-
-    def objective(self, name: str) -> float:
-        """The value of one objective."""
-        problem = self.problem
-        if name == "makespan":
-            return max((p.end for p in self.schedule.tasks), default=0.0)
-        if name in ("cost", "energy", "carbon"):
-            return self.expected(name)
-        if name == "log_success":
-            chance = terms.probabilities(problem)
-            return math.fsum(
-                chance.get(t.id, 1.0) * terms.log_success(self.option(t)) for t in problem.tasks
-            )
-        if name == "peak_storage":
-            return _peak(i for items in self.copies().values() for i in items)
-        flows = terms.members(problem)
-        ends = [max(self.at[t.id].end for t in tasks) for _, tasks in flows]
-        if name == "max_slowdown":
-            ideal = terms.ideal_times(problem)
-            return max(
-                (
-                    (end - flow.release) / best
-                    for (flow, _), end, best in zip(flows, ends, ideal, strict=True)
-                    if best > 0
-                ),
-                default=0.0,
-            )
-        if name == "weighted_flow_time":
-            if not problem.workflows:
-                return math.fsum(t.weight * (self.at[t.id].end - t.release) for t in problem.tasks)
-            return math.fsum(
-                flow.weight * (end - flow.release)
-                for (flow, _), end in zip(flows, ends, strict=True)
-            )
-        assert name == "weighted_tardiness"
-        late = [
-            flow.weight * max(0.0, end - flow.due)
-            for (flow, _), end in zip(flows, ends, strict=True)
-            if flow.due is not None
-        ]
-        late += [
-            t.weight * max(0.0, self.at[t.id].end - t.due)
-            for t in problem.tasks
-            if t.due is not None
-        ]
-        return math.fsum(late)
-
-    def reserved(self, task: Task, resource: str) -> float:
-        """What a task spends when every try is needed."""
-        placed, option = self.at[task.id], self.option(task)
-        machine = self.machine[placed.machine]
-        amount = 0.0 if resource == "carbon" else terms.own_use(option, resource)
-        steps = terms.rate_steps(machine, resource)
-        used = terms.integral(steps, placed.start, placed.end)
-        return amount + used * terms.share(option, machine)
-
-    def leases(self) -> float:
-        """Money for machines that are billed by quantum."""
-        total = 0.0
-        for machine in self.problem.machines:
-            if machine.billing_quantum and machine.price:
-                placed = [p for p in self.schedule.tasks if p.machine == machine.name]
-                if placed:
-                    length = max(p.end for p in placed) - min(p.start for p in placed)
-                    quanta = math.ceil(length / machine.billing_quantum * (1 - TOLERANCE) - 1e-12)
-                    total += quanta * machine.billing_quantum * machine.price / 3600
-        return total
-
-    def expected(self, resource: str) -> float:
-        """Expected spend over branches and tries."""
-        chance = terms.probabilities(self.problem)
-        spent = math.fsum(
-            chance.get(t.id, 1.0) * terms.expected_part(self.option(t)) * self.reserved(t, resource)
-            for t in self.problem.tasks
-        )
-        return spent + (self.leases() if resource == "cost" else 0.0)
-
-    def worst_case(self, resource: str) -> float:
-        """Spend when every try is needed and every branch takes its dearest alternative."""
-        sums: dict[tuple[int, int] | None, float] = defaultdict(float)
-        for task in self.problem.tasks:
-            sums[self.part_of.get(task.id)] += self.reserved(task, resource)
-        total = sums.pop(None, 0.0) + (self.leases() if resource == "cost" else 0.0)
-        dearest: dict[int, float] = defaultdict(float)
-        for key, amount in sums.items():
-            assert key is not None
-            dearest[key[0]] = max(dearest[key[0]], amount)
-        return total + math.fsum(dearest.values())
-
-    # ------------------------------------------------------------------ data
-
-    def arrivals(self) -> dict[tuple[str, str], float]:
-        """When each (file, destination machine) has arrived according to the listed transfers."""
-        return {(t.file, t.target): t.end for t in self.schedule.transfers}
-
-    def copies(self) -> dict[str, list[tuple[float, float, float]]]:
-        """Per machine the copies in its storage, as (from, to, bytes).
-
-        A file is written from the start of its producer and held until its last reader on that
-        machine ends and it was sent wherever it is needed. The copy at a destination is there from
-        the start of the transfer to the end of its last reader.
-        """
-        horizon = max((p.end for p in self.schedule.tasks), default=0.0)
-        sent = {(t.file, t.target): (t.start, t.end) for t in self.schedule.transfers}
-        out: dict[str, list[tuple[float, float, float]]] = {m: [] for m in self.machine}
-        for file in _all_files(self.problem):
-            if file.size <= 0 or (file.producer is None and file.location is None):
-                continue
-            if file.producer is not None:
-                home = self.at[file.producer].machine
-                begin, until = self.at[file.producer].start, self.at[file.producer].end
-                ready = until
-            else:
-                assert file.location is not None
-                home, begin, until, ready = file.location, 0.0, 0.0, 0.0
-            last: dict[str, float] = {}
-            for consumer in file.consumers:
-                placed = self.at[consumer]
-                last[placed.machine] = max(last.get(placed.machine, 0.0), placed.end)
-            for target, end in last.items():
-                if target == home:
-                    until = max(until, end)
-                    continue
-                start, arrival = sent.get((file.id, target), (ready, ready))
-                if not self.problem.contention:
-                    start, arrival = ready, ready + self.delay(home, target, [file.size])
-                until = max(until, arrival)
-                out[target].append((start, max(arrival, end), file.size))
-            out[home].append((begin, max(until, horizon) if file.keep else until, file.size))
-        return out
-
-
-def _all_files(problem: WorkflowProblem) -> Iterable[File]:
-    for edge in problem.edges:
-        if edge.size > 0:
-            yield File(
-                id=f"{edge.source}->{edge.target}",
-                size=edge.size,
-                producer=edge.source,
-                consumers=(edge.target,),
-            )
-    yield from problem.files
-
-
-# ---------------------------------------------------------------------- rules
 
 
 def _check_tasks(replay: Replay, out: list[Violation]) -> None:
@@ -272,7 +84,7 @@ def _check_times(replay: Replay, out: list[Violation]) -> None:
         placed = replay.at[task.id]
         where = {"task": task.id}
         length = terms.duration(replay.option(task), replay.machine[placed.machine])
-        tolerance = _slack(placed.end)
+        tolerance = slack(placed.end)
         if abs(placed.end - placed.start - length) > tolerance:
             out.append(
                 Violation(
@@ -300,11 +112,11 @@ def _check_times(replay: Replay, out: list[Violation]) -> None:
                 placed.end - deadline,
             )
             for deadline in limits
-            if deadline is not None and placed.end > deadline + _slack(deadline)
+            if deadline is not None and placed.end > deadline + slack(deadline)
         ]
     for source, target in replay.needs:
         before, after = replay.at[source], replay.at[target]
-        if after.start < before.end - _slack(before.end):
+        if after.start < before.end - slack(before.end):
             out.append(
                 Violation(
                     "precedence",
@@ -313,6 +125,16 @@ def _check_times(replay: Replay, out: list[Violation]) -> None:
                     before.end - after.start,
                 )
             )
+
+
+class _Due(NamedTuple):
+    """A file that a machine waits for: where it is, from when on, and by when it must arrive."""
+
+    producer: str | None
+    home: str
+    ready: float
+    size: float
+    by: float
 
 
 def _check_data(replay: Replay, out: list[Violation]) -> None:
@@ -329,18 +151,20 @@ def _check_data(replay: Replay, out: list[Violation]) -> None:
                 located[file.location, consumer].append((file.id, file.size))
     ready += [(None, target, home, 0.0, fs) for (home, target), fs in located.items()]
     arrivals = replay.arrivals()
-    sources: dict[tuple[str, str], tuple[str | None, str, float, float]] = {}
+    sources: dict[tuple[str, str], _Due] = {}
     for source, target, home, time, carried in ready:
         placed = replay.at[target]
         if home == placed.machine:
             continue
         for file_id, size in carried:
-            sources[file_id, placed.machine] = (source, home, time, size)
+            known = sources.get((file_id, placed.machine))
+            by = placed.start if known is None else min(known.by, placed.start)
+            sources[file_id, placed.machine] = _Due(source, home, time, size, by)
         if problem.contention:
             arrival = max(arrivals.get((f, placed.machine), math.inf) for f, _ in carried)
         else:
             arrival = time + replay.delay(home, placed.machine, [size for _, size in carried])
-        if placed.start < arrival - _slack(arrival if math.isfinite(arrival) else 0.0):
+        if placed.start < arrival - slack(arrival if math.isfinite(arrival) else 0.0):
             out.append(
                 Violation(
                     "transfer",
@@ -354,7 +178,7 @@ def _check_data(replay: Replay, out: list[Violation]) -> None:
 
 def _check_transfers(
     replay: Replay,
-    sources: dict[tuple[str, str], tuple[str | None, str, float, float]],
+    sources: dict[tuple[str, str], _Due],
     out: list[Violation],
 ) -> None:
     links: dict[tuple[str, str], list[Transfer]] = defaultdict(list)
@@ -366,23 +190,26 @@ def _check_transfers(
             out.append(Violation("transfer", f"nothing on {sent.target} needs {sent.file}", where))
             continue
         seen.add((sent.file, sent.target))
-        producer, home, time, size = expected
-        least = replay.delay(home, sent.target, [size])
-        if (sent.producer, sent.source) != (producer, home):
-            message = f"{sent.file} is on {home}, produced by {producer}"
+        least = replay.delay(expected.home, sent.target, [expected.size])
+        if (sent.producer, sent.source) != (expected.producer, expected.home):
+            message = f"{sent.file} is on {expected.home}, produced by {expected.producer}"
             out.append(Violation("transfer", message, where))
-        elif sent.start < time - _slack(time):
-            message = f"{sent.file} is sent at {sent.start}, before it exists at {time}"
+        elif sent.start < expected.ready - slack(expected.ready):
+            message = f"{sent.file} is sent at {sent.start}, before it exists at {expected.ready}"
             out.append(Violation("transfer", message, where))
-        elif sent.end - sent.start < least - _slack(sent.end):
+        elif sent.end - sent.start < least - slack(sent.end):
             message = f"{sent.file} takes {least}, not {sent.end - sent.start}"
             out.append(Violation("transfer", message, where))
-        links[sent.source, sent.target].append(sent)
+        elif sent.end > expected.by + slack(sent.end):
+            message = f"{sent.file} arrives at {sent.end}, after its reader starts at {expected.by}"
+            out.append(Violation("transfer", message, where))
+        if sent.end > sent.start:
+            links[sent.source, sent.target].append(sent)
     if replay.problem.contention:
         for (source, target), sents in links.items():
             sents.sort(key=lambda t: (t.start, t.end))
             for before, after in pairwise(sents):
-                if after.start < before.end - _slack(before.end) and after.end > after.start:
+                if after.start < before.end - slack(before.end):
                     message = f"{before.file} and {after.file} overlap on {source}->{target}"
                     out.append(Violation("contention", message, {"from": source, "to": target}))
 
@@ -391,13 +218,13 @@ def _check_resources(replay: Replay, out: list[Violation]) -> None:
     on: dict[str, list[Task]] = defaultdict(list)
     for task in replay.problem.tasks:
         placed = replay.at[task.id]
-        if placed.end - placed.start > 2 * _slack(placed.end):
+        if placed.end - placed.start > 2 * slack(placed.end):
             on[placed.machine].append(task)
     for name, tasks in on.items():
         machine = replay.machine[name]
         for task in tasks:
             placed = replay.at[task.id]
-            tolerance = _slack(placed.end)
+            tolerance = slack(placed.end)
             if machine.windows and not any(
                 w.start <= placed.start + tolerance and placed.end <= w.end + tolerance
                 for w in machine.windows
@@ -443,7 +270,7 @@ def _overload(
     """First (time, load) above the capacity; alternatives of a branch count by their maximum."""
     events = []
     for placed, amount, part in used:
-        tolerance = _slack(placed.end)
+        tolerance = slack(placed.end)
         events.append((placed.start + tolerance, amount, part))
         events.append((placed.end - tolerance, -amount, part))
     events.sort(key=lambda e: (e[0], e[1]))
@@ -462,34 +289,20 @@ def _overload(
     return None
 
 
-def _peak(copies: Iterable[tuple[float, float, float]]) -> float:
-    events = []
-    for begin, until, size in copies:
-        if until - begin > 2 * _slack(until):
-            events.append((begin + _slack(begin), size))
-            events.append((until - _slack(until), -size))
-    events.sort()
-    level = peak = 0.0
-    for _, change in events:
-        level += change
-        peak = max(peak, level)
-    return peak
-
-
 def _check_storage(replay: Replay, out: list[Violation]) -> None:
     limited = {m.name: m.storage for m in replay.problem.machines if m.storage is not None}
     if not limited:
         return
     copies = replay.copies()
     for name, capacity in limited.items():
-        peak = _peak(copies[name])
-        if peak > capacity * (1 + 1e-9):
+        most = peak(copies[name])
+        if most > capacity * (1 + 1e-9):
             out.append(
                 Violation(
                     "storage",
-                    f"{name} holds up to {peak} bytes, its storage has {capacity}",
+                    f"{name} holds up to {most} bytes, its storage has {capacity}",
                     {"machine": name},
-                    peak - capacity,
+                    most - capacity,
                 )
             )
 
@@ -500,7 +313,7 @@ def _check_limits(replay: Replay, out: list[Violation]) -> None:
         budget = getattr(problem.budgets, resource)
         if budget is not None:
             spent = replay.worst_case(resource)
-            if spent > budget + _slack(budget):
+            if spent > budget + slack(budget):
                 message = f"{resource} may reach {spent}, the budget is {budget}"
                 out.append(Violation("budgets", message, {"budget": resource}, spent - budget))
     if problem.min_success is not None:
@@ -511,17 +324,17 @@ def _check_limits(replay: Replay, out: list[Violation]) -> None:
     for name, limit in problem.limits.items():
         value = replay.objective(name)
         over = limit - value if name == "log_success" else value - limit
-        if over > _slack(abs(limit)):
+        if over > slack(abs(limit)):
             out.append(Violation("limits", f"{name} is {value}, its limit is {limit}"))
     if problem.fair_share is not None:
         fair = terms.fair_finishes(problem)
         for (flow, tasks), finish in zip(terms.members(problem), fair, strict=True):
             end = max(replay.at[t.id].end for t in tasks)
-            if end > finish + problem.fair_share + _slack(end):
+            if end > finish + problem.fair_share + slack(end):
                 message = f"workflow {flow.id} ends at {end}, its fair finish is {finish}"
                 out.append(Violation("fair_share", message, {"workflow": flow.id}, end - finish))
     stated = replay.schedule.makespan
     if stated is not None:
         actual = replay.objective("makespan")
-        if abs(stated - actual) > _slack(actual):
+        if abs(stated - actual) > slack(actual):
             out.append(Violation("makespan", f"the makespan is {actual}, not {stated}"))

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 
 def _is_saga(name: str, head: str) -> bool:
-    return head.lstrip().startswith("{") and '"task_graph"' in head
+    network = all(f'"{key}"' in head for key in ("network", "nodes", "speed"))
+    return head.lstrip().startswith("{") and ('"task_graph"' in head or network)
 
 
 def read_saga(text: str, file: str, options: Mapping[str, str]) -> WorkflowProblem:
@@ -73,16 +74,18 @@ def _saga_network(root: dict[str, Any]) -> dict[str, Any]:
         if source == target:
             continue  # data for a task on the same node is free
         rate = entry.get("speed")
-        if isinstance(rate, int | float) and rate <= 0:
-            raise ProblemError(
-                "a link must have a positive speed",
-                place=f"{where}.speed",
-                value=rate,
-                remedy="Correct the speed, or remove the node.",
-            )
-        limited = rate is not None and rate < 1e15
-        bandwidth = number_of(entry, "speed", where) if limited else None
-        links.append({"from": source, "to": target, "bandwidth": bandwidth})
+        if rate is not None and not (isinstance(rate, int | float) and rate >= 1e15):
+            rate = number_of(entry, "speed", where)
+            if rate <= 0:
+                raise ProblemError(
+                    "a link must have a positive speed",
+                    place=f"{where}.speed",
+                    value=rate,
+                    remedy="Correct the speed, or remove the node.",
+                )
+        else:
+            rate = None  # as good as on one node
+        links.append({"from": source, "to": target, "bandwidth": rate})
     return {"machines": machines, "links": links}
 
 
@@ -258,7 +261,7 @@ FORMATS = (
         name="wfformat",
         kind="workflow",
         description="WfCommons WfFormat 1.5 and 1.6: recorded workflow executions",
-        detection='a JSON object with "schemaVersion" and "workflow"',
+        detection='a JSON object with "workflow" and "schemaVersion" or "specification"',
         detect=is_wfformat,
         read=read_wfformat,
         options=MACHINE_OPTIONS,
@@ -267,7 +270,7 @@ FORMATS = (
         name="saga",
         kind="workflow",
         description="SAGA / DAGBench JSON: a task graph and a network",
-        detection='a JSON object with "task_graph"',
+        detection='a JSON object with "task_graph", or a "network" of "nodes" with "speed"',
         detect=_is_saga,
         read=read_saga,
         options={"machines": MACHINE_OPTIONS["machines"]},

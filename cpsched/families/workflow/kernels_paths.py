@@ -165,6 +165,69 @@ def machine_heads(
     return head
 
 
+@kernel
+def raised_heads(
+    topo: Any, pred_ptr: Any, pred_src: Any, head: Any, least: Any, load: Any, most: int
+) -> Any:
+    """Heads raised by the work of all ancestors, which the machines do before a task starts.
+
+    Any set of ancestors of a task, none of which starts before ``a`` and from the end of each of
+    which at least ``b`` passes until the task starts, is processed in between by all machines
+    together: the task starts at ``a + b + sum(load)`` or later.
+
+    Parameters
+    ----------
+    head, least
+        Least start and duration per task.
+    load
+        Least time that all machines together need per task.
+    most
+        Values of ``b`` that are tried.
+    """
+    n = len(topo)
+    out = head.copy()
+    way = np.full(n, -1, dtype=np.int64)
+    found = np.zeros(n, dtype=np.int64)
+    for i in range(n):
+        t = topo[i]
+        count = 0
+        value: Any = out[t]
+        for e in range(pred_ptr[t], pred_ptr[t + 1]):
+            u = pred_src[e]
+            way[u] = 0
+            value = max(value, out[u] + least[u])
+        if pred_ptr[t + 1] - pred_ptr[t] > 0:
+            for j in range(i - 1, -1, -1):
+                u = topo[j]
+                if way[u] < 0:
+                    continue
+                found[count] = u
+                count += 1
+                for e in range(pred_ptr[u], pred_ptr[u + 1]):
+                    w = pred_src[e]
+                    way[w] = max(way[w], way[u] + least[u])
+        if count > 1:
+            part = found[:count]
+            by_head = np.argsort(-out[part])
+            ways = np.sort(way[part])
+            before: Any = np.int64(-1)
+            for k in range(most):
+                b = ways[k * (count - 1) // max(1, most - 1)]
+                if b == before:
+                    continue
+                before = b
+                done = 0.0
+                for j in range(count):
+                    u = part[by_head[j]]
+                    if way[u] >= b:
+                        done += load[u]
+                        value = max(value, out[u] + b + np.int64(done * (1.0 - 1e-12)))
+        for j in range(count):
+            way[found[j]] = -1
+        out[t] = value
+    return out
+
+
 def warm_up() -> None:
     """Call every kernel once on tiny arrays of the production types."""
     one = np.zeros(1, dtype=np.int64)
@@ -176,3 +239,4 @@ def warm_up() -> None:
     machine_heads(
         one, empty, none, np.zeros(0), square - 2, np.zeros(1), one, square, square, square[0] > 0
     )
+    raised_heads(one, empty, none, one, one, np.zeros(1), 2)

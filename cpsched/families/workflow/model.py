@@ -11,14 +11,13 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cpsched.families.workflow.extract import Plan, needed_data
 from cpsched.families.workflow.heads import heads_and_tails
-from cpsched.families.workflow.merge import dominators, siblings
+from cpsched.families.workflow.merge import dominators
 from cpsched.families.workflow.prepare import NEVER, Instance
 
 if TYPE_CHECKING:
@@ -351,41 +350,6 @@ def makespan(v: Variables) -> None:
         for t in range(inst.n):
             if inst.succ_ptr[t + 1] == inst.succ_ptr[t]:
                 v.model.add(v.makespan >= v.end[t])
-
-
-def energy(v: Variables, rows: Sequence[Sequence[Any]]) -> None:
-    """Redundant: the area rows that prove the best bound, for the solver's linear relaxation."""
-    inst = v.inst
-    heads, tails = heads_and_tails(inst)
-    for p, r, a, b, _ in rows:
-        terms_: list[Any] = []
-        for t in range(inst.n):
-            if inst.conditional[t]:
-                continue
-            for row, group, x in v.use[t]:
-                if group == (p,) and heads[t, p] >= a and tails[t, p] >= b:
-                    need = (1 if r == 0 else 0) if inst.unit[p] else int(inst.demand[row, r])
-                    amount = need * v.length(row, p)
-                    if amount:
-                        terms_.append(amount * x)
-        if terms_:
-            capacity = int(inst.cap[p, r])
-            # Rounding down ends and tails may each gain less than one unit.
-            span = v.makespan - v.coarse(a) - v.coarse(b)
-            slack = 2 * capacity if v.factor > 1 else 0
-            v.model.add(sum(terms_) <= capacity * span + slack)
-
-
-def symmetry(v: Variables) -> list[list[int]]:
-    """Redundant: identical siblings start in the order of their index; returns their groups.
-
-    Only for the makespan: other objectives and files may tell siblings apart.
-    """
-    groups = siblings(v.inst)
-    for group in groups:
-        for t, other in pairwise(group):
-            v.model.add(v.start[t] <= v.start[other])
-    return groups
 
 
 def hint(v: Variables, plan: Plan) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable
 from typing import Any
@@ -18,18 +19,20 @@ from cpsched.families.workflow.problem import MAXIMISED
 
 
 def improve_levels(inst: Instance, run: Run) -> None:
-    """Improve the first unproved objective by neighbourhoods until the run is done."""
-    level = run.level()
-    if level is None or inst.n < 4:
+    """Improve the objectives that are not proved by neighbourhoods until the run is done."""
+    if run.level() is None or inst.n < 4:
         return
 
     def neighbourhood(
         name: str, choose: Callable[[Plan, int, random.Random], set[int]]
     ) -> lns.Neighbourhood:
         def build(schedule: Any, size: float, rng: random.Random) -> lns.SubModel | None:
+            open_ = [k for k in range(len(run.objectives)) if not run.proved(k)]
+            if not open_:
+                return None
             plan = undominated(inst, plan_of(inst, schedule))
             count = max(2, round(size * inst.n))
-            return submodel(inst, run, plan, choose(plan, count, rng), level)
+            return submodel(inst, run, plan, choose(plan, count, rng), rng.choice(open_))
 
         return lns.Neighbourhood(name, build, min(1.0, 30 / inst.n))
 
@@ -64,13 +67,7 @@ def submodel(
     """The model in which only the ``free`` tasks change option, machine and order."""
     if not free:
         return None
-    v, built = levels.build(inst, run, level)
-    for t in range(inst.n):
-        if t in free:
-            continue
-        for r, g, x in v.use[t]:
-            if not isinstance(x, int):
-                v.model.add(x == int(r == plan.row[t] and plan.mach[t] in g))
+    v, built = levels.build(_placed(inst, plan, free), run, level)
     fixed = [t for t in np.argsort(plan.start, kind="stable").tolist() if t not in free]
     ends = plan.end(inst)
     last: dict[int, int] = {}
@@ -89,3 +86,14 @@ def submodel(
     else:
         objectives.at_most(v, e.expression, e.at_most(value - margin))
     return lns.SubModel(v.model, built.extract, built.parameters)
+
+
+def _placed(inst: Instance, plan: Plan, free: set[int]) -> Instance:
+    """The instance in which all but the ``free`` tasks have only their option and machine left."""
+    kept = np.zeros(inst.dur.shape, dtype=np.bool_)
+    kept[plan.row, plan.mach] = True
+    for t in free:
+        kept[inst.row_ptr[t] : inst.row_ptr[t + 1]] = True
+    names = ("plain", "heads", "needed", "dominators")
+    cache = {name: inst.cache[name] for name in names if name in inst.cache}
+    return dataclasses.replace(inst, dur=np.where(kept, inst.dur, -1), cache=cache)

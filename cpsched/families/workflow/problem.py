@@ -8,7 +8,7 @@ that are written: 0.1 is one tenth.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AliasChoices, Field, model_validator
 
@@ -37,11 +37,23 @@ Rate = Annotated[float, Field(ge=1e-9, le=HUGE)]
 Probability = Annotated[float, Field(gt=0, le=1)]
 
 
+def _from_pair(data: Any, *fields: str) -> Any:
+    """A record written as a list of its fields, as a dict."""
+    if isinstance(data, list | tuple) and len(data) == len(fields):
+        return dict(zip(fields, data, strict=True))
+    return data
+
+
 class Window(Record):
-    """A time ``[start, end)`` in which a machine is available."""
+    """A time ``[start, end)`` in which a machine is available; may be written as that pair."""
 
     start: Amount
     end: Amount
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pair(cls, data: Any) -> Any:
+        return _from_pair(data, "start", "end")
 
     @model_validator(mode="after")
     def _forward(self) -> Window:
@@ -55,10 +67,15 @@ class Window(Record):
 
 
 class Step(Record):
-    """From ``start`` on, a rate has this value (until the next step)."""
+    """From ``start`` on, a rate has this value (until the next step); may be written as a pair."""
 
     start: Amount
     value: Amount
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pair(cls, data: Any) -> Any:
+        return _from_pair(data, "start", "value")
 
 
 class Machine(Record):

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 from cpsched.core import engine, exact
 from cpsched.core.run import Run
-from cpsched.families.workflow import greedy, levels, local, merge, model
+from cpsched.families.workflow import greedy, levels, local, merge, model, model_redundant
 from cpsched.families.workflow.extract import Plan, plan_of
 from cpsched.families.workflow.prepare import NEVER, Instance
 from cpsched.families.workflow.problem import WorkflowSchedule
 from cpsched.families.workflow.relist import relist
+from cpsched.families.workflow.shave import Shaved, shave
 from cpsched.result import Bound, Incumbent
 
 #: Beyond this many (task, option, machine) choices no model of the whole problem is built.
 LARGEST_MODEL = 60_000
+
+#: Up to this many tasks all of the time goes into models of the whole problem, where more than the
+#: makespan counts.
+ALL_AT_ONCE = 150
 
 
 def is_plain(inst: Instance) -> bool:
@@ -50,12 +56,15 @@ def search(inst: Instance, run: Run) -> None:
     only_makespan = [o.name for o in run.objectives] == ["makespan"]
     if only_makespan and inst.cache["plain"] and run.incumbent is not None:
         _makespan(inst, run)
-    elif inst.rows * inst.m <= LARGEST_MODEL:
-        exact.solve_levels(run, lambda level: levels.build(inst, run, level)[1])
-        if not run.done() and run.incumbent is not None:
-            from cpsched.families.workflow.neighbourhood import improve_levels
+        return
+    if inst.rows * inst.m <= LARGEST_MODEL:
+        share = 1.0 if inst.n <= ALL_AT_ONCE or run.incumbent is None else 0.3
+        seconds = share * run.clock.remaining()
+        exact.solve_levels(run, lambda level: levels.build(inst, run, level)[1], seconds=seconds)
+    if not run.done() and run.incumbent is not None:
+        from cpsched.families.workflow.neighbourhood import improve_levels
 
-            improve_levels(inst, run)
+        improve_levels(inst, run)
 
 
 def _makespan(inst: Instance, run: Run) -> None:
@@ -90,8 +99,10 @@ def _makespan(inst: Instance, run: Run) -> None:
     background = local.Background(inst, run, annealer) if threads else None
     try:
         for fine in (False, True):
-            while not run.done() and _exact_makespan(inst, run, background, fine=fine):
-                pass
+            again = True
+            while again and not run.done():
+                shaved = _shaved(inst, run, background) if small and compiled else None
+                again = not run.done() and _exact_makespan(inst, run, background, shaved, fine)
         while background is not None and not run.done():
             background.over.wait(0.05)
             background.merge()
@@ -124,8 +135,25 @@ def _affordable(inst: Instance, run: Run) -> bool:
     return cells <= 4000 and run.clock.remaining() > 2e-4 * cells
 
 
+def _shaved(inst: Instance, run: Run, background: local.Background | None) -> Shaved:
+    """What remains for schedules better than the best one; a bound when nothing does."""
+    assert run.incumbent is not None
+    most = plan_of(inst, run.incumbent.schedule).makespan(inst) - 1
+    shaved = shave(inst, run.clock, most, min(2.0, 0.15 * run.clock.remaining()))
+    if shaved.refuted:
+        data = {"most": most, "struck": shaved.struck, "merged": inst.merged is not None}
+        run.raise_bound(Bound(inst.time(most + 1), "shaving", "makespan", data))
+    if background is not None:
+        background.merge()
+    return shaved
+
+
 def _exact_makespan(
-    inst: Instance, run: Run, background: local.Background | None, *, fine: bool
+    inst: Instance,
+    run: Run,
+    background: local.Background | None,
+    shaved: Shaved | None,
+    fine: bool,
 ) -> bool:
     """Solve the whole model; True when it is to be built again around a better schedule.
 
@@ -134,7 +162,7 @@ def _exact_makespan(
     """
     assert run.incumbent is not None
     plan = merge.undominated(inst, plan_of(inst, run.incumbent.schedule))
-    v = makespan_model(inst, run, plan, fine)
+    v, most = makespan_model(inst, run, plan, shaved, fine)
     source = "cp-sat"
     own: Incumbent | None = run.incumbent
     again = False
@@ -147,7 +175,7 @@ def _exact_makespan(
             local.give(background, found)
 
     def on_bound(bound: float) -> None:
-        ticks = math.ceil(bound - 1e-6) * v.factor
+        ticks = min(math.ceil(bound - 1e-6) * v.factor, most + 1)
         run.raise_bound(Bound(inst.time(ticks), source, "makespan"), v.model)
 
     def stop_when() -> bool:
@@ -175,22 +203,32 @@ def _exact_makespan(
         if outcome.bound is not None:
             on_bound(outcome.bound)
     elif outcome.status == "INFEASIBLE":
-        run.claim_infeasible(source, "no schedule is as good as the best one", v.model)
+        run.raise_bound(Bound(inst.time(most + 1), source, "makespan"), v.model)
     return again
 
 
-def makespan_model(inst: Instance, run: Run, plan: Plan, fine: bool) -> model.Variables:
-    """The whole problem with the makespan as objective and a plan as hint and horizon."""
+def makespan_model(
+    inst: Instance, run: Run, plan: Plan, shaved: Shaved | None, fine: bool
+) -> tuple[model.Variables, int]:
+    """The model of all schedules within a number of ticks, and that number.
+
+    It is the makespan of the plan, or what was shaved for. The plan is the hint.
+    """
     horizon = plan.makespan(inst)
+    if shaved is not None and shaved.struck:
+        horizon = min(horizon, shaved.most)
+        kept = {k: inst.cache[k] for k in ("plain", "area_rows") if k in inst.cache}
+        inst = dataclasses.replace(inst, dur=shaved.dur, cache=kept)
     v = levels.constrained(inst, run, horizon, model.choose_factor(inst, horizon, fine=fine))
     bound = local.target(inst, run)
     if bound:
         v.model.add(v.makespan >= min(v.coarse(bound), v.horizon))
-    model.energy(v, inst.cache.get("area_rows", ()))
+    model_redundant.energy(v, inst.cache.get("area_rows", ()))
+    model_redundant.joins(v)
     v.model.minimize(v.makespan)
-    groups = model.symmetry(v)
+    groups = model_redundant.symmetry(v)
     model.hint(v, merge.sorted_siblings(inst, groups, plan))
-    return v
+    return v, horizon
 
 
 def repair(inst: Instance, run: Run, schedule: WorkflowSchedule) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +16,8 @@ WFFORMAT_VERSIONS = ("1.5", "1.6")
 
 def is_wfformat(name: str, head: str) -> bool:
     """Whether the beginning of a file looks like WfFormat."""
-    return head.lstrip().startswith("{") and '"schemaVersion"' in head and '"workflow"' in head
+    named = '"schemaVersion"' in head or '"specification"' in head
+    return head.lstrip().startswith("{") and '"workflow"' in head and named
 
 
 def read_wfformat(text: str, file: str, options: Mapping[str, str]) -> WorkflowProblem:
@@ -87,7 +88,7 @@ def read_wfformat(text: str, file: str, options: Mapping[str, str]) -> WorkflowP
 def _family_ties(tasks: list[Any], names: list[str], place: str) -> list[tuple[str, str]]:
     known = set(names)
     if len(known) != len(names):
-        double = next(n for i, n in enumerate(names) if n in names[:i])
+        double = next(name for name, count in Counter(names).items() if count > 1)
         raise ProblemError(
             "task ids must be unique", place=place, value=double, remedy="Rename one of the tasks."
         )
@@ -129,7 +130,8 @@ def _files(
     reads: dict[str, list[str]] = defaultdict(list)
     for i, (task, name) in enumerate(zip(tasks, names, strict=True)):
         for key, table in (("outputFiles", writers), ("inputFiles", reads)):
-            for file in dict.fromkeys(as_list(task.get(key, []), f"{place}.{i}.{key}")):
+            listed = as_list(task.get(key, []), f"{place}.{i}.{key}")
+            for file in dict.fromkeys(f if isinstance(f, str) else str(f) for f in listed):
                 if file not in sizes:
                     raise ProblemError(
                         "files of a task must be listed in workflow.specification.files",
