@@ -124,13 +124,18 @@ def _window(first: Ints, last: Ints, load: Floats, longest: int) -> tuple[int, i
 
 
 def area_lp(
-    inst: Instance, clock: Clock, seed_rows: Sequence[AreaRow]
+    inst: Instance,
+    clock: Clock,
+    seed_rows: Sequence[AreaRow],
+    enough: float = math.inf,
+    rounds: int = 12,
 ) -> tuple[list[AreaRow], list[tuple[int, float]], int]:
     """The best weights for `area_value` by linear programming with row generation.
 
     The linear program spreads every task over options and machines and minimises the makespan
     under area rows; its dual values are the weights. Violated (head, tail) pairs are added until
-    there are none.
+    there are none, or the bound exceeds ``enough``; it is computed exactly only then, where one is
+    given.
     """
     from ortools.linear_solver.pywraplp import Solver
 
@@ -183,7 +188,7 @@ def area_lp(
     paths: dict[int, Any] = {}
     way = cell_head + length + cell_tail
     best: tuple[list[AreaRow], list[tuple[int, float]], int] = ([], [], 0)
-    for _ in range(12):
+    for _ in range(rounds):
         clock.check()
         clock.spend(2e-6 * len(x) * (1 + len(known)))
         left = 0.3 * clock.wall_remaining()
@@ -191,16 +196,20 @@ def area_lp(
             solver.SetTimeLimit(max(1, int(1000 * left)))
         if solver.Solve() != Solver.OPTIMAL:
             break
+        span = makespan.solution_value() * unit
         weights = [
             (p, r, a, b, max(0.0, row.dual_value()) / max(1, int(inst.cap[p, r])))
             for (p, r, a, b), row in known.items()
         ]
         duals = [(t, max(0.0, row.dual_value())) for t, row in paths.items()]
         used = [w for w in weights if w[4] > 1e-12]
-        value = area_value(inst, used, [d for d in duals if d[1] > 1e-12])
-        if value > best[2]:
-            best = (used, [d for d in duals if d[1] > 1e-12], value)
-        span = makespan.solution_value() * unit
+        ways = [d for d in duals if d[1] > 1e-12]
+        known_short = math.isfinite(enough) and span < enough
+        value = math.floor(span) if known_short else area_value(inst, used, ways)
+        if value >= best[2]:
+            best = (used, ways, value)
+        if value > enough:
+            break
         spread = np.array([v.solution_value() for v in x])
         grew = False
         for p in range(inst.m):

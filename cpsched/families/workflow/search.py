@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
-from cpsched.core import engine, exact
+from cpsched.core import engine, exact, jit
 from cpsched.core.run import Run
-from cpsched.families.workflow import greedy, levels, local, merge, model, model_redundant
+from cpsched.families.workflow import cases, greedy, levels, local, merge, model, model_redundant
 from cpsched.families.workflow.extract import Plan, plan_of
 from cpsched.families.workflow.prepare import NEVER, Instance
 from cpsched.families.workflow.problem import WorkflowSchedule
 from cpsched.families.workflow.relist import relist
-from cpsched.families.workflow.shave import Shaved, shave
 from cpsched.result import Bound, Incumbent
 
 #: Beyond this many (task, option, machine) choices no model of the whole problem is built.
@@ -77,15 +75,22 @@ def _makespan(inst: Instance, run: Run) -> None:
     if inst.n > 2000:
         relist(inst, run, plan, compiled)
         return
+    small = inst.rows * inst.m <= 400
+    if small and not compiled:
+        # Most problems of this size are solved before the compiled code would be loaded.
+        _exact_makespan(inst, run, None, fine=False, seconds=1.0)
+        if run.done():
+            return
+        compiled = jit.ready(run.clock.remaining(), "workflow")
+        plan = plan_of(inst, run.incumbent.schedule)
     if compiled:
         plan = _start_by_chains(inst, run)
     if run.done():
         return
     annealer = local.Annealer(inst, plan, run.seed, compiled)
-    small = inst.rows * inst.m <= 400
     limit = run.clock.limit if math.isfinite(run.clock.limit) else 60.0
     if compiled or not small:
-        local.anneal_for(inst, run, annealer, min(0.05 * limit, 0.1 if small else 1.0))
+        local.anneal_for(inst, run, annealer, min(0.05 * limit, 1.0))
     if run.done():
         return
     threads = run.workers - 1 if compiled and not run.deterministic else 0
@@ -98,11 +103,11 @@ def _makespan(inst: Instance, run: Run) -> None:
         return
     background = local.Background(inst, run, annealer) if threads else None
     try:
+        if small and compiled:
+            cases.close_gap(inst, run, background)
         for fine in (False, True):
-            again = True
-            while again and not run.done():
-                shaved = _shaved(inst, run, background) if small and compiled else None
-                again = not run.done() and _exact_makespan(inst, run, background, shaved, fine)
+            while not run.done() and _exact_makespan(inst, run, background, fine=fine):
+                pass
         while background is not None and not run.done():
             background.over.wait(0.05)
             background.merge()
@@ -135,25 +140,13 @@ def _affordable(inst: Instance, run: Run) -> bool:
     return cells <= 4000 and run.clock.remaining() > 2e-4 * cells
 
 
-def _shaved(inst: Instance, run: Run, background: local.Background | None) -> Shaved:
-    """What remains for schedules better than the best one; a bound when nothing does."""
-    assert run.incumbent is not None
-    most = plan_of(inst, run.incumbent.schedule).makespan(inst) - 1
-    shaved = shave(inst, run.clock, most, min(2.0, 0.15 * run.clock.remaining()))
-    if shaved.refuted:
-        data = {"most": most, "struck": shaved.struck, "merged": inst.merged is not None}
-        run.raise_bound(Bound(inst.time(most + 1), "shaving", "makespan", data))
-    if background is not None:
-        background.merge()
-    return shaved
-
-
 def _exact_makespan(
     inst: Instance,
     run: Run,
     background: local.Background | None,
-    shaved: Shaved | None,
+    *,
     fine: bool,
+    seconds: float = math.inf,
 ) -> bool:
     """Solve the whole model; True when it is to be built again around a better schedule.
 
@@ -162,7 +155,7 @@ def _exact_makespan(
     """
     assert run.incumbent is not None
     plan = merge.undominated(inst, plan_of(inst, run.incumbent.schedule))
-    v, most = makespan_model(inst, run, plan, shaved, fine)
+    v = makespan_model(inst, run, plan, fine)
     source = "cp-sat"
     own: Incumbent | None = run.incumbent
     again = False
@@ -175,7 +168,7 @@ def _exact_makespan(
             local.give(background, found)
 
     def on_bound(bound: float) -> None:
-        ticks = min(math.ceil(bound - 1e-6) * v.factor, most + 1)
+        ticks = math.ceil(bound - 1e-6) * v.factor
         run.raise_bound(Bound(inst.time(ticks), source, "makespan"), v.model)
 
     def stop_when() -> bool:
@@ -194,6 +187,7 @@ def _exact_makespan(
         run.clock,
         workers=workers,
         seed=run.seed,
+        seconds=seconds,
         on_solution=on_solution,
         on_bound=on_bound,
         stop_when=stop_when,
@@ -203,22 +197,13 @@ def _exact_makespan(
         if outcome.bound is not None:
             on_bound(outcome.bound)
     elif outcome.status == "INFEASIBLE":
-        run.raise_bound(Bound(inst.time(most + 1), source, "makespan"), v.model)
+        run.claim_infeasible(source, "no schedule is as good as the best one", v.model)
     return again
 
 
-def makespan_model(
-    inst: Instance, run: Run, plan: Plan, shaved: Shaved | None, fine: bool
-) -> tuple[model.Variables, int]:
-    """The model of all schedules within a number of ticks, and that number.
-
-    It is the makespan of the plan, or what was shaved for. The plan is the hint.
-    """
+def makespan_model(inst: Instance, run: Run, plan: Plan, fine: bool) -> model.Variables:
+    """The whole problem with the makespan as objective and a plan as hint and horizon."""
     horizon = plan.makespan(inst)
-    if shaved is not None and shaved.struck:
-        horizon = min(horizon, shaved.most)
-        kept = {k: inst.cache[k] for k in ("plain", "area_rows") if k in inst.cache}
-        inst = dataclasses.replace(inst, dur=shaved.dur, cache=kept)
     v = levels.constrained(inst, run, horizon, model.choose_factor(inst, horizon, fine=fine))
     bound = local.target(inst, run)
     if bound:
@@ -228,7 +213,7 @@ def makespan_model(
     v.model.minimize(v.makespan)
     groups = model_redundant.symmetry(v)
     model.hint(v, merge.sorted_siblings(inst, groups, plan))
-    return v, horizon
+    return v
 
 
 def repair(inst: Instance, run: Run, schedule: WorkflowSchedule) -> None:

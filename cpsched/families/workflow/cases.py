@@ -1,0 +1,132 @@
+"""Proofs by cases: a few tasks are put on each of their machines, each case is shaved and solved.
+
+Asked for schedules within a makespan that hardly leaves room, shaving strikes out most machines of
+the early tasks, and what is left of the model is small. So the question is asked for a makespan
+between the bound and the best schedule: no raises the bound, a schedule is better than the best.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from cpsched.core import engine
+from cpsched.core.run import Run
+from cpsched.families.workflow import greedy, levels, local, model, model_redundant
+from cpsched.families.workflow.extract import plan_of
+from cpsched.families.workflow.heads import heads_and_tails
+from cpsched.families.workflow.prepare import Instance, Ints
+from cpsched.families.workflow.shave import Prover, Shaved, fixed, machines_left, shave
+from cpsched.result import Bound
+
+#: Below this relative gap it is how durations add up that counts, and cases do not help.
+CLOSE = 2e-4
+#: Tasks that are looked at for the next case distinction.
+CANDIDATES = 12
+
+
+def close_gap(inst: Instance, run: Run, background: local.Background | None) -> None:
+    """Ask for better and better schedules until there is none, or most of the time is over."""
+    end = 0.4 * run.clock.remaining()
+    hard = False
+    while not run.done() and run.clock.remaining() > end:
+        best, bound = _best(inst, run), local.target(inst, run)
+        gap = best - bound
+        if gap <= CLOSE * best:
+            return
+        most = best - 1 if hard or gap <= 4 else bound + gap // 4
+        possible = _possible(inst, run, background, most, 0.7 * (run.clock.remaining() - end))
+        if possible is None:
+            if most == best - 1:
+                return
+            hard = True
+        elif not possible:
+            run.raise_bound(Bound(inst.time(most + 1), "cp-sat", "makespan"))
+
+
+def _best(inst: Instance, run: Run) -> int:
+    assert run.incumbent is not None
+    return plan_of(inst, run.incumbent.schedule).makespan(inst)
+
+
+def _possible(
+    inst: Instance, run: Run, background: local.Background | None, most: int, seconds: float
+) -> bool | None:
+    """Whether there is a schedule within ``most`` ticks (then it was offered); None: unknown."""
+    clock = run.clock
+    end = clock.remaining() - seconds
+    cases: list[Ints] = [inst.dur]
+    first = True
+    while cases:
+        if background is not None:
+            background.merge()
+        if _best(inst, run) <= most:
+            return True
+        left = clock.remaining() - end
+        if run.done() or left <= 0:
+            return None
+        case = dataclasses.replace(inst, dur=cases.pop(), cache={})
+        shaved = shave(case, clock, most, 0.4 * left)
+        if shaved.bound > most:
+            if first:
+                data = {"most": most, "struck": shaved.struck, "merged": inst.merged is not None}
+                run.raise_bound(Bound(inst.time(most + 1), "shaving", "makespan", data))
+            continue
+        first = False
+        solved = _solve(inst, run, background, shaved, min(1.0, clock.remaining() - end))
+        if solved is None:
+            parts = _split(inst, run, shaved)
+            if not parts:
+                return None
+            cases += parts
+        elif solved:
+            return True if _best(inst, run) <= most else None
+    return False
+
+
+def _solve(
+    inst: Instance,
+    run: Run,
+    background: local.Background | None,
+    shaved: Shaved,
+    seconds: float,
+) -> bool | None:
+    """Whether the solver finds a schedule of a case, None when it gives up."""
+    if seconds <= 0:
+        return None
+    case = dataclasses.replace(inst, dur=shaved.dur, cache={})
+    v = levels.constrained(
+        case, run, shaved.most, model.choose_factor(inst, shaved.most, fine=False)
+    )
+    v.model.add(v.makespan >= min(v.coarse(shaved.bound), v.horizon))
+    model_redundant.energy(v, shaved.rows)
+    model_redundant.joins(v)
+    outcome = engine.solve(
+        v.model, run.clock, workers=max(1, run.workers - 1), seed=run.seed, seconds=seconds
+    )
+    if outcome.status == "INFEASIBLE":
+        return False
+    if outcome.values is None:
+        return None
+    found = levels.settle(inst, v, outcome.values)
+    if greedy.offer(run, inst, found, "cp-sat"):
+        local.give(background, found)
+    return True
+
+
+def _split(inst: Instance, run: Run, shaved: Shaved) -> list[Ints]:
+    """The cases of the task whose machines make the largest difference to the bounds."""
+    prover = Prover(inst, run.clock, shaved.most)
+    prover.root(shaved.dur)
+    case = dataclasses.replace(inst, dur=shaved.dur, cache={})
+    order = np.argsort(heads_and_tails(case)[0].min(axis=1), kind="stable").tolist()
+    open_ = [t for t in order if len(machines_left(inst, shaved.dur, t)) > 1]
+    best: tuple[float, list[Ints]] = (-1.0, [])
+    for t in open_[:CANDIDATES]:
+        parts = [fixed(inst, shaved.dur, t, p) for p in sorted(machines_left(inst, shaved.dur, t))]
+        values = [prover.value(part) for part in parts]
+        score = sum(values) / len(values) + min(values)
+        if score > best[0]:
+            best = (score, parts)
+    return best[1]
