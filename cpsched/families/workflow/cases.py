@@ -102,6 +102,7 @@ def _solve(
     v.model.add(v.makespan >= min(v.coarse(shaved.bound), v.horizon))
     model_redundant.energy(v, shaved.rows)
     model_redundant.joins(v)
+    model_redundant.symmetry(v)
     outcome = engine.solve(
         v.model, run.clock, workers=max(1, run.workers - 1), seed=run.seed, seconds=seconds
     )

@@ -221,7 +221,8 @@ def raised_heads(
                     u = part[by_head[j]]
                     if way[u] >= b:
                         done += load[u]
-                        value = max(value, out[u] + b + np.int64(done * (1.0 - 1e-12)))
+                        length = np.int64(np.ceil(done * (1.0 - 1e-12) - 1e-3))
+                        value = max(value, out[u] + b + length)
         for j in range(count):
             way[found[j]] = -1
         out[t] = value

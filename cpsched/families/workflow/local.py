@@ -16,6 +16,12 @@ from cpsched.families.workflow.extract import Plan
 from cpsched.families.workflow.prepare import NEVER, Instance, Ints
 
 
+#: First temperatures of the rounds of annealing, as parts of the makespan over the root of the number
+#: of tasks.
+HOT = (1.0, 0.3, 0.1, 0.005)
+COLD = (0.02, 0.005, 0.001)
+
+
 def order_of(inst: Instance, plan: Plan) -> Ints:
     """Tasks by start; ties in topological order."""
     position = np.empty(inst.n, dtype=np.int64)
@@ -54,8 +60,10 @@ class Annealer:
         self.round += 1
         order, row, mach = self.order.copy(), self.row.copy(), self.mach.copy()
         best = (np.empty_like(order), np.empty_like(row), np.empty_like(mach))
-        # The temperature is a fraction of the makespan, lower in longer rounds.
-        warm = max(1.0, self.best * (0.02, 0.005, 0.001)[self.round % 3] / max(1.0, inst.n**0.5))
+        # Many moves per task can repair what a high temperature breaks; few cannot.
+        cycle = HOT if moves >= 500 * inst.n else COLD
+        part = cycle[self.round % len(cycle)]
+        warm = max(1.0, self.best * part / max(1.0, inst.n**0.5))
         value = kernels_search.anneal(
             moves, warm, warm * 0.01, self.seed + 7919 * self.round, target,
             order, row, mach, self.simple, greedy.graph(inst), self.use, *best,
