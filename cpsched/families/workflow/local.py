@@ -15,9 +15,8 @@ from cpsched.families.workflow import greedy, kernels, kernels_search
 from cpsched.families.workflow.extract import Plan
 from cpsched.families.workflow.prepare import NEVER, Instance, Ints
 
-
-#: First temperatures of the rounds of annealing, as parts of the makespan over the root of the number
-#: of tasks.
+#: First temperatures of the rounds of annealing, as parts of the makespan over the root of the
+#: number of tasks.
 HOT = (1.0, 0.3, 0.1, 0.005)
 COLD = (0.02, 0.005, 0.001)
 
