@@ -24,19 +24,22 @@ from cpsched.result import Bound
 CLOSE = 2e-4
 #: Tasks that are looked at for the next case distinction.
 CANDIDATES = 12
+#: Cases are given a part of so many seconds at most.
+MOST_SECONDS = 100.0
 
 
 def close_gap(inst: Instance, run: Run, background: local.Background | None) -> None:
     """Ask for better and better schedules until there is none, or most of the time is over."""
-    end = 0.4 * run.clock.remaining()
+    clock = run.clock
+    end = clock.used() + 0.6 * min(clock.remaining(), MOST_SECONDS)
     hard = False
-    while not run.done() and run.clock.remaining() > end:
+    while not run.done() and clock.used() < end:
         best, bound = _best(inst, run), local.target(inst, run)
         gap = best - bound
         if gap <= CLOSE * best:
             return
         most = best - 1 if hard or gap <= 4 else bound + gap // 4
-        possible = _possible(inst, run, background, most, 0.7 * (run.clock.remaining() - end))
+        possible = _possible(inst, run, background, most, clock.used() + 0.7 * (end - clock.used()))
         if possible is None:
             if most == best - 1:
                 return
@@ -51,11 +54,10 @@ def _best(inst: Instance, run: Run) -> int:
 
 
 def _possible(
-    inst: Instance, run: Run, background: local.Background | None, most: int, seconds: float
+    inst: Instance, run: Run, background: local.Background | None, most: int, end: float
 ) -> bool | None:
     """Whether there is a schedule within ``most`` ticks (then it was offered); None: unknown."""
     clock = run.clock
-    end = clock.remaining() - seconds
     cases: list[Ints] = [inst.dur]
     first = True
     while cases:
@@ -63,7 +65,7 @@ def _possible(
             background.merge()
         if _best(inst, run) <= most:
             return True
-        left = clock.remaining() - end
+        left = end - clock.used()
         if run.done() or left <= 0:
             return None
         case = dataclasses.replace(inst, dur=cases.pop(), cache={})
@@ -74,7 +76,7 @@ def _possible(
                 run.raise_bound(Bound(inst.time(most + 1), "shaving", "makespan", data))
             continue
         first = False
-        solved = _solve(inst, run, background, shaved, min(1.0, clock.remaining() - end))
+        solved = _solve(inst, run, background, shaved, min(1.0, end - clock.used()))
         if solved is None:
             parts = _split(inst, run, shaved)
             if not parts:

@@ -45,7 +45,7 @@ class Shaved:
 
 def shave(inst: Instance, clock: Clock, most: int, seconds: float) -> Shaved:
     """Strike out (task, machine) pairs for schedules of at most ``most`` ticks for some seconds."""
-    end = clock.remaining() - seconds
+    end = clock.used() + seconds
     out = Shaved(most, inst.dur)
     prover = Prover(inst, clock, most)
     first = heads_and_tails(inst)[0].min(axis=1)
@@ -60,7 +60,7 @@ def shave(inst: Instance, clock: Clock, most: int, seconds: float) -> Shaved:
             order.append(t)
             idle += 1
             for p in range(inst.m):
-                if clock.remaining() < end:
+                if clock.used() > end:
                     idle = inst.n
                     break
                 where = machines_left(inst, out.dur, t)
