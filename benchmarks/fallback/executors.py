@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import cpsched
 from benchmarks.fallback.replanning import generated
+from cpsched.problem import ProblemBase
 
 
 @contextmanager
-def cluster(processes: int) -> Iterator[Any]:
-    """An executor over a local Dask cluster."""
+def cluster(processes: int, warm: Sequence[ProblemBase]) -> Iterator[Any]:
+    """An executor over a local Dask cluster that has solved the problems ``warm``.
+
+    So that workers import and load kernels before the clock starts.
+    """
     from distributed import Client, LocalCluster
 
     with (
@@ -23,8 +27,6 @@ def cluster(processes: int) -> Iterator[Any]:
         Client(local) as client,
     ):
         executor = client.get_executor(pure=False)
-        # Workers import and load kernels before the clock starts.
-        warm = [generated("rcpsp", "shop", jobs=4, machines=4, seed=s) for s in range(4)]
         cpsched.solve_many(warm, executor, time_limit=2.0, workers=1)
         yield executor
 
@@ -34,8 +36,9 @@ def many(count: int) -> dict[str, Any]:
     problems = [generated("rcpsp", "shop", jobs=6, machines=6, seed=s) for s in range(count)]
     out: dict[str, Any] = {"problems": count}
     objectives: list[list[Any]] = []
+    warm = [generated("rcpsp", "shop", jobs=4, machines=4, seed=s) for s in range(4)]
     for processes in (1, 2):
-        with cluster(processes) as executor:
+        with cluster(processes, warm) as executor:
             started = time.perf_counter()
             results = cpsched.solve_many(problems, executor, time_limit=10.0, workers=1)
             out[f"seconds on {processes}"] = time.perf_counter() - started
@@ -46,16 +49,17 @@ def many(count: int) -> dict[str, Any]:
     return out
 
 
-def one(limit: float, seeds: int) -> list[dict[str, Any]]:
+def one(limit: float, seeds: int, tasks: int) -> list[dict[str, Any]]:
     """Seconds to a common schedule quality, with and without the executor (2 cores).
 
-    Workflows of 600 tasks, whose search is mostly neighbourhoods. The target is the worst of the
-    schedules found.
+    Workflows, whose search is mostly neighbourhoods. The target is the worst schedule found.
     """
     out = []
-    with cluster(2) as executor:
+    warm = [generated("workflow", "layered", tasks=tasks, seed=s) for s in range(100, 104)]
+    cpsched.solve(warm[0], time_limit=2.0, workers=2)
+    with cluster(2, warm) as executor:
         for seed in range(seeds):
-            problem = generated("workflow", "layered", tasks=600, seed=seed)
+            problem = generated("workflow", "layered", tasks=tasks, seed=seed)
             runs = {
                 "one core": cpsched.solve(problem, time_limit=limit, workers=1),
                 "two threads": cpsched.solve(problem, time_limit=limit, workers=2),
