@@ -276,7 +276,7 @@ class Closer(threading.Thread):
             self.error = error
 
     def _close(self, seconds: float) -> None:
-        """Refute from above for so long."""
+        """Refute from above for so long, and as long again after every better schedule."""
         for one in self._evolvers:
             one.paused = True
         end = self._run.clock.elapsed() + seconds
@@ -287,7 +287,8 @@ class Closer(threading.Thread):
                 status = self._prover.enumerate(int(value) - 1) if self._small else "UNKNOWN"
                 if status == "UNKNOWN" and not self._run.done():
                     self._prover.seconds = end - self._run.clock.elapsed()
-                    self._prover.refute(int(value) - 1, 1)
+                    if self._prover.refute(int(value) - 1, 1) == "OPTIMAL":
+                        end = self._run.clock.elapsed() + seconds
         finally:
             for one in self._evolvers:
                 one.paused = False
