@@ -209,7 +209,8 @@ def recompute(problem: WorkflowProblem, bound: Bound) -> Number:
     if bound.argument == "area":
         return inst.time(area_value(inst, bound.data["rows"], bound.data.get("paths", ())))
     if bound.argument == "grain":
-        return inst.time(grain_value(inst, *bound.data["window"], bound.data["least"]))
+        a, b = bound.data["window"]
+        return inst.time(grain_value(inst, a, b, bound.data["least"]))
     if bound.argument == "shaving":
         from cpsched.families.workflow.shave import shaved_value
 
