@@ -68,7 +68,8 @@ def _split_bound(q: Prepared, objective: str) -> int:
     prices = np.array([m.price for m in q.problem.machines], np.float64)
     prefill = np.array([m.role == "prefill" for m in q.problem.machines])
     due = np.minimum(q.end_by, q.first_by - np.minimum(1, q.output) + q.output)
-    held = q.prompt * q.output + q.output * (q.output + 1) // 2
+    # Shared blocks may be there already: only what is private counts.
+    held = q.private * q.output + q.output * (q.output + 1) // 2
     demands: list[tuple[NDArray[np.bool_], list[tuple[Ints, Ints, Ints]]]] = [
         (prefill, [(q.prompt, q.first_by, q.budget)]),
         (

@@ -20,16 +20,11 @@ from cpsched.families.serving.check_static import (
 from cpsched.families.serving.pieces import (
     Piece,
     bucket_of,
-    is_staged,
     length,
-    memory_pieces,
     peaks,
     prefill_rounds,
-    shared_pieces,
-    shared_units,
-    staged_pieces,
-    token_pieces,
     transfer_rounds,
+    used_on,
     working,
 )
 from cpsched.families.serving.problem import Instance, Placed, Request, ServingProblem
@@ -214,30 +209,17 @@ def _check_request(
 def _check_machine(
     p: ServingProblem, index: int, machine: Instance, mine: list[tuple[Request, Placed]]
 ) -> list[Violation]:
-    shared = shared_units(p) if any(r.prefix for r, _ in mine) else {}
-    staged = [(r, o) for r, o in mine if is_staged(o)]
-    parts = [staged_pieces(p, r, index, o) for r, o in staged]
-    whole = [(r, o) for r, o in mine if not is_staged(o)]
-    pieces: dict[str, tuple[int | None, list[Piece]]] = {
-        "capacity": (
-            machine.capacity,
-            [q for r, o in whole for q in memory_pieces(r, machine, o.start, shared.get(r.id, 0))]
-            + shared_pieces(p, ((r, o.start, o.end) for r, o in whole)),
-        ),
-        "max_batch": (
-            machine.max_batch,
-            [Piece(o.start, o.end, 1, 0) for _, o in whole if o.end > o.start],
-        ),
-        "token_budget": (
-            machine.token_budget,
-            [q for r, o in whole for q in token_pieces(r, machine, o.start)],
-        ),
+    limits = {
+        "capacity": machine.capacity,
+        "max_batch": machine.max_batch,
+        "token_budget": machine.token_budget,
     }
     out = []
-    for rule, (limit, used) in pieces.items():
+    for rule, used in used_on(p, index, mine).items():
+        limit = limits[rule]
         if limit is None:
             continue
-        times, use = peaks(used + [q for part in parts for q in part[rule]])
+        times, use = peaks(used)
         if len(use) and int(use.max()) > limit:
             worst = int(use.argmax())
             out.append(

@@ -121,7 +121,7 @@ def _batches(q: Prepared, order: Ints, start: Ints, machine: Ints) -> None:
         end = max(end, int((ends + q.tool_rounds)[placed].max()))
     alone = bool(len(q.preds)) or bool((q.tool >= 0).any())
     if alone:
-        order = _by_precedence(q, order)
+        order = by_precedence(q, order)
     free = [end] * q.machines
     #: By machine: peaks, requests and tokens of the batch that starts there next, and its end.
     batch = [[0, 0, 0, end] for _ in free]
@@ -151,7 +151,7 @@ def _batches(q: Prepared, order: Ints, start: Ints, machine: Ints) -> None:
             break
 
 
-def _by_precedence(q: Prepared, order: Ints) -> Ints:
+def by_precedence(q: Prepared, order: Ints) -> Ints:
     """The order, changed so that everyone comes after what it waits for."""
     out: list[int] = []
     seen = set(np.flatnonzero(q.fixed_machine >= 0).tolist())

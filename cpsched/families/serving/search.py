@@ -54,12 +54,18 @@ def search(q: Prepared, run: Run) -> None:
 
     def proving() -> None:
         left = run.clock.remaining()
+        share = 0.9 * left if q.n > 20 else 0.6 * left
+        end = left - share
         pattern = bound.raise_configurations(q, run, name, 0.1 * left)
-        if pattern is not None and name in LATENCY:
+        ascent = None
+        if pattern is not None and priced.applies(q, name):
             keep = partial(prices.__setitem__, "patterns")
-            priced.raise_priced(q, run, name, pattern, 0.2 * left, keep)
-        share = 0.6 * left if q.n > 20 else 0.3 * left
-        bound.raise_time_indexed(q, run, name, share, partial(prices.__setitem__, "program"))
+            ascent = priced.Ascent(q, run, name, pattern, keep)
+            ascent.improve(0.2 * left)
+        program = partial(prices.__setitem__, "program")
+        bound.raise_time_indexed(q, run, name, run.clock.remaining() - end, program)
+        if ascent is not None:
+            ascent.improve(run.clock.remaining() - end)
 
     shaking = q.plain and name in (*LATENCY, "makespan") and not q.problem.reject
     if name == "makespan":

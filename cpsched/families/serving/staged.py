@@ -11,9 +11,13 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from cpsched.families.serving.check import check
 from cpsched.families.serving.greedy import POLICIES
 from cpsched.families.serving.prepare import GRACE, Prepared
 from cpsched.families.serving.problem import Placed, ServingSchedule
+from cpsched.families.serving.quick import by_precedence
 from cpsched.families.serving.staged_board import Board, ready_of
 
 if TYPE_CHECKING:
@@ -31,10 +35,12 @@ def serial(
     running = [i for i in order if q.fixed_machine[i] >= 0]
     # What is decided first, then by the rounds in which the handovers are due.
     running.sort(key=lambda i: (q.problem.requests[i].sent is None, ready_of(q, i)))
-    order = [*running, *(i for i in order if q.fixed_machine[i] < 0)]
+    waiting = [i for i in order if q.fixed_machine[i] < 0]
+    if len(q.preds):
+        waiting = by_precedence(q, np.array(waiting, np.int64)).tolist()
     board = Board(q)
     out = []
-    for i in order:
+    for i in [*running, *waiting]:
         if run is not None and run.clock.elapsed() > run.clock.limit + GRACE:
             return None
         if run is not None and run.incumbent is not None and run.clock.expired():
@@ -63,6 +69,10 @@ def late(q: Prepared, placed: list[Placed]) -> int:
 def offer(q: Prepared, run: Run, placed: list[Placed] | None, source: str) -> bool:
     """Offer a schedule, unless it misses a demanded SLO."""
     if placed is None:
+        return False
+    running = bool((q.fixed_machine >= 0).any())
+    if running and check(q.problem, ServingSchedule(requests=tuple(placed))):
+        # What runs was placed without asking: it may leave no room for itself.
         return False
     if q.problem.slo_percent is not None and late(q, placed) > q.misses:
         return False
