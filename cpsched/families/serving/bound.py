@@ -236,13 +236,13 @@ def raise_time_indexed(
             return
         dual = raise_priced(q, run, objective, prices, argument)
         dull = 0 if dual > best + 1e-4 * abs(best) or best == -math.inf else dull + 1
+        known = run.bound(0) if run.objectives[0].name == objective else None
+        if not goodput and known is not None and dual < HOPELESS * known * lagrange.SCALE:
+            return
         if dual > best:
             best = dual
             if keep is not None:
                 keep(prices)
-        known = run.bound(0) if run.objectives[0].name == objective else None
-        if not goodput and known is not None and best < HOPELESS * known * lagrange.SCALE:
-            return
         argument = "time-indexed-cliques"
         stop = dull > 2 or run.done() or run.clock.remaining() <= end
         if stop or not program.tighten():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,8 +27,9 @@ ARGUMENT = "branch-and-bound"
 LARGEST = 16
 #: Most states remembered, as a power of two, and seconds per node.
 STATES, COST = 22, 1e-6
-#: Most patterns whose bounds are looked at, states compared per set, and numbers stored for that.
-PATTERNS, LABELS, LARGEST_STORE = 3, 24, 2**25
+#: Most patterns whose bounds are looked at; sets (a power of two), states compared per set, and
+#: numbers stored for that.
+PATTERNS, SETS, LABELS, LARGEST_STORE = 3, 16, 24, 2**26
 
 
 def applies(q: Prepared) -> bool:
@@ -113,12 +115,12 @@ class Search:
         self.used = np.zeros((len(self.room), limit + longest + 4), np.int64)
         # Who else runs counts as well where batches are limited: then nothing is compared.
         compared = int(q.max_batch[0]) >= n
-        labels = min(LABELS, LARGEST_STORE // (2**n * longest)) if compared else 0
-        shape = (2**n if labels else 0, labels)
+        slots = 2 ** min(n, SETS) if compared else 0
+        labels = min(LABELS, LARGEST_STORE // max(1, slots * longest))
         self.labels = (
-            np.zeros(shape[0], np.int64),
-            np.zeros(shape, np.int64),
-            np.zeros((*shape, longest), np.int32),
+            np.zeros((slots if labels else 0, 2), np.int64),
+            np.zeros((slots, labels), np.int64),
+            np.zeros((slots, labels, longest), np.int32),
         )
 
     def _patterns(self, prices: Sequence[lagrange.Prices]) -> tuple[Ints, Ints, Ints, Ints]:
@@ -177,14 +179,17 @@ class Search:
         return out
 
 
-def prove(q: Prepared, run: Run, name: str, prices: Sequence[lagrange.Prices]) -> None:
-    """Search every schedule better than the incumbent, as far as the clock allows."""
+def prove(
+    q: Prepared, run: Run, name: str, prices: Sequence[lagrange.Prices], seconds: float = math.inf
+) -> bool:
+    """Search every schedule better than the incumbent for so many seconds; whether all were."""
     assert run.incumbent is not None
+    end = run.clock.remaining() - seconds
     jit.ready(run.clock.remaining())
     shift = _shift(q)
     search = Search(q, prices, int(run.incumbent.values[0]) + shift)
     found = 0
-    while not run.done():
+    while not run.done() and run.clock.remaining() > end:
         known = int(run.incumbent.values[0]) + shift
         if known - search.offset < search.state[exact.UPPER]:
             search.state[exact.UPPER] = known - search.offset
@@ -203,7 +208,8 @@ def prove(q: Prepared, run: Run, name: str, prices: Sequence[lagrange.Prices]) -
             value = int(search.state[exact.UPPER]) + search.offset - shift
             data = {"prices": [one.to_data() for one in prices]}
             run.raise_bound(Bound(value, ARGUMENT, name, data))
-            return
+            return True
+    return False
 
 
 def confirmed(q: Prepared, value: int, prices: Sequence[lagrange.Prices]) -> bool:

@@ -79,40 +79,45 @@ def dominated(key: int, value: int, now: Any, count: Any, cost: Any, profile: An
     key, value, now
         The set of started requests, the cost so far, and the memory in use from now on.
     count, cost, profile
-        The states seen: how many by set, and what they were.
+        The states seen: how many by slot, and of which set (plus 1), and what they were. Sets that
+        fall into the same slot take it from each other, which only costs time.
     """
     most = cost.shape[1]
     rounds = profile.shape[2]
-    known = min(most, count[key])
+    slot = (key ^ (key >> 11)) & (len(count) - 1)
+    if count[slot, 1] != key + 1:
+        count[slot, 0] = 0
+        count[slot, 1] = key + 1
+    known = min(most, count[slot, 0])
     for k in range(known):
-        if cost[key, k] > value:
+        if cost[slot, k] > value:
             continue
         worse = True
         for u in range(rounds):
-            if profile[key, k, u] > now[u]:
+            if profile[slot, k, u] > now[u]:
                 worse = False
                 break
         if worse:
             return True
     spot = -1
     for k in range(known):
-        if cost[key, k] < value:
+        if cost[slot, k] < value:
             continue
         better = True
         for u in range(rounds):
-            if profile[key, k, u] < now[u]:
+            if profile[slot, k, u] < now[u]:
                 better = False
                 break
         if better:
             spot = k
             break
     if spot < 0:
-        # Full: the oldest makes room, which only costs time.
-        spot = count[key] % most
-        count[key] += 1
-    cost[key, spot] = value
+        # Full: the oldest makes room.
+        spot = count[slot, 0] % most
+        count[slot, 0] += 1
+    cost[slot, spot] = value
     for u in range(rounds):
-        profile[key, spot, u] = now[u]
+        profile[slot, spot, u] = now[u]
     return False
 
 
@@ -397,6 +402,6 @@ def warm_up() -> None:
         np.zeros(64, np.int64), np.ones((2, 4), np.int64), 0 * one, one, one, 0 * one, one,
         5, 5, -one, table, table, 1, 0 * one, np.ones((1, 1), np.int64),
         np.ones((1, 1), np.int64), np.zeros((1, 1), np.int64), 5 * one,
-        np.zeros((1, 16), np.int64), np.zeros(2, np.int64), np.zeros((2, 3), np.int64),
+        np.zeros((1, 16), np.int64), np.zeros((2, 2), np.int64), np.zeros((2, 3), np.int64),
         np.zeros((2, 3, 3), np.int32), 10,
     )  # fmt: skip
