@@ -22,8 +22,7 @@ def least_latency(p):
 
     def fits(running):
         return len(running) <= most and all(
-            sum(held + k for held, left in running if left >= k) <= capacity
-            for _, k in running
+            sum(held + k for held, left in running if left >= k) <= capacity for _, k in running
         )
 
     @functools.cache

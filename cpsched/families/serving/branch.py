@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ARGUMENT = "branch-and-bound"
 #: Most requests for which the search is tried.
-LARGEST = 16
+LARGEST = 20
 #: Most states remembered, as a power of two, and seconds per node.
 STATES, COST = 22, 1e-6
 #: Most patterns whose bounds are looked at; sets (a power of two), states compared per set, and

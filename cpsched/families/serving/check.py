@@ -79,7 +79,8 @@ def check_admission(p: ServingProblem, s: Schedule) -> list[Violation]:
         ]
     for name, one in placed.items():
         out += _check_request(p, requests[name], machines[one.instance], one, placed)
-        out += _check_stages(p, requests[name], one)
+        if machines[one.instance].staged or one.pauses or (one.decode, one.sent) != (None, None):
+            out += _check_stages(p, requests[name], machines, one)
     if not out or all(v.rule != "duration" for v in out):
         for index, machine in enumerate(machines):
             mine = [
@@ -95,11 +96,13 @@ def check_admission(p: ServingProblem, s: Schedule) -> list[Violation]:
     return out
 
 
-def _check_stages(p: ServingProblem, r: Request, one: Placed) -> list[Violation]:
+def _check_stages(
+    p: ServingProblem, r: Request, machines: tuple[Instance, ...], one: Placed
+) -> list[Violation]:
     """Pauses lie between the chunks of an interruptible prefill; handovers obey the roles."""
     out = []
     where = {"request": r.id}
-    machine = p.machines[one.instance]
+    machine = machines[one.instance]
     rounds = prefill_rounds(r, machine)
     at, worked = one.start, 0
     for a, b in one.pauses:
@@ -117,7 +120,7 @@ def _check_stages(p: ServingProblem, r: Request, one: Placed) -> list[Violation]
         out.append(Violation("role", f"request {r.id} needs both decode and sent", where))
     elif one.decode is not None and one.sent is not None:
         ready = one.start + rounds + sum(b - a for a, b in one.pauses)
-        if p.machines[one.decode].role == "prefill" or one.decode == one.instance:
+        if machines[one.decode].role == "prefill" or one.decode == one.instance:
             text = f"request {r.id} may not decode on instance {one.decode}"
             out.append(Violation("role", text, where))
         if one.sent < ready:

@@ -83,11 +83,13 @@ def prefix_tree(p: ServingProblem) -> PrefixTree:
 
     A prompt's last block may be cut short; a block is as long as its shortest user says.
     """
-    tree = PrefixTree([], {})
+    tree = PrefixTree([], {r.id: [] for r in p.requests})
     known: dict[tuple[int, int], int] = {}
     for r in p.requests:
+        if not r.prefix:
+            continue
         node = -1
-        path = tree.path[r.id] = []
+        path = tree.path[r.id]
         for depth, block in enumerate(r.prefix):
             size = min(p.prefix_block, r.prompt - depth * p.prefix_block)
             node = known.setdefault((node, block), len(tree.size))

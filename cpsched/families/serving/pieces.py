@@ -154,7 +154,8 @@ def used_on(
                 out[rule] += used
             continue
         out["capacity"] += memory_pieces(r, machine, one.start, shared.get(r.id, 0))
-        out["token_budget"] += token_pieces(r, machine, one.start)
+        if machine.token_budget is not None:
+            out["token_budget"] += token_pieces(r, machine, one.start)
         if one.end > one.start:
             out["max_batch"].append(Piece(one.start, one.end, 1, 0))
     if shared:
@@ -205,4 +206,4 @@ def shared_pieces(p: ServingProblem, users: Iterable[tuple[Request, int, int]]) 
 def shared_units(p: ServingProblem) -> dict[str, int]:
     """Units of every request's prompt that lie in prefix blocks."""
     size, paths = prefix_tree(p)
-    return {name: sum(size[k] for k in path) for name, path in paths.items()}
+    return {name: sum(size[k] for k in path) if path else 0 for name, path in paths.items()}

@@ -32,8 +32,10 @@ SPAN = 256
 
 def affordable(q: Prepared, run: Run) -> bool:
     """Whether the policies may run as they are: compiled, on small problems, or with time left."""
-    if jit.ready(run.clock.remaining(), "serving") or run.deterministic:
+    if run.deterministic:
         return True
+    if jit.ready(run.clock.remaining(), "serving"):
+        return q.n <= NORMAL or 1.3 * CHECK * q.n < run.clock.remaining()
     capacity = min(float(q.capacity.sum()), 1e18)
     rounds = float(q.length.max(initial=1)) + float(q.volume.sum()) / max(1.0, capacity)
     rounds += float(q.release.max(initial=0) - q.release.min(initial=0))

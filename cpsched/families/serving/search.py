@@ -254,7 +254,7 @@ def _reorder(q: Prepared, run: Run, seconds: float) -> None:
         run.clock.spend(1e-4 * q.n)
         chosen = rng.random(q.n) < rng.choice([0.05, 0.3, 1.0])
         trial = now + chosen * rng.normal(0.0, rng.choice([0.02, 0.1, 0.3]), q.n)
-        start, machine = run_policy(q, np.argsort(-trial, kind="stable"), skip=True)
+        start, machine = run_policy(q, np.argsort(-trial, kind="stable"), skip=True, run=run)
         if (machine < 0).any():
             return
         ends = np.sort(start + q.length[q.kind[machine], np.arange(q.n)])

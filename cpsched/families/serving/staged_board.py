@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -82,6 +82,9 @@ class Board:
         #: How many requests hold a prefix node on an instance, by (instance, node).
         self.users: dict[tuple[int, int], Ints] = {}
         self.ends: dict[int, int] = {}
+        #: Instances that somebody runs on, and what was found out for the request in hand.
+        self.touched: set[int] = set()
+        self.memo: dict[tuple[Any, ...], Any] = {}
         shared = shared_units(p)
         self.shared = [shared[r.id] for r in p.requests]
         self.sending = [transfer_rounds(p, r.prompt) for r in p.requests]
@@ -130,6 +133,7 @@ class Board:
         """Place a request."""
         p, r = self.p, self.p.requests[i]
         self.ends[i] = one.end
+        self.touched |= {one.instance, one.instance if one.decode is None else one.decode}
         tool = int(self.q.tool[i])
         if tool >= 0:
             self.calls[tool, self._columns(one.end + 1, r.tool_rounds)] += 1
@@ -218,12 +222,33 @@ class Board:
         if not all(j in self.ends for j in before_it):
             return None
         best: Placed | None = None
-        for g, h in routes(self.p, i, among):
+        self.memo = {}
+        for g, h in routes(self.p, i, self._different(i, among)):
             found = self._first(i, g, h, before)
             if found is not None:
                 best = self._placed(i, g, h, found)
                 before = best.end
         return best
+
+    def _different(self, i: int, among: Sequence[int]) -> list[int]:
+        """The instances without all but two of those that are alike and empty."""
+        allowed = self.p.requests[i].candidates
+        out, alike = [], {}
+        for g in among:
+            if not allowed or g in allowed:
+                count = alike.get(id(self.machines[g]), 0)
+                if g not in self.touched:
+                    alike[id(self.machines[g])] = count + 1
+                if g in self.touched or count < 2:
+                    out.append(g)
+        return out
+
+    def _remember(self, key: tuple[Any, ...], find: Callable[[], Flags]) -> Flags:
+        """Flags that several routes of the request in hand ask for."""
+        if key not in self.memo:
+            self.memo[key] = find()
+        known: Flags = self.memo[key]
+        return known
 
     def _placed(self, i: int, g: int, h: int | None, found: Found) -> Placed:
         r = self.p.requests[i]
@@ -275,27 +300,38 @@ class Board:
                 break
         return best
 
+    def holds_alone(self, i: int, g: int, h: int | None) -> bool:
+        """Whether a request fits on these instances with nobody beside it."""
+        q, r = self.q, self.p.requests[i]
+        c, d = int(q.kind[g]), g if h is None else h
+        if r.candidates and not {g, d} <= set(r.candidates):
+            return False
+        prompt, rounds = r.prompt, int(q.prefill[c, i])
+        tokens = min(prompt, self.machines[g].prefill_chunk or 0)
+        if rounds and (prompt > self.limits[0][g] or tokens > self.limits[2][g]):
+            return False
+        if prompt + r.output > self.limits[0][d] or min(self.limits[1][g], self.limits[1][d]) < 1:
+            return False
+        return not r.output or self.limits[2][d] >= 1
+
     def _first(self, i: int, g: int, h: int | None, before: int) -> Found | None:
         """The way over these instances that ends first, if it ends before a round."""
         q, r = self.q, self.p.requests[i]
-        c, d = int(q.kind[g]), g if h is None else h
-        rounds = int(q.prefill[c, i])
+        rounds = int(q.prefill[q.kind[g], i])
         rest = rounds + r.output + (0 if h is None else self.sending[i])
-        tokens = int(q.tokens[q.offset[c, i] : q.offset[c, i] + rounds].max(initial=0))
-        small = r.prompt > self.limits[0][g] or tokens > self.limits[2][g]
-        small = small or r.prompt + r.output > self.limits[0][d]
-        small = small or min(self.limits[1][g], self.limits[1][d]) < 1
-        if small or (r.output and self.limits[2][d] < 1):
+        if not self.holds_alone(i, g, h):
             return None
         pausing = self.machines[g].interruptible and rounds > 1
         search = self._pausing if pausing else self._whole
         span, first = SPAN, self.earliest(i)
         while True:
-            count = max(1, min(span, self.horizon - first, before - rest - first))
+            if first + rest >= before:
+                return None
+            count = max(1, min(span, self.horizon - first))
             found = search(i, g, h, first, count)
             if found is not None:
                 return found if self._placed(i, g, h, found).end < before else None
-            if count < span:
+            if count < span or first + span + rest >= before:
                 return None
             span *= 4
 
@@ -305,10 +341,14 @@ class Board:
         a, b = (int(q.offset[q.kind[g], i + k]) for k in (0, 1))
         rounds = int(q.prefill[q.kind[g], i])
         stop = b if h is None else a + rounds
-        ok = self._open(i, g, first, count, q.memory[a:stop], q.tokens[a:stop])
-        ok &= self._apart(i, g, first, count, rounds)
+
+        def opens() -> Flags:
+            there = self._open(i, g, first, count, q.memory[a:stop], q.tokens[a:stop])
+            return there & self._apart(i, g, first, count, rounds)
+
+        ok = self._remember(("open", g, stop, count), opens)
         if h is None:
-            ok &= self._called(i, first + b - a, count)
+            ok = ok & self._called(i, first + b - a, count)
         if not ok.any():
             return None
         if h is None:
@@ -317,10 +357,16 @@ class Board:
         each = np.arange(count)
         # The latest prefill before a handover waits least, so it fits if any does.
         latest = np.maximum.accumulate(np.where(ok, each, -1))
-        held = self._held_back(i, g, ready, count - 1 + sending)
+        held = self._remember(
+            ("held", g, ready, count),
+            lambda: self._held_back(i, g, ready, count - 1 + sending),
+        )
         blocked = np.where(held, np.arange(1, len(held) + 1), 0)
         since = np.concatenate([[0], np.maximum.accumulate(blocked)])[each + sending]
-        good = self._decoding(i, h, ready, count) & (latest >= since) & (latest >= 0)
+        decoding = self._remember(
+            ("decode", h, ready, count), lambda: self._decoding(i, h, ready, count)
+        )
+        good = decoding & (latest >= since) & (latest >= 0)
         k = int(good.argmax())
         return (first + int(latest[k]), (), ready + k) if good[k] else None
 
