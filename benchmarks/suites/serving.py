@@ -83,7 +83,7 @@ def makespan(data: Path | None) -> list[Case]:
 def synthetic(data: Path | None) -> list[Case]:
     """The literature's generator: 20 seeds of 40 to 60 requests, and small ones to be proved."""
     return [generated("serving-synthetic", seed=s) for s in range(20)] + [
-        generated("serving-synthetic", seed=s, requests=n) for n in (8, 10, 12) for s in range(3)
+        generated("serving-synthetic", seed=s, requests=n) for n in (8, 12, 15) for s in range(3)
     ]
 
 

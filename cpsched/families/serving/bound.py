@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cpsched.core import jit
 from cpsched.errors import ProblemError
 from cpsched.families.serving import branch, lagrange, patterns
 from cpsched.families.serving.prepare import UNLIMITED, Prepared, prepare
@@ -173,6 +174,9 @@ def raise_configurations(
         return None
     states = q.states
     if q.problem.reject or not states.applies(run.clock.remaining()):
+        return None
+    tables = min(patterns.LARGEST_RAMP, len(patterns.RAMP) * states.size) + 6 * states.size
+    if patterns.COST * tables * jit.slowdown() > max(0.02, seconds):
         return None
     importance = np.ones(len(states.number))
     if latency:

@@ -68,7 +68,7 @@ def rest_ends(
 
 
 @kernel
-def dominated(key: int, value: int, now: Any, count: Any, cost: Any, profile: Any) -> bool:
+def dominated(key: Any, value: Any, now: Any, count: Any, cost: Any, profile: Any) -> bool:
     """Whether a state is no better than one seen before; if not it is remembered.
 
     Among states in which the same requests have started, one is no better than another that has

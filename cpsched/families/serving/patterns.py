@@ -34,8 +34,10 @@ SCALE = 4096
 GROUPS = ((130, 1.01), (350, 1.006), (1200, 1.006))
 #: Largest tables (states, seats, units) that are searched, compiled and interpreted.
 LARGEST_TABLE, SLOW_TABLE = 40_000_000, 20_000
+#: Seconds per entry of such a table.
+COST = 1.5e-9
 #: Rounds after the first arrival whose own limits are found, and entries of tables for that.
-RAMP, LARGEST_RAMP = (1, 2, 3, 4, 6, 8, 11, 15, 20, 27, 36, 48), 120_000_000
+RAMP, LARGEST_RAMP = (1, 2, 3, 4, 6, 8, 11, 15, 20, 27, 36, 48), 30_000_000
 
 
 @dataclass(frozen=True)
@@ -97,21 +99,25 @@ class States:
                 kind = (capacity, min(batch, capacity // least, q.n))
                 self.kinds[kind] = self.kinds.get(kind, 0) + 1
 
+    @property
+    def size(self) -> int:
+        """Entries of the largest table that finding a limit looks at."""
+        sizes = (len(self.number) * (seats + 1) * (units + 1) for units, seats in self.kinds)
+        return max(sizes, default=0)
+
     def applies(self, seconds: float) -> bool:
         """Whether every machine with output has a memory limit, small enough to search."""
-        size = max((len(self.number) * (s + 1) * (c + 1) for c, s in self.kinds), default=0)
         largest = LARGEST_TABLE if jit.ready(seconds, "serving") else SLOW_TABLE
-        return bool(len(self.number)) and size <= largest
+        return bool(len(self.number)) and self.size <= largest
 
     def limits(self, weight: Ints) -> Ints:
         """The most that all machines together can hold in the first rounds; the last for all later.
 
         Nobody has run longer than the rounds since the first arrival, and who has not is small.
         """
-        size = max(len(self.number) * (s + 1) * (c + 1) for c, s in self.kinds)
         out: list[int] = []
         whole = self._limit(weight, self.copies)
-        for t in RAMP[: LARGEST_RAMP // size]:
+        for t in RAMP[: LARGEST_RAMP // self.size]:
             there = np.bincount(self.number[self.age <= t], minlength=len(self.held))
             limit = self._limit(weight, there)
             if limit == whole:

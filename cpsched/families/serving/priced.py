@@ -83,9 +83,9 @@ class Ascent:
         end = clock.remaining() - seconds
         while not (self.over or self.run.done()) and clock.remaining() > max(0.0, end):
             self._ascend()
-            if self.dull > 2 * PARTS or (self.dull and len(self.known) >= PATTERNS):
+            if self.dull > 2 * PARTS:
                 self.over = True
-            elif self.dull:
+            elif self.dull and len(self.known) < PATTERNS:
                 self._add()
 
     def _ascend(self) -> None:
@@ -97,7 +97,7 @@ class Ascent:
             [states.offers(one, 1, self.rounds) / limits[-1] for _, limits, one in known]
         )
         work = COST * len(self.known) * float(self.rounds) * len(states.number) * jit.slowdown()
-        steps = int(min(STEPS, max(1.0, 0.4 / work)))
+        steps = int(min(STEPS, max(1.0, min(1.0, 0.1 * clock.remaining()) / work)))
         # Parts of the time in which equally much is paid.
         total = np.cumsum(self.price.sum(axis=0))
         part = np.minimum(PARTS - 1, (PARTS * total / max(1e-9, total[-1])).astype(np.int64))
@@ -121,6 +121,11 @@ class Ascent:
     def _add(self) -> None:
         """Weights for what the prices have become in a part of the time."""
         states = self.q.states
+        # What is hardly used is dropped.
+        used = self.price.sum(axis=1)
+        kept = used >= 0.003 * used.sum()
+        self.known = [one for one, keep in zip(self.known, kept, strict=True) if keep]
+        self.price = self.price[kept]
         mine = self.paid[self.made % PARTS]
         self.made += 1
         by_state: Any = np.bincount(states.number, mine, minlength=len(states.held))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from cpsched.core import jit
-from cpsched.families.serving.prepare import GRACE, UNLIMITED, Prepared
+from cpsched.families.serving.prepare import GRACE, NORMAL, UNLIMITED, Prepared
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 #: Seconds per request of checking a schedule, and per request and round of interpreted policies.
-CHECK, INTERPRETED = 4e-5, 1e-6
-#: Most requests for which there is always a schedule, however short the time.
-NORMAL = 1000
+CHECK, INTERPRETED = 2.8e-5, 1e-6
 #: Starts looked at together.
 SPAN = 256
 
@@ -35,7 +33,7 @@ def affordable(q: Prepared, run: Run) -> bool:
     if run.deterministic:
         return True
     if jit.ready(run.clock.remaining(), "serving"):
-        return q.n <= NORMAL or 1.3 * CHECK * q.n < run.clock.remaining()
+        return q.n <= NORMAL or 1.1 * CHECK * q.n < run.clock.remaining()
     capacity = min(float(q.capacity.sum()), 1e18)
     rounds = float(q.length.max(initial=1)) + float(q.volume.sum()) / max(1.0, capacity)
     rounds += float(q.release.max(initial=0) - q.release.min(initial=0))

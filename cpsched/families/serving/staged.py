@@ -16,9 +16,9 @@ import numpy as np
 from cpsched.errors import OutOfTime
 from cpsched.families.serving.check import check
 from cpsched.families.serving.greedy import POLICIES
-from cpsched.families.serving.prepare import GRACE, Prepared
+from cpsched.families.serving.prepare import GRACE, NORMAL, Prepared
 from cpsched.families.serving.problem import Placed, ServingSchedule
-from cpsched.families.serving.quick import CHECK, NORMAL, by_precedence
+from cpsched.families.serving.quick import CHECK, by_precedence
 from cpsched.families.serving.staged_board import Board, ready_of
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def greedy(q: Prepared, run: Run) -> None:
     """Serial schedules in the orders of the policies (capacity: on the cheapest mixes first)."""
     every = list(range(q.machines))
     left = run.clock.remaining() - SLOWEST * q.n * min(q.machines, 20)
-    due = run.clock.elapsed() + 1.5 * CHECK * q.n
+    due = run.clock.elapsed() + 1.3 * CHECK * q.n
     if left < 0.0 and not run.deterministic:
         # The serial scheduler may not get through.
         if q.n > NORMAL and due > run.clock.limit + GRACE:
@@ -177,6 +177,8 @@ def _mixes(q: Prepared, run: Run) -> None:
     trials = [(0.0, every)]
     trials += [one for one in mixes(q, name) if one[0] >= least][:MIXES]
     for value, machines in trials:
+        if run.clock.elapsed() > run.clock.limit + 0.5 * GRACE:
+            return
         if run.incumbent is not None and (
             run.done() or (run.objectives and value >= run.incumbent.values[0])
         ):
