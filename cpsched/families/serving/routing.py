@@ -305,7 +305,7 @@ def _exact(p: ServingProblem, run: Run) -> None:
         x: list[dict[int, Any]] = []
         terms: list[list[Any]] = [[] for _ in machines]
         sizes: list[list[int]] = [[] for _ in machines]
-        held: dict[tuple[int, tuple[int, int]], Any] = {}
+        held: dict[tuple[int, int], Any] = {}
         far: list[Any] = []
         far_units: list[int] = []
         for i, r in enumerate(p.requests):
