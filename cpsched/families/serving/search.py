@@ -77,7 +77,8 @@ def search(q: Prepared, run: Run) -> None:
                 return
             share *= 2.0
             ascent.improve(0.5 * share * left)
-        if ascent is not None:
+        best = run.best_bound(0)
+        if ascent is not None and best is not None and best.argument == priced.ARGUMENT:
             ascent.improve(run.clock.remaining() - end)
 
     shaking = q.plain and name in (*LATENCY, "makespan") and not q.problem.reject
