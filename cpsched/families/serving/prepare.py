@@ -370,9 +370,9 @@ def _fits_alone(q: Prepared) -> NDArray[np.bool_]:
     handed = len(kinds) > 1 and q.staged
     for one in np.unique(kinds, axis=0):
         chunk, capacity, budget, batch, role = one.tolist()
-        there = np.ones(q.n, np.bool_)
+        there: NDArray[np.bool_] = np.ones(q.n, np.bool_)
         if q.allowed is not None:
-            there = q.allowed[:, (kinds == one).all(axis=1)].any(axis=1)
+            there = np.asarray(q.allowed[:, (kinds == one).all(axis=1)].any(axis=1))
         # Memory never shrinks before the end; what takes no round holds nothing.
         prefill = (q.prompt <= capacity) & (np.minimum(q.prompt, chunk) <= budget) & (batch >= 1)
         prefill |= (q.prompt == 0) | (chunk == 0)

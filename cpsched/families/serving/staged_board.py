@@ -233,7 +233,8 @@ class Board:
     def _different(self, i: int, among: Sequence[int]) -> list[int]:
         """The instances without all but two of those that are alike and empty."""
         allowed = self.p.requests[i].candidates
-        out, alike = [], {}
+        out: list[int] = []
+        alike: dict[int, int] = {}
         for g in among:
             if not allowed or g in allowed:
                 count = alike.get(id(self.machines[g]), 0)
