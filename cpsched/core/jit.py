@@ -106,7 +106,7 @@ def ready(seconds: float = math.inf, family: str | None = None) -> bool:
             _activate(group)
         elif group not in _postponed:
             _postponed.add(group)
-            idle.when_idle(seconds + 0.2, functools.partial(_activate, group))
+            idle.when_idle(seconds + 0.2, functools.partial(load, group))
     return not wanted - _active
 
 
@@ -190,6 +190,9 @@ def load(group: str) -> bool:
         _modules(group)
         return ready()
     _activate(group)
+    # numba reads a kernel's code from its cache at the first call, which takes a while as well.
+    for module in _modules(group):
+        module.warm_up()
     return True
 
 

@@ -47,7 +47,7 @@ def test_belady_is_optimal(seed):
     """On small trees no sequence of evictions has more prefix hits."""
     for blocks in (1, 2, 3):
         p = tree_problem(seed, blocks)
-        result = cpsched.solve(p, time_limit=5)
+        result = cpsched.solve(p, time_limit=60)
         assert result.status == "OPTIMAL"
         assert result.objective == most_hits(p, blocks)
 
@@ -80,7 +80,7 @@ def test_belady_matches_the_flow():
 def test_kept_blocks_are_prefixes():
     """Every kept reuse is a hit: what is kept of a path is its beginning."""
     p = generated("serving-conversations", requests=300, blocks=40)
-    result = cpsched.solve(p, time_limit=5)
+    result = cpsched.solve(p, time_limit=60)
     assert result.objective == belady(p, 40)[1] * 512
     for one in result.bounds:
         assert recompute(p, one) == one.value
@@ -122,7 +122,7 @@ def test_packing_is_optimal(seed):
             )
             moment += 2 + rng.randint(0, 5)
     p = ServingProblem(question="cache", requests=tuple(rows), instances=(Instance(capacity=20),))
-    result = cpsched.solve(p, time_limit=5)
+    result = cpsched.solve(p, time_limit=60)
     assert result.status == "OPTIMAL"
     assert result.objective == packed_best(p)
     for one in result.bounds:

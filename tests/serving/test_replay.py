@@ -10,7 +10,8 @@ import pytest
 import cpsched
 from cpsched import ProblemError
 from cpsched.families.serving.problem import Instance, Request, ServingProblem
-from cpsched.families.serving.replay import POLICIES, replay, simulate
+from cpsched.families.serving.replay import POLICIES, replay
+from cpsched.families.serving.simulate import simulate
 from tests.serving.helpers import memory, problem
 from tests.serving.test_solve import generated
 
@@ -128,3 +129,17 @@ def test_unknown_policies_are_refused():
         replay(p, "lru")
     with pytest.raises(ProblemError, match="q90"):
         replay(p, "mcsf", estimates="low")
+
+
+def test_hidden_lengths_keep_the_batch_limit():
+    """Simulated admissions leave no more requests running than the instance takes."""
+    p = problem([(2, 3)] * 6, 100, max_batch=2)
+    shown = replay(p, "fcfs", estimates="q50")
+    assert not shown.violations
+    assert shown.objective == 2 * (3 + 6 + 9)
+
+
+def test_hidden_lengths_refuse_chunks():
+    """What the simulator does not know is refused, not simulated wrongly."""
+    with pytest.raises(ProblemError, match="prefills take no rounds"):
+        replay(problem([(2, 3)], 100, prefill_chunk=1), "fcfs", estimates="q50")

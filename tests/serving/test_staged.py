@@ -225,7 +225,7 @@ def test_cheapest_split_is_found():
         network=Network(units_per_round=6),
         slo_percent=100.0,
     )
-    result = cpsched.solve(p, time_limit=60)
+    result = cpsched.solve(p, time_limit=8)
     assert result.objective == 8
     assert result.bound <= 8
     used = {g for o in result.schedule.requests for g in (o.instance, o.decode)}

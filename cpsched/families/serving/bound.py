@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cpsched.core import jit
 from cpsched.errors import ProblemError
 from cpsched.families.serving import branch, lagrange, patterns
 from cpsched.families.serving.prepare import UNLIMITED, Prepared, prepare
@@ -17,6 +18,11 @@ from cpsched.result import Bound, Number
 
 if TYPE_CHECKING:
     from cpsched.core.run import Run
+
+
+#: Cliques raise the program's bound by a few percent: below this share of what is known they are
+#: not tried.
+HOPELESS = 0.95
 
 
 def quick(q: Prepared, objective: str) -> list[Bound]:
@@ -58,7 +64,7 @@ def _alone(q: Prepared, objective: str) -> int:
     if objective == "makespan":
         return int(end.max(initial=0))
     if objective == "goodput":
-        first = end - q.length.min(axis=0) + q.prefill.min(axis=0) + np.minimum(1, q.output)
+        first = end - q.output + np.minimum(1, q.output)
         possible = (first <= q.first_by) & (end <= q.end_by)
         return int(q.weight[possible].sum())
     if objective in ("instances", "cost"):
@@ -70,7 +76,7 @@ def _alone(q: Prepared, objective: str) -> int:
 
 def earliest_ends(q: Prepared) -> np.ndarray:
     """First possible end of every request: longest paths over what it waits for."""
-    shortest = q.length.min(axis=0)
+    shortest = q.shortest
     end: np.ndarray = q.release + shortest
     if not len(q.preds):
         return end
@@ -98,15 +104,25 @@ def _total(values: np.ndarray) -> int:
 def _smallest_volume_first(q: Prepared) -> int:
     """Kong et al. (2606.22327): whoever ends j-th, at least the j smallest volumes per weight were
     held before, and no more than the capacity is held per round."""
-    return _smallest_first(q, q.volume, _total(q.capacity))
+    return _smallest_first(q, q.volume, np.array([_total(q.capacity)]))
 
 
-def _smallest_first(q: Prepared, need: np.ndarray, most: int) -> int:
-    """Weighted latencies when every request needs something of which a round offers ``most``.
+def _rounds(need: int, limits: np.ndarray, offered: np.ndarray) -> int:
+    """Rounds until so much was offered: ``limits`` by round, the last one for all that follow."""
+    first = len(limits) - 1
+    if first and need <= offered[first - 1]:
+        return int(np.searchsorted(offered, need)) + 1
+    before = int(offered[first - 1]) if first else 0
+    return first - (before - need) // int(limits[-1])
 
-    With equal weights the j-th end is at least the j smallest needs over ``most``, a whole round,
-    and the j-th of the ends that the requests could have alone.
+
+def _smallest_first(q: Prepared, need: np.ndarray, limits: np.ndarray) -> int:
+    """Weighted latencies when every request needs something that rounds offer, see `_rounds`.
+
+    With equal weights the j-th end is at least when the j smallest needs were offered, and the
+    j-th of the ends that the requests could have alone.
     """
+    most, offered = int(limits[-1]), np.cumsum(limits)
     arrival = np.array([r.arrival for r in q.problem.requests])
     base = int(q.release.min())
     offset = int((q.weight * (base - arrival)).sum())
@@ -116,7 +132,9 @@ def _smallest_first(q: Prepared, need: np.ndarray, most: int) -> int:
     held = np.cumsum(need[order].astype(object))
     if (q.weight == q.weight[0]).all():
         alone = np.sort(earliest_ends(q)) - base
-        ends = [max(int(a), -(-int(h) // most)) for a, h in zip(alone, held, strict=True)]
+        ends = [
+            max(int(a), _rounds(int(h), limits, offered)) for a, h in zip(alone, held, strict=True)
+        ]
         return offset + int(q.weight[0]) * sum(ends)
     # Smith's rule gives the least weighted sum of these partial sums over all orders.
     return offset + -(-int((q.weight[order].astype(object) * held).sum()) // most)
@@ -124,20 +142,27 @@ def _smallest_first(q: Prepared, need: np.ndarray, most: int) -> int:
 
 def configurations(q: Prepared, pattern: patterns.Pattern, objective: str) -> int:
     """What the weights of a pattern prove: all active requests together weigh at most its limit."""
-    weight, limit = q.states.weights(pattern)
+    weight, limits = q.states.weights(pattern)
     totals = q.states.totals(weight)
     if objective == "makespan":
-        return _last_end(q, totals, limit)
-    return _smallest_first(q, totals, limit)
+        return _last_end(q, totals, limits)
+    return _smallest_first(q, totals, limits)
 
 
-def _last_end(q: Prepared, need: np.ndarray, most: int) -> int:
-    """The last end when a round offers ``most`` of what every request needs after its arrival."""
+def _last_end(q: Prepared, need: np.ndarray, limits: np.ndarray) -> int:
+    """The last end when rounds offer, see `_rounds`, what every request needs after its arrival.
+
+    Whoever arrives at a moment or later has run no longer than the rounds since then.
+    """
+    most, offered = int(limits[-1]), np.cumsum(limits)
     if most >= UNLIMITED or not most:
         return 0
     order = np.argsort(q.release, kind="stable")
     after = np.cumsum(need[order][::-1].astype(object))[::-1]
-    return max(int(m) - (-int(a) // most) for m, a in zip(q.release[order], after, strict=True))
+    return max(
+        int(m) + _rounds(int(a), limits, offered)
+        for m, a in zip(q.release[order], after, strict=True)
+    )
 
 
 def raise_configurations(
@@ -149,6 +174,9 @@ def raise_configurations(
         return None
     states = q.states
     if q.problem.reject or not states.applies(run.clock.remaining()):
+        return None
+    tables = min(patterns.LARGEST_RAMP, len(patterns.RAMP) * states.size) + 6 * states.size
+    if patterns.COST * tables * jit.slowdown() > max(0.02, seconds):
         return None
     importance = np.ones(len(states.number))
     if latency:
@@ -170,9 +198,9 @@ def _volume(q: Prepared) -> int:
     sums = np.concatenate([[0], np.cumsum(q.tokens)])
     tokens = (sums[q.offset[:, 1:]] - sums[q.offset[:, :-1]]).min(axis=0)
     return max(
-        _last_end(q, q.volume, _total(q.capacity)),
-        _last_end(q, q.length.min(axis=0), _total(q.max_batch)),
-        _last_end(q, tokens, _total(q.budget)),
+        _last_end(q, q.volume, np.array([_total(q.capacity)])),
+        _last_end(q, q.length.min(axis=0), np.array([_total(q.max_batch)])),
+        _last_end(q, tokens, np.array([_total(q.budget)])),
     )
 
 
@@ -212,6 +240,9 @@ def raise_time_indexed(
             return
         dual = raise_priced(q, run, objective, prices, argument)
         dull = 0 if dual > best + 1e-4 * abs(best) or best == -math.inf else dull + 1
+        known = run.bound(0) if run.objectives[0].name == objective else None
+        if not goodput and known is not None and dual < HOPELESS * known * lagrange.SCALE:
+            return
         if dual > best:
             best = dual
             if keep is not None:

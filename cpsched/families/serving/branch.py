@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,9 +24,12 @@ if TYPE_CHECKING:
 
 ARGUMENT = "branch-and-bound"
 #: Most requests for which the search is tried.
-LARGEST = 16
+LARGEST = 20
 #: Most states remembered, as a power of two, and seconds per node.
 STATES, COST = 22, 1e-6
+#: Most patterns whose bounds are looked at; sets (a power of two), states compared per set, and
+#: numbers stored for that.
+PATTERNS, SETS, LABELS, LARGEST_STORE = 3, 16, 24, 2**26
 
 
 def applies(q: Prepared) -> bool:
@@ -106,6 +110,50 @@ class Search:
             np.concatenate([[0], np.cumsum(length)])[:-1].astype(np.int64),
             np.concatenate([q.profile(i, 0) for i in order.tolist()]),
         )  # fmt: skip
+        self.by_length = np.argsort(length, kind="stable")
+        self.heavy, self.totals, self.by_total, self.room = self._patterns(prices)
+        self.used = np.zeros((len(self.room), limit + longest + 4), np.int64)
+        # Who else runs counts as well where batches are limited: then nothing is compared.
+        compared = int(q.max_batch[0]) >= n
+        slots = 2 ** min(n, SETS) if compared else 0
+        labels = min(LABELS, LARGEST_STORE // max(1, slots * longest))
+        self.labels = (
+            np.zeros((slots if labels else 0, 2), np.int64),
+            np.zeros((slots, labels), np.int64),
+            np.zeros((slots, labels, longest), np.int32),
+        )
+
+    def _patterns(self, prices: Sequence[lagrange.Prices]) -> tuple[Ints, Ints, Ints, Ints]:
+        """Weights by pattern in the search's order, their totals, orders and room per round.
+
+        Units of memory, and of the patterns in the prices those that prove most from the start.
+        """
+        q = self.q
+        rows, room = [self.data[4]], [int(q.capacity[0])]
+        if (q.weight != q.weight[0]).any():
+            rows, room = [], []
+        known = {id(one): one for p in prices for one, _ in p.patterns} if rows else {}
+        for pattern in known.values():
+            weight, limits = q.states.weights(pattern)
+            parts = []
+            for i in self.order.tolist():
+                mine = weight[q.states.number[q.states.first[i] : q.states.first[i + 1]]]
+                parts += [np.zeros(int(q.prefill[0, i]), np.int64), mine]
+            rows.append(np.concatenate(parts))
+            room.append(int(limits[-1]))
+        heavy = np.array(rows, np.int64).reshape(len(rows), len(self.data[4]))
+        totals = np.array([np.add.reduceat(row, self.data[3]) for row in heavy], np.int64)
+        totals = totals.reshape(len(rows), q.n)
+        by_total = np.argsort(totals, axis=1, kind="stable")
+        value = [
+            exact.rest_ends(
+                0, self.start, self.data[2], self.by_length, totals[k : k + 1],
+                by_total[k : k + 1], np.array(room[k : k + 1]), np.zeros((1, 1), np.int64),
+            )
+            for k in range(len(rows))
+        ]  # fmt: skip
+        best = np.argsort(-np.array(value, np.int64), kind="stable")[:PATTERNS]
+        return heavy[best], totals[best], by_total[best], np.array(room, np.int64)[best]
 
     def run(self, nodes: int) -> bool:
         """Look at so many more nodes; whether the search is over."""
@@ -117,7 +165,8 @@ class Search:
                 self.start, self.best, self.use, self.paid,
                 self.seen, self.seen_cost, self.marks, release, weight, length, offset, memory,
                 int(q.capacity[0]), int(q.max_batch[0]), self.twin, self.cost, self.least,
-                lagrange.SCALE, nodes,
+                lagrange.SCALE, self.by_length, self.heavy, self.totals, self.by_total,
+                self.room, self.used, *self.labels, nodes,
             )
         )  # fmt: skip
 
@@ -130,14 +179,17 @@ class Search:
         return out
 
 
-def prove(q: Prepared, run: Run, name: str, prices: Sequence[lagrange.Prices]) -> None:
-    """Search every schedule better than the incumbent, as far as the clock allows."""
+def prove(
+    q: Prepared, run: Run, name: str, prices: Sequence[lagrange.Prices], seconds: float = math.inf
+) -> bool:
+    """Search every schedule better than the incumbent for so many seconds; whether all were."""
     assert run.incumbent is not None
+    end = run.clock.remaining() - seconds
     jit.ready(run.clock.remaining())
     shift = _shift(q)
     search = Search(q, prices, int(run.incumbent.values[0]) + shift)
     found = 0
-    while not run.done():
+    while not run.done() and run.clock.remaining() > end:
         known = int(run.incumbent.values[0]) + shift
         if known - search.offset < search.state[exact.UPPER]:
             search.state[exact.UPPER] = known - search.offset
@@ -156,7 +208,8 @@ def prove(q: Prepared, run: Run, name: str, prices: Sequence[lagrange.Prices]) -
             value = int(search.state[exact.UPPER]) + search.offset - shift
             data = {"prices": [one.to_data() for one in prices]}
             run.raise_bound(Bound(value, ARGUMENT, name, data))
-            return
+            return True
+    return False
 
 
 def confirmed(q: Prepared, value: int, prices: Sequence[lagrange.Prices]) -> bool:

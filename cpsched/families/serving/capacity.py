@@ -68,7 +68,8 @@ def _split_bound(q: Prepared, objective: str) -> int:
     prices = np.array([m.price for m in q.problem.machines], np.float64)
     prefill = np.array([m.role == "prefill" for m in q.problem.machines])
     due = np.minimum(q.end_by, q.first_by - np.minimum(1, q.output) + q.output)
-    held = q.prompt * q.output + q.output * (q.output + 1) // 2
+    # Shared blocks may be there already: only what is private counts.
+    held = q.private * q.output + q.output * (q.output + 1) // 2
     demands: list[tuple[NDArray[np.bool_], list[tuple[Ints, Ints, Ints]]]] = [
         (prefill, [(q.prompt, q.first_by, q.budget)]),
         (
@@ -157,14 +158,16 @@ def subset(q: Prepared, machines: list[int]) -> Prepared:
     )
 
 
-def serve(q: Prepared, machines: list[int]) -> tuple[Ints, Ints] | None:
+def serve(q: Prepared, machines: list[int], run: Run) -> tuple[Ints, Ints] | None:
     """Starts and machines within the SLO on some of the machines, by list scheduling."""
     part = subset(q, machines)
     if (q.fixed_machine >= 0).any():
         return None
     for name in ("edf", "fcfs", "svf"):
         order, skip = POLICIES[name]
-        start, machine = run_policy(part, order(part), skip=skip)
+        if run.clock.expired():
+            return None
+        start, machine = run_policy(part, order(part), skip=skip, run=run)
         if (machine < 0).any() and not q.problem.reject:
             continue
         if q.problem.slo_percent is None or misses(part, start, machine) <= q.misses:
@@ -187,19 +190,19 @@ def greedy(q: Prepared, run: Run) -> None:
     # The number needed is near the bound: try it first, then double the distance.
     step, count, failed = 1, low, low - 1
     while count <= high:
-        found = serve(q, order[:count])
+        found = serve(q, order[:count], run)
         run.clock.spend(1e-4 * q.n)
         if found is not None:
             run.offer(lambda f=found: q.schedule(*f), f"greedy:{count}-instances")  # type: ignore[misc]
             break
         failed = count
-        if count == high or (run.clock.expired() and run.incumbent is not None):
+        if count == high or run.clock.expired():
             return
         count = min(high, count + step)
         step *= 2
     while count - failed > 1 and not run.clock.expired():
         middle = (count + failed) // 2
-        found = serve(q, order[:middle])
+        found = serve(q, order[:middle], run)
         run.clock.spend(1e-4 * q.n)
         if found is None:
             failed = middle
@@ -233,7 +236,7 @@ def _drop(q: Prepared, run: Run) -> None:
         for trial in trials:
             if run.done() or not trial:
                 return
-            found = serve(q, sorted(trial))
+            found = serve(q, sorted(trial), run)
             run.clock.spend(1e-4 * q.n)
             if found is not None and run.offer(lambda f=found: q.schedule(*f), "drop"):  # type: ignore[misc]
                 used = sorted(trial)

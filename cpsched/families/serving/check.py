@@ -20,16 +20,11 @@ from cpsched.families.serving.check_static import (
 from cpsched.families.serving.pieces import (
     Piece,
     bucket_of,
-    is_staged,
     length,
-    memory_pieces,
     peaks,
     prefill_rounds,
-    shared_pieces,
-    shared_units,
-    staged_pieces,
-    token_pieces,
     transfer_rounds,
+    used_on,
     working,
 )
 from cpsched.families.serving.problem import Instance, Placed, Request, ServingProblem
@@ -84,7 +79,8 @@ def check_admission(p: ServingProblem, s: Schedule) -> list[Violation]:
         ]
     for name, one in placed.items():
         out += _check_request(p, requests[name], machines[one.instance], one, placed)
-        out += _check_stages(p, requests[name], one)
+        if machines[one.instance].staged or one.pauses or (one.decode, one.sent) != (None, None):
+            out += _check_stages(p, requests[name], machines, one)
     if not out or all(v.rule != "duration" for v in out):
         for index, machine in enumerate(machines):
             mine = [
@@ -100,11 +96,13 @@ def check_admission(p: ServingProblem, s: Schedule) -> list[Violation]:
     return out
 
 
-def _check_stages(p: ServingProblem, r: Request, one: Placed) -> list[Violation]:
+def _check_stages(
+    p: ServingProblem, r: Request, machines: tuple[Instance, ...], one: Placed
+) -> list[Violation]:
     """Pauses lie between the chunks of an interruptible prefill; handovers obey the roles."""
     out = []
     where = {"request": r.id}
-    machine = p.machines[one.instance]
+    machine = machines[one.instance]
     rounds = prefill_rounds(r, machine)
     at, worked = one.start, 0
     for a, b in one.pauses:
@@ -122,7 +120,7 @@ def _check_stages(p: ServingProblem, r: Request, one: Placed) -> list[Violation]
         out.append(Violation("role", f"request {r.id} needs both decode and sent", where))
     elif one.decode is not None and one.sent is not None:
         ready = one.start + rounds + sum(b - a for a, b in one.pauses)
-        if p.machines[one.decode].role == "prefill" or one.decode == one.instance:
+        if machines[one.decode].role == "prefill" or one.decode == one.instance:
             text = f"request {r.id} may not decode on instance {one.decode}"
             out.append(Violation("role", text, where))
         if one.sent < ready:
@@ -214,30 +212,17 @@ def _check_request(
 def _check_machine(
     p: ServingProblem, index: int, machine: Instance, mine: list[tuple[Request, Placed]]
 ) -> list[Violation]:
-    shared = shared_units(p) if any(r.prefix for r, _ in mine) else {}
-    staged = [(r, o) for r, o in mine if is_staged(o)]
-    parts = [staged_pieces(p, r, index, o) for r, o in staged]
-    whole = [(r, o) for r, o in mine if not is_staged(o)]
-    pieces: dict[str, tuple[int | None, list[Piece]]] = {
-        "capacity": (
-            machine.capacity,
-            [q for r, o in whole for q in memory_pieces(r, machine, o.start, shared.get(r.id, 0))]
-            + shared_pieces(p, ((r, o.start, o.end) for r, o in whole)),
-        ),
-        "max_batch": (
-            machine.max_batch,
-            [Piece(o.start, o.end, 1, 0) for _, o in whole if o.end > o.start],
-        ),
-        "token_budget": (
-            machine.token_budget,
-            [q for r, o in whole for q in token_pieces(r, machine, o.start)],
-        ),
+    limits = {
+        "capacity": machine.capacity,
+        "max_batch": machine.max_batch,
+        "token_budget": machine.token_budget,
     }
     out = []
-    for rule, (limit, used) in pieces.items():
+    for rule, used in used_on(p, index, mine).items():
+        limit = limits[rule]
         if limit is None:
             continue
-        times, use = peaks(used + [q for part in parts for q in part[rule]])
+        times, use = peaks(used)
         if len(use) and int(use.max()) > limit:
             worst = int(use.argmax())
             out.append(

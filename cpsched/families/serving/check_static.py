@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import NamedTuple
 
 from cpsched.families.serving.exact_number import exact_number
 from cpsched.families.serving.problem import Request, ServingProblem
@@ -70,28 +71,45 @@ def evaluate_preemption(p: ServingProblem, s: Schedule, name: str) -> Number:
 # ---------------------------------------------------------------- routing
 
 
-def prefix_sizes(p: ServingProblem) -> dict[tuple[int, int], int]:
-    """Units of each prefix block by (depth, id): a prompt's last block may be cut short, and a
-    block is as long as its shortest user says."""
-    sizes: dict[tuple[int, int], int] = {}
+class PrefixTree(NamedTuple):
+    """The shared blocks: units of every node, and the nodes of every request by its id."""
+
+    size: list[int]
+    path: dict[str, list[int]]
+
+
+def prefix_tree(p: ServingProblem) -> PrefixTree:
+    """The tree of the prefixes: requests share the nodes of their equal leading blocks.
+
+    A prompt's last block may be cut short; a block is as long as its shortest user says.
+    """
+    tree = PrefixTree([], {r.id: [] for r in p.requests})
+    known: dict[tuple[int, int], int] = {}
     for r in p.requests:
+        if not r.prefix:
+            continue
+        node = -1
+        path = tree.path[r.id]
         for depth, block in enumerate(r.prefix):
             size = min(p.prefix_block, r.prompt - depth * p.prefix_block)
-            sizes[depth, block] = min(size, sizes.get((depth, block), size))
-    return sizes
+            node = known.setdefault((node, block), len(tree.size))
+            if node == len(tree.size):
+                tree.size.append(size)
+            tree.size[node] = min(size, tree.size[node])
+            path.append(node)
+    return tree
 
 
 def residents(p: ServingProblem, where: dict[str, int]) -> list[int]:
     """Peak units on every instance: private KV at full length, prefix blocks once."""
-    sizes = prefix_sizes(p)
+    size, paths = prefix_tree(p)
     use = [0] * len(p.machines)
-    blocks: list[set[tuple[int, int]]] = [set() for _ in use]
+    blocks: list[set[int]] = [set() for _ in use]
     for r in p.requests:
         if r.id in where:
-            path = list(enumerate(r.prefix))
-            use[where[r.id]] += r.prompt + r.output - sum(sizes[key] for key in path)
-            blocks[where[r.id]].update(path)
-    return [u + sum(sizes[key] for key in b) for u, b in zip(use, blocks, strict=True)]
+            use[where[r.id]] += r.prompt + r.output - sum(size[k] for k in paths[r.id])
+            blocks[where[r.id]].update(paths[r.id])
+    return [u + sum(size[k] for k in b) for u, b in zip(use, blocks, strict=True)]
 
 
 def routed_loads(p: ServingProblem, where: dict[str, int]) -> list[Fraction]:

@@ -6,14 +6,7 @@ import heapq
 from itertools import pairwise
 
 from cpsched.families.serving import check_cache, check_static
-from cpsched.families.serving.pieces import (
-    is_staged,
-    memory_pieces,
-    peaks,
-    shared_pieces,
-    shared_units,
-    staged_pieces,
-)
+from cpsched.families.serving.pieces import peaks, used_on
 from cpsched.families.serving.problem import ServingProblem, ServingSchedule
 from cpsched.plot.figure import Bar, Figure, Lane, Profile
 
@@ -63,7 +56,6 @@ def _admission(p: ServingProblem, s: ServingSchedule, title: str) -> Figure:
     requests = {r.id: r for r in p.requests}
     machines = p.machines
     lanes, profiles = [], []
-    shared = shared_units(p)
     for index in sorted({g for o in s.requests for g in (o.instance, o.decode) if g is not None}):
         mine = sorted((o for o in s.requests if o.instance == index), key=lambda o: o.start)
         if len(s.requests) <= MOST_BARS:
@@ -83,22 +75,8 @@ def _admission(p: ServingProblem, s: ServingSchedule, title: str) -> Figure:
                 Lane(f"instance {index}" if not k else "", tuple(bars), 0.4)
                 for k, bars in enumerate(rows)
             ]
-        whole = [o for o in mine if not is_staged(o)]
-        pieces = [
-            piece
-            for o in whole
-            for piece in memory_pieces(
-                requests[o.request], machines[index], o.start, shared[o.request]
-            )
-        ]
-        pieces += shared_pieces(p, [(requests[o.request], o.start, o.end) for o in whole])
-        pieces += [
-            piece
-            for o in s.requests
-            if is_staged(o) and index in (o.instance, o.decode)
-            for piece in staged_pieces(p, requests[o.request], index, o)["capacity"]
-        ]
-        times, use = peaks(pieces)
+        here = [(requests[o.request], o) for o in s.requests if index in (o.instance, o.decode)]
+        times, use = peaks(used_on(p, index, here)["capacity"])
         capacity = machines[index].capacity
         points = tuple((float(t), float(u)) for t, u in zip(times, use, strict=True))
         limit = ((0.0, float(capacity)),) if capacity is not None else ()

@@ -108,10 +108,28 @@ POLICIES: dict[str, tuple[Callable[[Prepared], Ints], bool]] = {
 }
 
 
+#: Seconds of a full check of whether a request fits, and of each of its rounds there.
+CHECKING, ROUND = 6e-7, 8e-9
+
+
 def run_policy(
-    q: Prepared, order: Ints, *, skip: bool, age: int = UNLIMITED, scan: int | None = None
+    q: Prepared,
+    order: Ints,
+    *,
+    skip: bool,
+    age: int = UNLIMITED,
+    scan: int | None = None,
+    run: Run | None = None,
 ) -> tuple[Ints, Ints]:
-    """Start and machine of every request when the order is list-scheduled; see `kernels`."""
+    """Start and machine of every request when the order is list-scheduled; see `kernels`.
+
+    With a run the time left limits how often requests are looked past.
+    """
+    work = 100 * q.n + 100_000
+    if run is not None and not run.deterministic:
+        each = (CHECKING + ROUND * float(q.length.mean())) * jit.slowdown()
+        left = max(0.0, run.clock.remaining() - quick.CHECK * q.n)
+        work = min(work, q.n + int(0.4 * left / each))
     running = q.fixed_machine[order] >= 0
     order = np.concatenate([order[running], order[~running]])
     limits = np.stack([q.capacity, q.max_batch, q.budget])
@@ -120,7 +138,7 @@ def run_policy(
         order, q.release, q.kind, q.length, q.offset, q.memory, q.tokens, limits,
         q.node_offset, q.nodes, q.node_size, q.pred_offset, q.preds, q.gap,
         q.tool, q.tool_rounds, q.tool_capacity, allowed, q.fixed_start, q.fixed_machine,
-        int(skip), age, SCAN if scan is None else scan, 100 * q.n + 100_000,
+        int(skip), age, SCAN if scan is None else scan, work,
     )  # fmt: skip
     return start, machine
 
@@ -150,7 +168,7 @@ def greedy(q: Prepared, run: Run) -> None:
 
 def offer_order(q: Prepared, run: Run, order: Ints, skip: bool, source: str) -> bool:
     """List-schedule an order and offer the result; whether it is the new incumbent."""
-    start, machine = run_policy(q, order, skip=skip)
+    start, machine = run_policy(q, order, skip=skip, run=run)
     run.clock.spend(5e-5 * q.n)
     if (machine < 0).any() and not q.problem.reject:
         return False

@@ -15,6 +15,113 @@ MASK = 2**62 - 1
 
 
 @kernel
+def rest_ends(
+    t: int,
+    start: Any,
+    length: Any,
+    by_length: Any,
+    totals: Any,
+    by_total: Any,
+    room: Any,
+    used: Any,
+) -> int:
+    """Least sum of the ends of the waiting requests when they start at round t or later.
+
+    For weights of which a round has ``room``: the j-th end comes no sooner than what the running
+    requests leave suffices for the j smallest totals, nor than the j-th shortest run.
+
+    Parameters
+    ----------
+    start
+        By request; -1: waiting.
+    totals, by_total, room, used
+        Sums of the weights by pattern and request, the requests by them, weight per round, and
+        what is used by pattern and round.
+    """
+    n = len(start)
+    best = np.int64(0)
+    rounds = used.shape[1]
+    for p in range(totals.shape[0]):
+        ends = np.int64(0)
+        need = np.int64(0)
+        offered = np.int64(0)
+        at = t
+        position = 0
+        for q in range(n):
+            i = by_total[p, q]
+            if start[i] >= 0:
+                continue
+            need += totals[p, i]
+            while offered < need and at + 1 < rounds:
+                at += 1
+                offered += room[p] - used[p, at]
+            end = at
+            if offered < need:
+                end += -((offered - need) // room[p])
+            while start[by_length[position]] >= 0:
+                position += 1
+            alone = t + length[by_length[position]]
+            position += 1
+            ends += max(end, alone)
+        best = max(best, ends)
+    return int(best)
+
+
+@kernel
+def dominated(key: Any, value: Any, now: Any, count: Any, cost: Any, profile: Any) -> bool:
+    """Whether a state is no better than one seen before; if not it is remembered.
+
+    Among states in which the same requests have started, one is no better than another that has
+    cost no more and leaves no less memory in any round to come.
+
+    Parameters
+    ----------
+    key, value, now
+        The set of started requests, the cost so far, and the memory in use from now on.
+    count, cost, profile
+        The states seen: how many by slot, and of which set (plus 1), and what they were. Sets that
+        fall into the same slot take it from each other, which only costs time.
+    """
+    most = cost.shape[1]
+    rounds = profile.shape[2]
+    slot = (key ^ (key >> 11)) & (len(count) - 1)
+    if count[slot, 1] != key + 1:
+        count[slot, 0] = 0
+        count[slot, 1] = key + 1
+    known = min(most, count[slot, 0])
+    for k in range(known):
+        if cost[slot, k] > value:
+            continue
+        worse = True
+        for u in range(rounds):
+            if profile[slot, k, u] > now[u]:
+                worse = False
+                break
+        if worse:
+            return True
+    spot = -1
+    for k in range(known):
+        if cost[slot, k] < value:
+            continue
+        better = True
+        for u in range(rounds):
+            if profile[slot, k, u] < now[u]:
+                better = False
+                break
+        if better:
+            spot = k
+            break
+    if spot < 0:
+        # Full: the oldest makes room.
+        spot = count[slot, 0] % most
+        count[slot, 0] += 1
+    cost[slot, spot] = value
+    for u in range(rounds):
+        profile[slot, spot, u] = now[u]
+    return False
+
+
+@kernel
 def branch(
     state: Any,
     frame_time: Any,
@@ -38,14 +145,23 @@ def branch(
     cost: Any,
     least: Any,
     scale: int,
+    by_length: Any,
+    heavy: Any,
+    totals: Any,
+    by_total: Any,
+    room: Any,
+    used: Any,
+    label_count: Any,
+    label_cost: Any,
+    label_profile: Any,
     budget: int,
 ) -> int:
     """Depth-first search over the starts on one machine, round by round; resumes where it stopped.
 
     In every round each unstarted request in turn is started or not, then the round is closed. A
-    branch is cut when the prices prove it too dear, when the same requests have started with the
-    same memory to come at no greater cost, or when a request could start a round earlier whatever
-    follows.
+    branch is cut when the prices or `rest_ends` prove it too dear, when the same requests have
+    started with no more memory to come at no greater cost, or when a request could start a round
+    earlier whatever follows.
 
     Parameters
     ----------
@@ -68,6 +184,11 @@ def branch(
     cost, least
         Price of a start by set, request and start, less the constant of the set; and the least
         price at that start or later.
+    by_length, heavy, totals, by_total, room, used
+        Requests by length, and weights by pattern, laid out like ``memory``; see `rest_ends`. No
+        pattern when the requests weigh differently.
+    label_count, label_cost, label_profile
+        See `dominated`; of no length when that is not asked.
     budget
         Nodes to look at in this call.
 
@@ -81,6 +202,7 @@ def branch(
     limit = cost.shape[2]
     longest = marks.shape[1] - n
     slots = seen.shape[0]
+    patterns = totals.shape[0]
     depth = state[0]
     while budget > 0:
         t = frame_time[depth]
@@ -115,12 +237,22 @@ def branch(
             for k in range(rounds):
                 use[0, t + 1 + k] += memory[a + k]
                 use[1, t + 1 + k] += 1
+            for p in range(patterns):
+                for k in range(rounds):
+                    used[p, t + 1 + k] += heavy[p, a + k]
             frame_next[depth] = j
             depth += 1
             frame_time[depth] = t
             frame_next[depth] = j
             frame_job[depth] = i
             moved = True
+            if patterns > 0:
+                rest = rest_ends(t, start, length, by_length, totals, by_total, room, used)
+                for k in range(n):
+                    if start[k] >= 0:
+                        rest += start[k] + length[k]
+                if rest * weight[0] >= state[3]:
+                    frame_next[depth] = n + 1
             break
         if moved:
             continue
@@ -151,6 +283,12 @@ def branch(
                     if later > (state[3] - 1) * scale:
                         open_ = False
                         break
+                if open_ and patterns > 0:
+                    rest = rest_ends(t + 1, start, length, by_length, totals, by_total, room, used)
+                    for i in range(n):
+                        if start[i] >= 0:
+                            rest += start[i] + length[i]
+                    open_ = rest * weight[0] < state[3]
                 # Whoever could run a round earlier, whatever starts from now on, should.
                 for i in range(n):
                     if not open_:
@@ -207,6 +345,15 @@ def branch(
                         seen[spot, 0] = first
                         seen[spot, 1] = second
                         seen_cost[spot] = value
+                    if open_ and len(label_count) > 0 and late <= t + 1:
+                        key = np.int64(0)
+                        for i in range(n):
+                            if start[i] >= 0:
+                                key |= np.int64(1) << i
+                        now = use[0, t + 2 : t + 2 + longest]
+                        open_ = not dominated(
+                            key, value, now, label_count, label_cost, label_profile
+                        )
                 if open_:
                     budget -= 1
                     state[1] += 1
@@ -233,6 +380,8 @@ def branch(
             for k in range(length[i]):
                 use[0, t + 1 + k] -= memory[a + k]
                 use[1, t + 1 + k] -= 1
+                for p in range(patterns):
+                    used[p, t + 1 + k] -= heavy[p, a + k]
         else:
             for s in range(sets):
                 for k in range(n):
@@ -251,5 +400,8 @@ def warm_up() -> None:
         np.array([0, 0, 0, 5, 0], np.int64), frames[0], frames[1], frames[2], -one, -one,
         np.zeros((2, 16), np.int64), np.zeros(1, np.int64), np.zeros((64, 2), np.int64),
         np.zeros(64, np.int64), np.ones((2, 4), np.int64), 0 * one, one, one, 0 * one, one,
-        5, 5, -one, table, table, 1, 10,
+        5, 5, -one, table, table, 1, 0 * one, np.ones((1, 1), np.int64),
+        np.ones((1, 1), np.int64), np.zeros((1, 1), np.int64), 5 * one,
+        np.zeros((1, 16), np.int64), np.zeros((2, 2), np.int64), np.zeros((2, 3), np.int64),
+        np.zeros((2, 3, 3), np.int32), 10,
     )  # fmt: skip

@@ -13,6 +13,7 @@ from cpsched.core.jit import kernel
 def subgradient(
     price: Any,
     profile: Any,
+    offer: Any,
     first: Any,
     release: Any,
     weight: Any,
@@ -20,6 +21,7 @@ def subgradient(
     step: float,
     iterations: int,
     best_price: Any,
+    part: Any,
     importance: Any,
 ) -> float:
     """Raise the bound of prices for a while; see `lagrange` for the bound.
@@ -31,14 +33,19 @@ def subgradient(
     Parameters
     ----------
     price
-        By pattern and round, shape (patterns, rounds); all limits are 1. Changed in place.
+        By pattern and round, shape (patterns, rounds). Changed in place.
     profile
         Weights by pattern and round of output, the requests one after the other:
         ``profile[:, first[i] : first[i + 1]]``.
+    offer
+        Limits by pattern and round, 1 but for the first rounds.
     step
         Length of the first steps, as a share.
-    best_price, importance
-        Receive the best prices, and what every round of output paid in the last half.
+    best_price
+        Receives the best prices.
+    part, importance
+        Part of the time by round; receives what every round of output paid in the last half, by
+        the part in which it lay.
 
     Returns
     -------
@@ -52,15 +59,15 @@ def subgradient(
     direction = np.zeros((patterns, rounds))
     total = np.zeros(rounds)
     dull = 0
-    importance[:] = 0.0
+    importance[:, :] = 0.0
     for iteration in range(iterations):
         value = 0.0
         for t in range(rounds):
             total[t] = 0.0
             for k in range(patterns):
-                slope[k, t] = -1.0
+                slope[k, t] = -offer[k, t]
                 total[t] += price[k, t]
-                value -= price[k, t]
+                value -= price[k, t] * offer[k, t]
         for i in range(n):
             a = first[i]
             length = first[i + 1] - a
@@ -83,7 +90,7 @@ def subgradient(
                 for k in range(patterns):
                     slope[k, at + j] += profile[k, a + j]
                 if 2 * iteration >= iterations:
-                    importance[a + j] += total[at + j]
+                    importance[part[at + j], a + j] += total[at + j]
         if value > best:
             if value > best + 2e-4 * abs(best):
                 dull = 0
@@ -118,6 +125,6 @@ def warm_up() -> None:
     """Call the kernel once with the types used in production."""
     price, one = np.zeros((1, 3)), np.ones(1, np.int64)
     subgradient(
-        price, np.ones((1, 1)), np.array([0, 1], np.int64), 0 * one, one, 2.0, 1.0, 2,
-        price.copy(), np.zeros(1),
+        price, np.ones((1, 1)), np.ones((1, 3)), np.array([0, 1], np.int64), 0 * one, one,
+        2.0, 1.0, 2, price.copy(), np.zeros(3, np.int64), np.zeros((2, 1)),
     )  # fmt: skip

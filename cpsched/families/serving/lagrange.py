@@ -201,5 +201,7 @@ def refund(q: Prepared, prices: Prices) -> int:
     for clique, row in prices.cliques.items():
         total += clique_limit(q, clique) * int(row.sum())
     for pattern, row in prices.patterns:
-        total += q.states.weights(pattern)[1] * int(row.sum())
+        first = prices.origin - int(q.release.min()) + 1
+        offers = q.states.offers(pattern, first, len(row))
+        total += int((offers.astype(object) * row).sum())
     return total

@@ -17,7 +17,7 @@ from cpsched.families.serving.check_cache import (
     is_program_cache,
     program_steps,
 )
-from cpsched.families.serving.check_static import held_units, migration_rounds, prefix_sizes
+from cpsched.families.serving.check_static import held_units, migration_rounds, prefix_tree
 from cpsched.families.serving.pieces import (
     bucket_of,
     prefill_rounds,
@@ -71,11 +71,11 @@ def _limits(values: Sequence[int | None], most: int) -> list[int]:
 
 
 def _prefixes(p: ServingProblem) -> dict[str, Any]:
-    number = {key: k for k, key in enumerate(prefix_sizes(p), 1)}
+    size, paths = prefix_tree(p)
     return {
-        "nodes": len(number),
-        "node_size": list(prefix_sizes(p).values()),
-        "prefix": [{number[d, b] for d, b in enumerate(r.prefix)} for r in p.requests],
+        "nodes": len(size),
+        "node_size": size,
+        "prefix": [{k + 1 for k in paths[r.id]} for r in p.requests],
     }
 
 
@@ -95,7 +95,7 @@ def _admission(p: ServingProblem) -> dict[str, Any]:
         + transfer_rounds(p, r.prompt)
         for r in requests
     )
-    big = sum(r.prompt + r.output for r in requests) + sum(prefix_sizes(p).values())
+    big = sum(r.prompt + r.output for r in requests) + sum(prefix_tree(p).size)
     index = {r.id: i for i, r in enumerate(requests, 1)}
     tools = {t.name: k for k, t in enumerate(p.tools, 1)}
     pairs = [(index[other], index[r.id]) for r in requests for other in dict.fromkeys(r.after)]
@@ -184,7 +184,7 @@ def _routing(p: ServingProblem) -> dict[str, Any]:
     machines, requests = p.machines, p.requests
     if any(m.speed != 1.0 for m in machines):
         raise _refusal("routing to instances of equal speed")
-    sizes = prefix_sizes(p)
+    shared = shared_units(p)
     live = p.network is not None
     rounds = [migration_rounds(p, r) if live else 1 for r in requests]
     big = sum(r.prompt + r.output for r in requests)
@@ -193,9 +193,7 @@ def _routing(p: ServingProblem) -> dict[str, Any]:
     return {
         "n": len(requests),
         "m": len(machines),
-        "private": [
-            r.prompt + r.output - sum(sizes[d, b] for d, b in enumerate(r.prefix)) for r in requests
-        ],
+        "private": [r.prompt + r.output - shared[r.id] for r in requests],
         "held": [held_units(r) for r in requests],
         "home": [0 if r.instance is None else r.instance + 1 for r in requests],
         "rounds": rounds,

@@ -34,6 +34,10 @@ SCALE = 4096
 GROUPS = ((130, 1.01), (350, 1.006), (1200, 1.006))
 #: Largest tables (states, seats, units) that are searched, compiled and interpreted.
 LARGEST_TABLE, SLOW_TABLE = 40_000_000, 20_000
+#: Seconds per entry of such a table.
+COST = 1.5e-9
+#: Rounds after the first arrival whose own limits are found, and entries of tables for that.
+RAMP, LARGEST_RAMP = (1, 2, 3, 4, 6, 8, 11, 15, 20, 27, 36, 48), 30_000_000
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,9 @@ class States:
     ----------
     held, left, copies
         The distinct states, and how many requests pass through each.
-    number
+    number, age
         Index of a request's state in each round of its output, the requests in one row:
-        ``number[first[i] : first[i + 1]]``.
+        ``number[first[i] : first[i + 1]]``, and how many rounds it has run then.
     """
 
     def __init__(self, q: Prepared) -> None:
@@ -76,13 +80,14 @@ class States:
         base = np.repeat(q.memory[begins] - 1, q.output)
         self.first = np.concatenate([[0], np.cumsum(q.output)])
         k = np.arange(self.first[-1]) - np.repeat(self.first[:-1], q.output) + 1
+        self.age = k + np.repeat(q.prefill.min(axis=0), q.output)
         pairs = np.stack([k - np.repeat(q.output, q.output), base + k])
         states, self.number, self.copies = np.unique(
             pairs, axis=1, return_inverse=True, return_counts=True
         )
         self.number = self.number.reshape(-1)
         self.left, self.held = -states[0], states[1]
-        self._known: dict[int, tuple[Pattern, Ints, int]] = {}
+        self._known: dict[int, tuple[Pattern, Ints, Ints]] = {}
         self.copies = self.copies.astype(np.int64)
         # Machines with output: (capacity, most requests at once) to how many.
         self.kinds: dict[tuple[int, int], int] = {}
@@ -94,37 +99,64 @@ class States:
                 kind = (capacity, min(batch, capacity // least, q.n))
                 self.kinds[kind] = self.kinds.get(kind, 0) + 1
 
+    @property
+    def size(self) -> int:
+        """Entries of the largest table that finding a limit looks at."""
+        sizes = (len(self.number) * (seats + 1) * (units + 1) for units, seats in self.kinds)
+        return max(sizes, default=0)
+
     def applies(self, seconds: float) -> bool:
         """Whether every machine with output has a memory limit, small enough to search."""
-        size = max((len(self.number) * (s + 1) * (c + 1) for c, s in self.kinds), default=0)
         largest = LARGEST_TABLE if jit.ready(seconds, "serving") else SLOW_TABLE
-        return bool(len(self.number)) and size <= largest
+        return bool(len(self.number)) and self.size <= largest
 
-    def limit(self, weight: Ints) -> int:
-        """The most that all machines together can hold in a round; exact."""
+    def limits(self, weight: Ints) -> Ints:
+        """The most that all machines together can hold in the first rounds; the last for all later.
+
+        Nobody has run longer than the rounds since the first arrival, and who has not is small.
+        """
+        out: list[int] = []
+        whole = self._limit(weight, self.copies)
+        for t in RAMP[: LARGEST_RAMP // self.size]:
+            there = np.bincount(self.number[self.age <= t], minlength=len(self.held))
+            limit = self._limit(weight, there)
+            if limit == whole:
+                break
+            # Between the rounds looked at, the later one holds.
+            out += [limit] * (t - len(out))
+        return np.array([*out, whole], np.int64)
+
+    def _limit(self, weight: Ints, copies: Ints) -> int:
         none = np.zeros((0, 0), np.int64)
         return sum(
-            count * int(self._heaviest(weight, kind, none)) for kind, count in self.kinds.items()
+            count * int(self._heaviest(weight, copies, kind, none))
+            for kind, count in self.kinds.items()
         )
 
     def sets(self, weight: Ints) -> tuple[int, Ints]:
         """The heaviest set on the largest machine, and the heaviest of every size as rows."""
         kind = max(self.kinds)
         chosen = np.zeros((kind[1] + 1, len(self.held)), np.int64)
-        top = int(self._heaviest(weight, kind, chosen))
+        top = int(self._heaviest(weight, self.copies, kind, chosen))
         return top, chosen
 
-    def _heaviest(self, weight: Ints, kind: tuple[int, int], chosen: Ints) -> Any:
+    def _heaviest(self, weight: Ints, copies: Ints, kind: tuple[int, int], chosen: Ints) -> Any:
         return kernels_pattern.heaviest(
-            self.held, self.left, self.copies, weight, kind[0], kind[1], chosen
+            self.held, self.left, copies, weight, kind[0], kind[1], chosen
         )
 
-    def weights(self, pattern: Pattern) -> tuple[Ints, int]:
-        """A pattern's weights by state, and their limit."""
+    def weights(self, pattern: Pattern) -> tuple[Ints, Ints]:
+        """A pattern's weights by state, and their `limits`."""
         if id(pattern) not in self._known:
             weight = self._by_state(pattern)
-            self._known[id(pattern)] = (pattern, weight, self.limit(weight))
+            self._known[id(pattern)] = (pattern, weight, self.limits(weight))
         return self._known[id(pattern)][1:]
+
+    def offers(self, pattern: Pattern, first: int, rounds: int) -> Ints:
+        """The limits in so many rounds, the first of them ``first`` rounds after the arrivals."""
+        limits = self.weights(pattern)[1]
+        at = np.arange(first, first + rounds) - 1
+        return limits[np.where(at < 0, len(limits) - 1, np.minimum(at, len(limits) - 1))]
 
     def _by_state(self, pattern: Pattern) -> Ints:
         known = {

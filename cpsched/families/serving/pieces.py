@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cpsched.families.serving.check_static import prefix_sizes
+from cpsched.families.serving.check_static import prefix_tree
 from cpsched.families.serving.problem import Instance, Placed, Request, ServingProblem
 
 
@@ -65,32 +65,48 @@ def is_staged(one: Placed) -> bool:
     return bool(one.pauses) or one.decode is not None
 
 
-def staged_pieces(p: ServingProblem, r: Request, index: int, one: Placed) -> dict[str, list[Piece]]:
-    """What a request with pauses or a handover uses on an instance, by rule."""
+def holding(r: Request, index: int, one: Placed) -> list[tuple[int, int]]:
+    """The stretches ``(a, b]`` in which a request holds KV on an instance."""
+    spans = {one.instance: (one.start, one.end)}
+    if one.decode is not None and one.sent is not None:
+        spans = {one.instance: (one.start, one.end - r.output), one.decode: (one.sent, one.end)}
+    return [spans[index]] if index in spans else []
+
+
+def staged_pieces(
+    p: ServingProblem, r: Request, index: int, one: Placed, shared: int = 0
+) -> dict[str, list[Piece]]:
+    """What a request with pauses or a handover uses on an instance, by rule.
+
+    Of its prompt ``shared`` units lie in prefix blocks: `shared_pieces` counts those.
+    """
     machine = p.machines[one.instance]
     chunk = machine.prefill_chunk or 1
     rounds = prefill_rounds(r, machine)
     memory, batch, tokens = [], [], []
     ready = one.start + rounds + sum(b - a for a, b in one.pauses)
     begin = one.end - r.output
+    private = r.prompt - shared
     if index == one.instance:
         done = 0
         for k, (a, b) in enumerate(stretches := working(one, rounds)):
+            # Shared blocks are there already: the chunks fill the private part from its beginning.
+            growing = min(b - a, max(0, private // chunk - done))
+            memory.append(Piece(a, a + growing, done * chunk, chunk))
+            memory.append(Piece(a + growing, b, private, 0))
             full = min(b - a, max(0, r.prompt // chunk - done))
-            memory.append(Piece(a, a + full, done * chunk, chunk))
-            memory.append(Piece(a + full, b, r.prompt, 0))
             batch.append(Piece(a, b, 1, 0))
             tokens.append(Piece(a, a + full, chunk, 0))
             tokens.append(Piece(a + full, b, r.prompt - (rounds - 1) * chunk, 0))
             done += b - a
             following = stretches[k + 1][0] if k + 1 < len(stretches) else b
-            memory.append(Piece(b, following, min(r.prompt, done * chunk), 0))
+            memory.append(Piece(b, following, min(private, done * chunk), 0))
         if one.decode is not None:
-            memory.append(Piece(ready, begin, r.prompt, 0))
+            memory.append(Piece(ready, begin, private, 0))
     if index == (one.instance if one.decode is None else one.decode):
         if one.decode is not None and one.sent is not None:
-            memory.append(Piece(one.sent, begin, r.prompt, 0))
-        memory.append(Piece(begin, one.end, r.prompt, 1))
+            memory.append(Piece(one.sent, begin, private, 0))
+        memory.append(Piece(begin, one.end, private, 1))
         batch.append(Piece(begin, one.end, 1, 0))
         tokens.append(Piece(begin, one.end, 1, 0))
     pieces = {"capacity": memory, "max_batch": batch, "token_budget": tokens}
@@ -125,6 +141,29 @@ def token_pieces(request: Request, instance: Instance, start: int) -> list[Piece
     return [p for p in pieces if p.end > p.begin]
 
 
+def used_on(
+    p: ServingProblem, index: int, mine: Sequence[tuple[Request, Placed]]
+) -> dict[str, list[Piece]]:
+    """What requests use of an instance, by rule."""
+    machine = p.machines[index]
+    shared = shared_units(p) if any(r.prefix for r, _ in mine) else {}
+    out: dict[str, list[Piece]] = {"capacity": [], "max_batch": [], "token_budget": []}
+    for r, one in mine:
+        if is_staged(one):
+            for rule, used in staged_pieces(p, r, index, one, shared.get(r.id, 0)).items():
+                out[rule] += used
+            continue
+        out["capacity"] += memory_pieces(r, machine, one.start, shared.get(r.id, 0))
+        if machine.token_budget is not None:
+            out["token_budget"] += token_pieces(r, machine, one.start)
+        if one.end > one.start:
+            out["max_batch"].append(Piece(one.start, one.end, 1, 0))
+    if shared:
+        users = ((r, *span) for r, one in mine for span in holding(r, index, one))
+        out["capacity"] += shared_pieces(p, users)
+    return out
+
+
 def peaks(pieces: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray]:
     """Ends of the stretches between begins and ends, and the use in that (fullest) round."""
     if not pieces:
@@ -144,27 +183,27 @@ def peaks(pieces: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray]:
 
 def shared_pieces(p: ServingProblem, users: Iterable[tuple[Request, int, int]]) -> list[Piece]:
     """Prefix blocks on one instance, each held once while any of its users is active."""
-    spans: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    spans: dict[int, list[tuple[int, int]]] = {}
+    size, paths = prefix_tree(p)
     for request, start, end in users:
         if end > start:
-            for depth, block in enumerate(request.prefix):
-                spans.setdefault((depth, block), []).append((start, end))
-    sizes = prefix_sizes(p)
+            for node in paths[request.id]:
+                spans.setdefault(node, []).append((start, end))
     pieces = []
-    for key, intervals in spans.items():
+    for node, intervals in spans.items():
         intervals.sort()
         begin, end = intervals[0]
         for a, b in intervals[1:]:
             if a > end:
-                pieces.append(Piece(begin, end, sizes[key], 0))
+                pieces.append(Piece(begin, end, size[node], 0))
                 begin, end = a, b
             else:
                 end = max(end, b)
-        pieces.append(Piece(begin, end, sizes[key], 0))
+        pieces.append(Piece(begin, end, size[node], 0))
     return pieces
 
 
 def shared_units(p: ServingProblem) -> dict[str, int]:
     """Units of every request's prompt that lie in prefix blocks."""
-    sizes = prefix_sizes(p)
-    return {r.id: sum(sizes[d, b] for d, b in enumerate(r.prefix)) for r in p.requests}
+    size, paths = prefix_tree(p)
+    return {name: sum(size[k] for k in path) if path else 0 for name, path in paths.items()}

@@ -17,8 +17,7 @@ from cpsched.families.serving import (
 )
 from cpsched.families.serving import greedy as policies
 from cpsched.families.serving import search as searching
-from cpsched.families.serving.prepare import GRACE, Prepared, arrays_of
-from cpsched.families.serving.quick import NORMAL
+from cpsched.families.serving.prepare import GRACE, NORMAL, Prepared, arrays_of
 
 if TYPE_CHECKING:
     from cpsched.core.run import Run
@@ -55,10 +54,12 @@ def greedy(q: Any, run: Run) -> None:
 
 def bounds(q: Any, run: Run) -> None:
     """Quick bounds of every objective; the question's own where it has no rounds."""
+    late = run.clock.elapsed() > run.clock.limit
     if not isinstance(q, Prepared):
-        STATIC[q.question].bounds(q, run)
+        if not late or max(len(q.requests), len(q.items)) <= NORMAL:
+            STATIC[q.question].bounds(q, run)
         return
-    for objective in run.objectives:
+    for objective in run.objectives if not late or q.n <= NORMAL else ():
         for one in bound.quick(q.weighing(objective.name), objective.name):
             run.raise_bound(one)
     if q.staged:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cpsched.errors import Infeasible, OutOfTime, ProblemError
-from cpsched.families.serving.check import allowed_misses
-from cpsched.families.serving.check_static import prefix_sizes
-from cpsched.families.serving.pieces import shared_units
+from cpsched.families.serving.check import allowed_misses, check_admission
+from cpsched.families.serving.check_static import prefix_tree
+from cpsched.families.serving.pieces import prefill_rounds, shared_units, transfer_rounds
 from cpsched.families.serving.problem import Instance, Placed, ServingProblem, ServingSchedule
 
 if TYPE_CHECKING:
@@ -106,6 +106,25 @@ class Prepared:
         return any(m.staged for m in self.problem.instances)
 
     @cached_property
+    def shortest(self) -> Ints:
+        """Fewest rounds from start to end by request; with stages over all its ways to run."""
+        least: Ints = self.length.min(axis=0)
+        p = self.problem
+        if not self.staged:
+            return least
+        machines = set(p.instances)
+        alone = [m for m in machines if m.role == "mixed"]
+        first = [m for m in machines if m.role != "decode"]
+        handed = any(m.role != "prefill" for m in machines)
+        for i in np.flatnonzero(self.fixed_machine < 0).tolist():
+            r = p.requests[i]
+            ways = [prefill_rounds(r, m) for m in alone]
+            if handed:
+                ways += [prefill_rounds(r, m) + transfer_rounds(p, r.prompt) for m in first]
+            least[i] = min(ways) + r.output
+        return least
+
+    @cached_property
     def volume(self) -> Ints:
         """Memory units times rounds of every request, on the class where it is least."""
         sums = np.concatenate([[0], np.cumsum(self.memory)])
@@ -129,6 +148,13 @@ class Prepared:
     def prompt(self) -> Ints:
         """Units of prompt by request."""
         return np.array([r.prompt for r in self.problem.requests], np.int64)
+
+    @cached_property
+    def private(self) -> Ints:
+        """Units of prompt by request outside of shared prefix blocks."""
+        sizes = np.concatenate([[0], np.cumsum(self.node_size[self.nodes])])
+        left: Ints = self.prompt - (sizes[self.node_offset[1:]] - sizes[self.node_offset[:-1]])
+        return left
 
     @cached_property
     def misses(self) -> int:
@@ -193,11 +219,11 @@ def prepare(problem: ServingProblem, run: Run | None = None) -> Prepared | Servi
             value=total,
             remedy="Raise block_tokens, or solve fewer requests at a time (limit).",
         )
-    _on_time(run)
+    _on_time(problem, run)
     shared = shared_units(problem)
     representative = [machines[int(np.flatnonzero(kind == c)[0])] for c in classes.values()]
     length, offset, prefill, memory, tokens = _profiles(problem, representative, shared)
-    _on_time(run)
+    _on_time(problem, run)
     node_offset, nodes, node_size = _prefix_nodes(problem)
     index = {r.id: i for i, r in enumerate(requests)}
     preds = [[index[name] for name in dict.fromkeys(r.after)] for r in requests]
@@ -246,8 +272,9 @@ def prepare(problem: ServingProblem, run: Run | None = None) -> Prepared | Servi
         first_by=limits([r.first_token_by for r in requests]),
         end_by=limits([r.end_by for r in requests]),
     )
-    _on_time(run)
+    _on_time(problem, run)
     _refuse_impossible(prepared)
+    _refuse_running(prepared)
     return prepared
 
 
@@ -255,8 +282,14 @@ def prepare(problem: ServingProblem, run: Run | None = None) -> Prepared | Servi
 GRACE = 0.1
 
 
-def _on_time(run: Run | None) -> None:
-    if run is not None and run.clock.elapsed() > run.clock.limit + GRACE:
+#: Most requests for which there is always a schedule, however short the time.
+NORMAL = 1000
+
+
+def _on_time(problem: ServingProblem, run: Run | None) -> None:
+    if run is None or len(problem.requests) <= NORMAL:
+        return
+    if run.clock.elapsed() > run.clock.limit + GRACE:
         raise OutOfTime("the time limit was reached before a first schedule")
 
 
@@ -294,35 +327,69 @@ def _profiles(
 
 
 def _prefix_nodes(problem: ServingProblem) -> tuple[Ints, Ints, Ints]:
-    sizes = prefix_sizes(problem)
-    number = {key: k for k, key in enumerate(sizes)}
-    paths = [[number[d, b] for d, b in enumerate(r.prefix)] for r in problem.requests]
+    size, by_id = prefix_tree(problem)
+    paths = [by_id[r.id] for r in problem.requests]
     return (
         np.concatenate([[0], np.cumsum([len(q) for q in paths])]).astype(np.int64),
         np.array([k for q in paths for k in q], np.int64),
-        np.array(list(sizes.values()), np.int64),
+        np.array(size, np.int64),
     )
+
+
+def _refuse_running(q: Prepared) -> None:
+    """What runs already must be possible by itself; with stages its rest is still open."""
+    p = q.problem
+    running = np.flatnonzero(q.fixed_machine >= 0)
+    if not len(running) or p.reject or q.staged:
+        return
+    known = {p.requests[i].id for i in running}
+    requests = tuple(
+        p.requests[i].model_copy(
+            update={"after": tuple(o for o in p.requests[i].after if o in known)}
+        )
+        for i in running
+    )
+    schedule = q.schedule(q.fixed_start, q.fixed_machine)
+    wrong = check_admission(
+        p.model_copy(update={"requests": requests, "slo_percent": None}), schedule
+    )
+    if wrong:
+        raise Infeasible(f"what runs does not fit: {wrong[0].message}", "running")
+
+
+def _fits_alone(q: Prepared) -> NDArray[np.bool_]:
+    """Whether some instance has room for a request alone; with stages, for its prompt and for its
+    output, which may be different ones."""
+    if not q.n:
+        return np.zeros(0, np.bool_)
+    prompts, outputs = np.zeros(q.n, np.bool_), np.zeros(q.n, np.bool_)
+    whole = np.zeros(q.n, np.bool_)
+    roles = np.array([("mixed", "prefill", "decode").index(m.role) for m in q.problem.machines])
+    chunks = np.array([m.prefill_chunk or 0 for m in q.problem.machines])
+    kinds = np.stack([chunks, q.capacity, q.budget, q.max_batch, roles], axis=1)
+    handed = len(kinds) > 1 and q.staged
+    for one in np.unique(kinds, axis=0):
+        chunk, capacity, budget, batch, role = one.tolist()
+        there: NDArray[np.bool_] = np.ones(q.n, np.bool_)
+        if q.allowed is not None:
+            there = np.asarray(q.allowed[:, (kinds == one).all(axis=1)].any(axis=1))
+        # Memory never shrinks before the end; what takes no round holds nothing.
+        prefill = (q.prompt <= capacity) & (np.minimum(q.prompt, chunk) <= budget) & (batch >= 1)
+        prefill |= (q.prompt == 0) | (chunk == 0)
+        output = (q.prompt + q.output <= capacity) & (budget >= 1) & (batch >= 1)
+        output |= q.output == 0
+        if role == 0:
+            whole |= there & prefill & output
+        if role != 2:
+            prompts |= there & prefill
+        if role != 1:
+            outputs |= there & output
+    return whole | (prompts & outputs) if handed else whole
 
 
 def _refuse_impossible(q: Prepared) -> None:
     requests = q.problem.requests
-    sizes = np.concatenate([[0], np.cumsum(q.node_size[q.nodes])])
-    shared = sizes[q.node_offset[1:]] - sizes[q.node_offset[:-1]]
-    possible = np.zeros(q.n, np.bool_)
-    kinds = np.stack([q.kind, q.capacity, q.budget, q.max_batch], axis=1)
-    for c, capacity, budget, batch in np.unique(kinds, axis=0).tolist():
-        some = q.length[c] > 0
-        # Memory never shrinks before the end.
-        last = np.where(some, q.offset[c, 1:] - 1, 0)
-        peak = np.where(some, q.memory[last] + shared, 0) if len(q.memory) else 0 * shared
-        chunk = q.problem.machines[int(np.flatnonzero(q.kind == c)[0])].prefill_chunk
-        most = np.minimum(1, q.output)
-        if chunk is not None:
-            most = np.maximum(most, np.minimum(q.prompt, chunk))
-        fits = (peak <= capacity) & (most <= budget) & (~some | (batch >= 1))
-        if q.allowed is not None:
-            fits &= q.allowed[:, (kinds == (c, capacity, budget, batch)).all(axis=1)].any(axis=1)
-        possible |= fits
+    possible = _fits_alone(q)
     if not possible.all() and not q.problem.reject:
         r = requests[int(possible.argmin())]
         raise Infeasible(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from cpsched.core import jit
-from cpsched.families.serving.prepare import GRACE, UNLIMITED, Prepared
+from cpsched.families.serving.prepare import GRACE, NORMAL, UNLIMITED, Prepared
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 #: Seconds per request of checking a schedule, and per request and round of interpreted policies.
-CHECK, INTERPRETED = 4e-5, 1e-6
-#: Most requests for which there is always a schedule, however short the time.
-NORMAL = 1000
+CHECK, INTERPRETED = 2.8e-5, 1e-6
 #: Starts looked at together.
 SPAN = 256
 
 
 def affordable(q: Prepared, run: Run) -> bool:
     """Whether the policies may run as they are: compiled, on small problems, or with time left."""
-    if jit.ready(run.clock.remaining(), "serving") or run.deterministic:
+    if run.deterministic:
         return True
+    if jit.ready(run.clock.remaining(), "serving"):
+        return q.n <= NORMAL or 1.1 * CHECK * q.n < run.clock.remaining()
     capacity = min(float(q.capacity.sum()), 1e18)
     rounds = float(q.length.max(initial=1)) + float(q.volume.sum()) / max(1.0, capacity)
     rounds += float(q.release.max(initial=0) - q.release.min(initial=0))
@@ -121,7 +121,7 @@ def _batches(q: Prepared, order: Ints, start: Ints, machine: Ints) -> None:
         end = max(end, int((ends + q.tool_rounds)[placed].max()))
     alone = bool(len(q.preds)) or bool((q.tool >= 0).any())
     if alone:
-        order = _by_precedence(q, order)
+        order = by_precedence(q, order)
     free = [end] * q.machines
     #: By machine: peaks, requests and tokens of the batch that starts there next, and its end.
     batch = [[0, 0, 0, end] for _ in free]
@@ -151,7 +151,7 @@ def _batches(q: Prepared, order: Ints, start: Ints, machine: Ints) -> None:
             break
 
 
-def _by_precedence(q: Prepared, order: Ints) -> Ints:
+def by_precedence(q: Prepared, order: Ints) -> Ints:
     """The order, changed so that everyone comes after what it waits for."""
     out: list[int] = []
     seen = set(np.flatnonzero(q.fixed_machine >= 0).tolist())

@@ -14,7 +14,7 @@ from cpsched.families.serving.check_static import (
     check_routing,
     held_units,
     migration_rounds,
-    prefix_sizes,
+    prefix_tree,
     residents,
 )
 from cpsched.families.serving.migration import MigrationPlan
@@ -29,16 +29,15 @@ class Loads:
     """Units on every instance while requests come and go: private ones, and shared blocks once."""
 
     def __init__(self, p: ServingProblem) -> None:
-        sizes = prefix_sizes(p)
         self.speed = [m.speed for m in p.machines]
         self.room = [math.inf if m.capacity is None else m.capacity for m in p.machines]
-        self.paths = [[(d, b) for d, b in enumerate(r.prefix)] for r in p.requests]
-        self.sizes = sizes
+        self.sizes, paths = prefix_tree(p)
+        self.paths = [paths[r.id] for r in p.requests]
         self.private = [
-            r.prompt + r.output - sum(sizes[key] for key in path)
+            r.prompt + r.output - sum(self.sizes[key] for key in path)
             for r, path in zip(p.requests, self.paths, strict=True)
         ]
-        self.users: list[dict[tuple[int, int], int]] = [{} for _ in self.speed]
+        self.users: list[dict[int, int]] = [{} for _ in self.speed]
         self.units = [0] * len(self.speed)
 
     def extra(self, i: int, g: int) -> int:
@@ -210,7 +209,7 @@ def _value(p: ServingProblem, argument: str, objective: str) -> Any:
     if objective in ("moves", "migration_rounds"):
         return 0
     if argument == "even-share":
-        work = sum(loads.private) + sum(loads.sizes.values())
+        work = sum(loads.private) + sum(loads.sizes)
         bound = Fraction(work) / sum(speeds)
         if all(s == 1 for s in speeds):
             return -(-bound.numerator // bound.denominator)
@@ -306,7 +305,7 @@ def _exact(p: ServingProblem, run: Run) -> None:
         x: list[dict[int, Any]] = []
         terms: list[list[Any]] = [[] for _ in machines]
         sizes: list[list[int]] = [[] for _ in machines]
-        held: dict[tuple[int, tuple[int, int]], Any] = {}
+        held: dict[tuple[int, int], Any] = {}
         far: list[Any] = []
         far_units: list[int] = []
         for i, r in enumerate(p.requests):
@@ -329,7 +328,7 @@ def _exact(p: ServingProblem, run: Run) -> None:
                     far.append(literal)
                     far_units.append(held_units(r))
         weighted = cp_model.LinearExpr.weighted_sum
-        top = model.new_int_var(0, sum(loads.private) + sum(loads.sizes.values()), "max_load")
+        top = model.new_int_var(0, sum(loads.private) + sum(loads.sizes), "max_load")
         for g in machines:
             units = weighted(terms[g], sizes[g])
             model.add(units <= top)

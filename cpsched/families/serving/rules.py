@@ -74,7 +74,7 @@ def check_requests(p: ServingProblem) -> None:
 
 
 def check_staged(p: ServingProblem) -> None:
-    """Refuse what staged instances do not combine with."""
+    """Refuse what running stages lack, and roles that cannot work together."""
     for r in p.requests:
         if (r.decode is None) != (r.sent is None):
             complain("decode and sent go together", f"requests.{r.id}", None, "Give both.")
@@ -87,16 +87,6 @@ def check_staged(p: ServingProblem) -> None:
             )
     if not any(m.staged for m in p.instances):
         return
-    for r in p.requests:
-        for field in ("prefix", "after", "tool"):
-            if getattr(r, field) not in ((), "", None):
-                complain(
-                    "roles, interruptible prefills and buckets do not go with prefixes, "
-                    "precedences and tools",
-                    f"requests.{r.id}.{field}",
-                    getattr(r, field),
-                    "Drop one of them.",
-                )
     roles = {m.role for m in p.instances}
     if "mixed" not in roles and roles != {"prefill", "decode"}:
         complain(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -52,14 +53,33 @@ def search(q: Prepared, run: Run) -> None:
     #: The best prices of patterns, and of the linear program.
     prices: dict[str, lagrange.Prices] = {}
 
+    branching = name in LATENCY and len(run.objectives) == 1 and branch.applies(q)
+
     def proving() -> None:
         left = run.clock.remaining()
+        end = (0.1 if q.n > 20 else 0.4) * left
         pattern = bound.raise_configurations(q, run, name, 0.1 * left)
-        if pattern is not None and name in LATENCY:
+        ascent = None
+        if pattern is not None and priced.applies(q, name):
             keep = partial(prices.__setitem__, "patterns")
-            priced.raise_priced(q, run, name, pattern, 0.2 * left, keep)
-        share = 0.6 * left if q.n > 20 else 0.3 * left
-        bound.raise_time_indexed(q, run, name, share, partial(prices.__setitem__, "program"))
+            ascent = priced.Ascent(q, run, name, pattern, keep)
+            ascent.improve(0.03 * left if branching else 0.2 * left)
+        program = partial(prices.__setitem__, "program")
+        if ascent is None or not branching:
+            bound.raise_time_indexed(q, run, name, run.clock.remaining() - end, program)
+        # Short searches first, then better prices for longer ones.
+        share = 0.06
+        while branching and prices and not run.done():
+            final = ascent is None or ascent.over or share > 0.5
+            seconds = math.inf if final else share * left
+            over = branch.prove(q, run, name, list(prices.values()), seconds)
+            if over or final or ascent is None:
+                return
+            share *= 2.0
+            ascent.improve(0.5 * share * left)
+        best = run.best_bound(0)
+        if ascent is not None and best is not None and best.argument == priced.ARGUMENT:
+            ascent.improve(run.clock.remaining() - end)
 
     shaking = q.plain and name in (*LATENCY, "makespan") and not q.problem.reject
     if name == "makespan":
@@ -68,18 +88,12 @@ def search(q: Prepared, run: Run) -> None:
         bound.raise_configurations(q, run, name, 0.1 * run.clock.remaining())
         _backwards(q, run, packing * run.clock.remaining())
         _reorder(q, run, min(5.0, ordering * run.clock.remaining()))
-    with _Beside(proving, alone=run.deterministic or run.workers < 2) as other:
-        if shaking:
+    alone = run.deterministic or run.workers < 2
+    if shaking and alone:
+        _shake(q, run, name, until=lambda: True, least=0.1)
+    with _Beside(proving, alone=alone) as other:
+        if shaking and not alone:
             _shake(q, run, name, until=lambda: not other.running, least=0.1)
-    if run.done():
-        return
-    if name in LATENCY and len(run.objectives) == 1 and prices and branch.applies(q):
-
-        def proving_rest() -> None:
-            branch.prove(q, run, name, list(prices.values()))
-
-        with _Beside(proving_rest, alone=run.deterministic or run.workers < 2) as other:
-            _shake(q, run, name, until=lambda: not other.running)
     if run.done():
         return
     if q.n <= 2000:
@@ -134,7 +148,7 @@ def _feasible(q: Prepared, run: Run) -> None:
 def _shake(
     q: Prepared, run: Run, name: str, until: Any = None, least: float = 0.0, stop: Any = None
 ) -> None:
-    """Ruin and recreate in rounds until the clock, or ``until`` after ``least`` seconds."""
+    """Ruin and recreate in rounds until the clock, or ``until`` after ``least`` seconds of it."""
     if run.clock.remaining() > 1.5:
         jit.ready()
     assert run.incumbent is not None
@@ -148,9 +162,9 @@ def _shake(
         return
     rng = random.Random(run.seed * 31 + 5)
     origin = int(q.release.min())
-    iterations, number, began = max(5, int(200 / jit.slowdown())), 0, time.perf_counter()
+    iterations, number, began = max(5, int(200 / jit.slowdown())), 0, run.clock.used()
     while not run.done() and not (stop is not None and stop.is_set()):
-        if until is not None and until() and time.perf_counter() - began >= least:
+        if until is not None and until() and run.clock.used() - began >= least:
             return
         best = run.incumbent.values[0]
         begin, group = arrays_of(run.incumbent.schedule, q)
@@ -241,7 +255,7 @@ def _reorder(q: Prepared, run: Run, seconds: float) -> None:
         run.clock.spend(1e-4 * q.n)
         chosen = rng.random(q.n) < rng.choice([0.05, 0.3, 1.0])
         trial = now + chosen * rng.normal(0.0, rng.choice([0.02, 0.1, 0.3]), q.n)
-        start, machine = run_policy(q, np.argsort(-trial, kind="stable"), skip=True)
+        start, machine = run_policy(q, np.argsort(-trial, kind="stable"), skip=True, run=run)
         if (machine < 0).any():
             return
         ends = np.sort(start + q.length[q.kind[machine], np.arange(q.n)])

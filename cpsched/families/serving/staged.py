@@ -11,14 +11,21 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from cpsched.errors import OutOfTime
+from cpsched.families.serving.check import check
 from cpsched.families.serving.greedy import POLICIES
-from cpsched.families.serving.prepare import GRACE, Prepared
+from cpsched.families.serving.prepare import GRACE, NORMAL, Prepared
 from cpsched.families.serving.problem import Placed, ServingSchedule
+from cpsched.families.serving.quick import CHECK, by_precedence
 from cpsched.families.serving.staged_board import Board, ready_of
 
 if TYPE_CHECKING:
     from cpsched.core.run import Run
 
+#: Seconds that placing a request may take by instance.
+SLOWEST = 6e-4
 #: Combinations of machines tried for the fewest or cheapest that serve a trace.
 MIXES = 400
 
@@ -31,10 +38,12 @@ def serial(
     running = [i for i in order if q.fixed_machine[i] >= 0]
     # What is decided first, then by the rounds in which the handovers are due.
     running.sort(key=lambda i: (q.problem.requests[i].sent is None, ready_of(q, i)))
-    order = [*running, *(i for i in order if q.fixed_machine[i] < 0)]
+    waiting = [i for i in order if q.fixed_machine[i] < 0]
+    if len(q.preds):
+        waiting = by_precedence(q, np.array(waiting, np.int64)).tolist()
     board = Board(q)
     out = []
-    for i in order:
+    for i in [*running, *waiting]:
         if run is not None and run.clock.elapsed() > run.clock.limit + GRACE:
             return None
         if run is not None and run.incumbent is not None and run.clock.expired():
@@ -45,6 +54,51 @@ def serial(
         if one is not None:
             board.add(i, one)
             out.append(one)
+    return out
+
+
+def chains(q: Prepared, order: Sequence[int]) -> list[Placed] | None:
+    """One request after the other on routes that share nothing; None when one fits on none.
+
+    Whoever runs alone on its instances, with a line and tools to itself, fits if it fits at all.
+    """
+    p, machines = q.problem, q.problem.machines
+    roles = [[g for g, m in enumerate(machines) if m.role == role]
+             for role in ("mixed", "prefill", "decode")]  # fmt: skip
+    paths: list[tuple[int, int | None]] = [(g, None) for g in roles[0]]
+    pairs = list(zip(roles[1], roles[2], strict=False))
+    if p.network is not None and p.network.transfers is not None:
+        pairs = pairs[: p.network.transfers]
+    paths += pairs
+    if (q.tool >= 0).any():
+        paths = paths[: int(q.tool_capacity[q.tool[q.tool >= 0]].min())]
+    if not paths or (q.fixed_machine >= 0).any():
+        return None
+    board = Board(q)
+    free = [int(q.release.min())] * len(paths)
+    out = []
+    for i in by_precedence(q, np.array(order, np.int64)).tolist():
+        r = p.requests[i]
+        before = q.preds[q.pred_offset[i] : q.pred_offset[i + 1]].tolist()
+        known = all(j in board.ends for j in before)
+        here = [k for k, (g, h) in enumerate(paths) if known and board.holds_alone(i, g, h)]
+        if not here:
+            if p.reject:
+                continue
+            return None
+        k = min(here, key=free.__getitem__)
+        g, h = paths[k]
+        start = max(free[k], board.earliest(i))
+        ready = start + int(q.prefill[q.kind[g], i])
+        end = ready + r.output + (0 if h is None else board.sending[i])
+        sent = None if h is None else ready
+        out.append(
+            Placed.model_construct(
+                request=r.id, instance=g, start=start, end=end, pauses=(), decode=h, sent=sent
+            )
+        )
+        board.ends[i] = end
+        free[k] = end + (r.tool_rounds if q.tool[i] >= 0 else 0)
     return out
 
 
@@ -64,6 +118,10 @@ def offer(q: Prepared, run: Run, placed: list[Placed] | None, source: str) -> bo
     """Offer a schedule, unless it misses a demanded SLO."""
     if placed is None:
         return False
+    running = bool((q.fixed_machine >= 0).any())
+    if running and check(q.problem, ServingSchedule(requests=tuple(placed))):
+        # What runs was placed without asking: it may leave no room for itself.
+        return False
     if q.problem.slo_percent is not None and late(q, placed) > q.misses:
         return False
     return run.offer(ServingSchedule(requests=tuple(placed)), source)
@@ -72,6 +130,13 @@ def offer(q: Prepared, run: Run, placed: list[Placed] | None, source: str) -> bo
 def greedy(q: Prepared, run: Run) -> None:
     """Serial schedules in the orders of the policies (capacity: on the cheapest mixes first)."""
     every = list(range(q.machines))
+    left = run.clock.remaining() - SLOWEST * q.n * min(q.machines, 20)
+    due = run.clock.elapsed() + 1.3 * CHECK * q.n
+    if left < 0.0 and not run.deterministic:
+        # The serial scheduler may not get through.
+        if q.n > NORMAL and due > run.clock.limit + GRACE:
+            raise OutOfTime("there is no time for a first schedule of this size")
+        offer(q, run, chains(q, POLICIES["edf"][0](q).tolist()), "greedy:staged-chains")
     if q.problem.question == "capacity":
         _mixes(q, run)
         return
@@ -112,6 +177,8 @@ def _mixes(q: Prepared, run: Run) -> None:
     trials = [(0.0, every)]
     trials += [one for one in mixes(q, name) if one[0] >= least][:MIXES]
     for value, machines in trials:
+        if run.clock.elapsed() > run.clock.limit + 0.5 * GRACE:
+            return
         if run.incumbent is not None and (
             run.done() or (run.objectives and value >= run.incumbent.values[0])
         ):

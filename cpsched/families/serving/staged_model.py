@@ -9,10 +9,13 @@ import numpy as np
 from cpsched.core import exact
 from cpsched.errors import OutOfTime
 from cpsched.families.serving import staged_board
+from cpsched.families.serving.bound import earliest_ends
 from cpsched.families.serving.check import meets_slo
 from cpsched.families.serving.pieces import (
     bucket_of,
+    holding,
     prefill_rounds,
+    shared_units,
     staged_pieces,
     transfer_rounds,
     working,
@@ -21,6 +24,8 @@ from cpsched.families.serving.prepare import Prepared
 from cpsched.families.serving.problem import Placed, ServingSchedule
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cpsched.core.run import Run
 
 #: Ways and terms up to which the model is built.
@@ -38,8 +43,9 @@ def horizon_of(q: Prepared, run: Run, level: int) -> int:
         return min(most, int(value))
     if name in ("total_latency", "weighted_latency") and (q.weight > 0).all():
         weight = q.weighing(name).weight
-        least = q.release + q.length.min(axis=0)
-        spare = int(value) - int((weight * (least - q.release)).sum())
+        least = earliest_ends(q)
+        arrival = np.array([r.arrival for r in p.requests])
+        spare = int(value) - int((weight * (least - arrival)).sum())
         return min(most, int((least + spare // weight).max()))
     return most
 
@@ -58,6 +64,10 @@ class _Model:
         self.ways: list[list[tuple[Placed, Any]]] = []
         self.works: dict[tuple[int, int], dict[int, Any]] = {}
         self.terms = 0
+        self.shared = shared_units(q.problem)
+        self.nodes = [q.nodes[q.node_offset[i] : q.node_offset[i + 1]].tolist() for i in range(q.n)]
+        #: Whether a prefix node is on an instance in a round, by (instance, node, round).
+        self.held: dict[tuple[int, int, int], Any] = {}
         for i in range(q.n):
             self._request(i)
 
@@ -142,8 +152,14 @@ class _Model:
         r, machine = p.requests[i], p.machines[one.instance]
         free = machine.interruptible and rounds is not None
         ready = one.start + (rounds or 0)
+        for t in range(one.end + 1, one.end + 1 + (r.tool_rounds if self.q.tool[i] >= 0 else 0)):
+            self._use("tool_capacity", int(self.q.tool[i]), t, x, 1)
         for g in {one.instance, one.instance if one.decode is None else one.decode}:
-            for rule, used in staged_pieces(p, r, g, one).items():
+            for a, b in holding(r, g, one) if self.nodes[i] else ():
+                # Where the chunks are free, `_chunks` says from when on the blocks are held.
+                for t in range((ready if free and g == one.instance else a) + 1, b + 1):
+                    self._hold(i, g, t, [x])
+            for rule, used in staged_pieces(p, r, g, one, self.shared[r.id]).items():
                 for a, b, base, slope in used:
                     for k in range(1, b - a + 1):
                         # The chunks of an interruptible prefill have variables of their own.
@@ -156,6 +172,16 @@ class _Model:
             for a, b in working(one, prefill_rounds(r, machine)):
                 for t in range(a + 1, b + 1):
                     self.model.add_implication(x, self._bucket(i, one.instance, t))
+
+    def _hold(self, i: int, g: int, t: int, plus: list[Any], minus: Sequence[Any] = ()) -> None:
+        """The prefix of a request is on an instance in a round if ``plus`` less ``minus`` is 1."""
+        for node in self.nodes[i]:
+            key = (g, node, t)
+            if key not in self.held:
+                self.held[key] = self.model.new_bool_var("")
+                self._use("capacity", g, t, self.held[key], int(self.q.node_size[node]))
+            self.terms += len(plus) + len(minus)
+            self.model.add(self.sum_of(plus) - self.sum_of(list(minus)) <= self.held[key])
 
     def _bucket(self, i: int, g: int, t: int) -> Any:
         p = self.q.problem
@@ -178,34 +204,84 @@ class _Model:
         every = [x for group in ends.values() for x in group]
         self.model.add(self.sum_of(list(work.values())) == rounds * self.sum_of(every))
         over: list[Any] = []
+        private = r.prompt - self.shared[r.id]
         for t, w in work.items():
             now = ends.get(t, [])
             later = [x for end, group in ends.items() if end >= t for x in group]
             self.model.add(w <= self.sum_of(later))
             if now:
                 self.model.add(self.sum_of(now) <= w)
+            earlier = [one for u, one in work.items() if u <= t]
+            if self.nodes[i]:
+                self._private(g, t, earlier, over, chunk, rounds, private)
+                for begun in earlier:
+                    self._hold(i, g, t, [begun], over)
             over += now
-            for u, earlier in work.items():
-                if u <= t:
-                    self._use("capacity", g, t, earlier, chunk)
-            for x in over:
-                self._use("capacity", g, t, x, -chunk * rounds)
+            if not self.nodes[i]:
+                for begun in earlier:
+                    self._use("capacity", g, t, begun, chunk)
+                for x in over:
+                    self._use("capacity", g, t, x, -chunk * rounds)
+                for x in now:
+                    self._use("capacity", g, t, x, r.prompt)
             self._use("max_batch", g, t, w, 1)
             self._use("token_budget", g, t, w, chunk)
             for x in now:
-                self._use("capacity", g, t, x, r.prompt)
                 self._use("token_budget", g, t, x, r.prompt - chunk * rounds)
             if machine.buckets:
                 self.model.add_implication(w, self._bucket(i, g, t))
 
+    def _private(
+        self,
+        g: int,
+        t: int,
+        earlier: list[Any],
+        over: list[Any],
+        chunk: int,
+        rounds: int,
+        private: int,
+    ) -> None:
+        """What an unfinished prefill holds beside its prefix: its chunks, at most all of it."""
+        units = self.model.new_int_var(0, private, "")
+        full = self.model.new_bool_var("")
+        filled = chunk * self.sum_of(earlier) - chunk * rounds * self.sum_of(over)
+        self.model.add(units >= filled).only_enforce_if(full.Not())
+        self.model.add(units == private).only_enforce_if(full)
+        self._use("capacity", g, t, units, 1)
+
+    def precedence(self) -> None:
+        """Starts wait for the ends before them, and for the gap."""
+        q, p = self.q, self.q.problem
+        for i in range(q.n):
+            before = q.preds[q.pred_offset[i] : q.pred_offset[i + 1]].tolist()
+            if not before:
+                continue
+            latest = self.horizon + int(q.gap[i])
+            start = self.model.new_int_var(int(q.release.min()), latest, "")
+            for one, x in self.ways[i]:
+                free = p.machines[one.instance].interruptible and p.requests[i].start is None
+                if not (free and (i, one.instance) in self.works):
+                    self.model.add(start <= one.start).only_enforce_if(x)
+            for g in range(q.machines):
+                for t, w in self.works.get((i, g), {}).items():
+                    self.model.add(start <= t - 1).only_enforce_if(w)
+            mine = self.sum_of([x for _, x in self.ways[i]])
+            for j in before:
+                if p.reject:
+                    self.model.add(self.sum_of([x for _, x in self.ways[j]]) >= mine)
+                for one, x in self.ways[j]:
+                    self.model.add(start >= one.end + int(q.gap[i])).only_enforce_if(x)
+
     def limits(self) -> None:
-        """The limits of instances, network and buckets."""
+        """The limits of instances, network, tools and buckets."""
         p = self.q.problem
         for (rule, g, _), (terms, amounts) in self.rows.items():
             self.run.clock.check()
             limit = (
                 (None if p.network is None else p.network.transfers)
                 if rule == "network"
+                else p.tools[g].capacity
+                if rule == "tool_capacity"
                 else getattr(p.machines[g], rule)
             )
             if limit is not None:
@@ -269,6 +345,7 @@ def solve(q: Prepared, run: Run) -> None:
 
     def build(level: int) -> exact.Built:
         b = _Model(q, run, level)
+        b.precedence()
         b.limits()
         if q.problem.slo_percent is not None:
             on_time = [b.on_time(i) for i in range(q.n)]

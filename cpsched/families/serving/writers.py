@@ -7,15 +7,7 @@ import json
 from cpsched.errors import ProblemError
 from cpsched.families import Writer
 from cpsched.families.serving.minizinc import minizinc
-from cpsched.families.serving.pieces import (
-    Piece,
-    is_staged,
-    memory_pieces,
-    peaks,
-    shared_pieces,
-    shared_units,
-    staged_pieces,
-)
+from cpsched.families.serving.pieces import peaks, used_on
 from cpsched.families.serving.problem import ServingProblem, ServingSchedule
 
 
@@ -34,22 +26,14 @@ def engine_settings(p: ServingProblem, s: ServingSchedule) -> str:
             remedy="Convert another problem.",
         )
     requests = {r.id: r for r in p.requests}
-    shared = shared_units(p)
     out = []
     for index, machine in enumerate(p.machines):
         mine = [one for one in s.requests if index in (one.instance, one.decode)]
         if not mine:
             continue
-        parts = [staged_pieces(p, requests[o.request], index, o) for o in mine if is_staged(o)]
-        whole = [o for o in mine if not is_staged(o)]
-        pieces = [
-            q
-            for o in whole
-            for q in memory_pieces(requests[o.request], machine, o.start, shared[o.request])
-        ] + shared_pieces(p, [(requests[o.request], o.start, o.end) for o in whole])
-        _, use = peaks([*pieces, *(q for part in parts for q in part["capacity"])])
-        active = [Piece(o.start, o.end, 1, 0) for o in whole if o.end > o.start]
-        _, batch = peaks([*active, *(q for part in parts for q in part["max_batch"])])
+        used = used_on(p, index, [(requests[o.request], o) for o in mine])
+        _, use = peaks(used["capacity"])
+        _, batch = peaks(used["max_batch"])
         settings: dict[str, object] = {
             "instance": index,
             "max_num_seqs": int(batch.max(initial=0)),
