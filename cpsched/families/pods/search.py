@@ -11,7 +11,7 @@ import numpy as np
 
 from cpsched.core import jit
 from cpsched.core.run import Run
-from cpsched.families.pods import bound, cellpacking, disrupt, dive, patterns, vm, warm
+from cpsched.families.pods import balance, bound, cellpacking, disrupt, dive, patterns, vm, warm
 from cpsched.families.pods.arrays import Ints
 from cpsched.families.pods.improve import (
     WHOLE,
@@ -154,7 +154,6 @@ def _certify(
 def _columns_of(pack: patterns.Packing, run: Run) -> list[tuple[int, Ints]]:
     """Fillings of the incumbent's nodes as columns of their groups."""
     assert run.incumbent is not None
-    assert run.incumbent is not None
     counts = dive.counts_of(pack, end_of(pack.instance, run.incumbent.schedule))
     return [(g, counts[n]) for g, group in enumerate(pack.groups) for n in group.members]
 
@@ -187,11 +186,36 @@ def _reach(
     levels: list[int],
     until: float,
 ) -> None:
-    """Look for a plan with the certified counts: dive, then choose among all known patterns."""
+    """Look for a plan with the certified counts: pods of pairs of nodes divided anew, then a dive."""
+    left = run.clock.remaining() - until
+    _divide(instance, run, pack, last, until + 0.6 * left)
+    if all(run.proved(k) for k in levels):
+        return
     chosen = dive.dive(pack, last.master, run.clock, until)
     if chosen:
         columns += chosen
         offer_counts(instance, run, dive.lay_out(pack, chosen, run), "patterns:dive")
+
+
+def _divide(
+    instance: Instance, run: Run, pack: patterns.Packing, last: patterns.Certificate, until: float
+) -> None:
+    """Place exactly as many pods as the certificates leave possible, where nodes hold several."""
+    assert run.incumbent is not None
+    if pack.available.sum() < balance.FEWEST * instance.nodes or jit.slowdown() > 1.0:
+        return
+    everything = int((pack.available * pack.weight)[pack.tier <= last.tier].sum())
+    counts = [*last.master.frozen, everything if last.bound is None else last.bound]
+    found = balance.pack_all(
+        pack,
+        [min(c, everything) // max(1, int(pack.weight[0])) for c in counts],
+        end_of(instance, run.incumbent.schedule),
+        run.clock,
+        until,
+        run.seed,
+    )
+    if found is not None:
+        offer_counts(instance, run, found, "patterns:divide", more=True)
 
 
 def _reach_again(
