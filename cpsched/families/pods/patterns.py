@@ -68,7 +68,8 @@ def packing(instance: Instance, *, distinct: bool = False, keep_all: bool = Fals
     """
     from cpsched.families.pods.bound import fixed_room
 
-    room = fixed_room(instance)
+    # What runs may stay, also on an over-committed node.
+    room = np.maximum(fixed_room(instance), _held(instance))
     fixed = np.array([g.fixed for g in instance.classes], dtype=bool)
     used = [g.index for g in instance.classes if not g.fixed and g.members]
     classes = np.array(used, dtype=np.int64)
@@ -100,6 +101,15 @@ def packing(instance: Instance, *, distinct: bool = False, keep_all: bool = Fals
         instance.tier_of[classes],
         groups,
     )
+
+
+def _held(instance: Instance) -> Ints:
+    """What the running pods that may move take of each node."""
+    free = np.array([not g.fixed for g in instance.classes], dtype=bool)
+    stays = np.flatnonzero((instance.at >= 0) & free[instance.class_of])
+    out = np.zeros_like(instance.capacity)
+    np.add.at(out, instance.at[stays], instance.requests[instance.class_of[stays]])
+    return out
 
 
 def _limits(instance: Instance, classes: Ints, available: Ints, fixed: Bools) -> Ints:
