@@ -108,7 +108,7 @@ def place(instance: Instance, run: Run) -> None:
     budget = run.clock.remaining()
     counts = _by_volume(instance, run, pack, levels)
     if counts and not all(run.proved(k) for k in levels):
-        _divide(instance, run, pack, counts, 0.85 * budget)
+        _divide(instance, run, pack, counts, 0.85 * run.clock.remaining())
         if all(run.proved(k) for k in levels):
             return
     for quick, until in ((True, 0.6), (False, 0.4)):
@@ -154,7 +154,7 @@ def _by_volume(
             data: dict[str, Any] = {"prices": found[0], "tiers": found[1]}
             run.raise_bound(Bound(value + fixed[tier], "node-volumes", name, data, given or None))
         elif target + fixed[tier] > run.incumbent.values[tier]:
-            tight = waste.refute(pack, tier, run.clock, 0.85 * run.clock.remaining())
+            tight = waste.refute(pack, tier, run.clock, 0.7 * run.clock.remaining())
             if tight is not None:
                 target = waste.bound(pack, tier)
                 pod = instance.classes[int(pack.classes[tight[0]])].pod.name

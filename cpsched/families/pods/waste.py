@@ -7,7 +7,6 @@ tight, not all pods can be placed.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,10 +22,10 @@ MOST_TAILS, LONGEST = 400_000, 4
 #: Most kinds of nodes that are looked at, and most slack relative to all nodes.
 MOST_GROUPS, MOST_SLACK = 4, 0.002
 #: Classes that are looked at, those that fill most of a node first.
-CLASSES = 6
-#: Estimated seconds of one partial filling; partial fillings of a first look.
-NODE_SECONDS = 6e-8
-LOOK = 2_000_000
+CLASSES = 3
+#: Estimated seconds of one partial filling, and of one tail; partial fillings of each look.
+NODE_SECONDS, TAIL_SECONDS = 1.5e-7, 2e-6
+LOOKS = (200_000, 4_000_000, 40_000_000)
 
 
 @dataclass(frozen=True)
@@ -64,27 +63,26 @@ def refute(pack: Packing, tier: int, clock: Clock, until: float) -> tuple[int, i
     total = np.sum([g.room * len(g.members) for g in pack.groups], axis=0)
     if (slack < 0).any() or (slack / np.maximum(1, total)).min() > MOST_SLACK:
         return None
-    tables = tails_of(pack, tier, slack)
+    most = min(MOST_TAILS, int(0.3 * min(1e3, clock.remaining() - until) / TAIL_SECONDS))
+    tables = tails_of(pack, tier, slack, most)
+    clock.spend(TAIL_SECONDS * most)
     if tables is None:
         return None
     active = np.flatnonzero(pack.tier <= tier)
     room = np.max([g.room for g in pack.groups], axis=0)
     # Pods that fill much of a node go with few others.
     order = active[np.argsort(-(pack.size[active] / np.maximum(1, room)).sum(axis=1))]
-    nodes = LOOK
-    while True:
-        undecided = False
+    for nodes in LOOKS:
         for k in order[:CLASSES].tolist():
-            if clock.remaining() <= until or clock.cancelled:
+            if NODE_SECONDS * nodes > clock.remaining() - until or clock.cancelled:
                 return None
             found, visited = alone(pack, tables, k, nodes)
             clock.spend(NODE_SECONDS * visited)
             if found == 0:
                 return k, visited
-            undecided = undecided or found < 0
-        nodes *= 8
-        if not undecided or NODE_SECONDS * nodes * len(tables) > clock.remaining() - until:
-            return None
+            if found == 1:
+                return None  # pods that go with more others will hardly be refuted
+    return None
 
 
 def slack_of(pack: Packing, tier: int) -> Ints:
@@ -101,7 +99,9 @@ def bound(pack: Packing, tier: int) -> int:
     return int((pack.available * pack.weight)[active].sum() - pack.weight[active].min())
 
 
-def tails_of(pack: Packing, tier: int, slack: Ints) -> list[Tails] | None:
+def tails_of(
+    pack: Packing, tier: int, slack: Ints, most_tails: int = MOST_TAILS
+) -> list[Tails] | None:
     """The tables of every group, None where there are pods of no size in every resource."""
     out = []
     for group in pack.groups:
@@ -115,7 +115,7 @@ def tails_of(pack: Packing, tier: int, slack: Ints) -> list[Tails] | None:
         order = np.argsort(-size[:, columns[0]], kind="stable")
         size = np.ascontiguousarray(size[order][:, columns])
         length = 1
-        while length < LONGEST and _choices(len(size), length + 1) <= MOST_TAILS:
+        while length < LONGEST and _choices(len(size), length + 1) <= most_tails:
             length += 1
         most = pack.available[usable][order]
         few = [_sums(size, most, short)[0] for short in range(length + 1)]
@@ -177,8 +177,13 @@ def _sums(size: Ints, most: Ints, length: int) -> tuple[Ints, Ints]:
     """Sums of all choices of so many items, at most ``most`` of each, and the first in each."""
     if length == 0:
         return np.zeros((1, size.shape[1]), dtype=np.int64), np.zeros(1, dtype=np.int64)
-    listed = itertools.combinations_with_replacement(range(len(size)), length)
-    chosen = np.array(list(listed), dtype=np.int64)
+    chosen = np.arange(len(size))[:, None]
+    for _ in range(length - 1):
+        last = chosen[:, -1]
+        follow = len(size) - last
+        before = np.repeat(np.arange(len(chosen)), follow)
+        start = np.repeat(np.cumsum(follow) - follow, follow)
+        chosen = np.column_stack([chosen[before], last[before] + np.arange(len(before)) - start])
     for more in range(1, length):
         again = (chosen[:, more:] == chosen[:, :-more]) & (most[chosen[:, more:]] <= more)
         chosen = chosen[~again.any(axis=1)]
