@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--reveal", default="all")
     parser.add_argument("--replications", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tasks", type=int, default=600, help="of the workflows of lns")
     parser.add_argument("--seconds", type=float, default=170.0, help="stop after so long")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -72,7 +73,7 @@ def main() -> None:
     elif args.what == "lns":
         from benchmarks.fallback.executors import one
 
-        print(json.dumps(one(args.limit, args.seeds), indent=1))
+        print(json.dumps(one(args.limit, args.seeds, args.tasks), indent=1))
     else:
         parser.error(f"unknown measurement {args.what!r}")
 

@@ -36,7 +36,13 @@ from cpsched.result import Objective
 
 
 def shop_of(
-    seed: int, jobs: int, machines: int, *, blocks: bool = False, order: str = "random"
+    seed: int,
+    jobs: int,
+    machines: int,
+    *,
+    blocks: bool = False,
+    swap: bool = True,
+    order: str = "random",
 ) -> RcpspProblem:
     """A random job, flow or open shop; jobs of a blocking one stay on their machines."""
     rng = random.Random(seed)
@@ -56,7 +62,9 @@ def shop_of(
             tasks.append(task)
         if order == "open":
             groups.append({"tasks": [f"{j}-{k}" for k in range(machines)]})
-    data = {"tasks": tasks, "precedences": precedences, "disjunctive": groups}
+    data: dict[str, Any] = {"tasks": tasks, "precedences": precedences, "disjunctive": groups}
+    if not swap:
+        data["swap"] = False
     return RcpspProblem.parse(data | {"resources": [{"name": f"M{k}"} for k in range(machines)]})
 
 
@@ -76,10 +84,11 @@ def begun(problem: RcpspProblem, together: bool = True) -> tuple[Instance, Run]:
     return instance, run
 
 
+@pytest.mark.parametrize("swap", [True, False])
 @pytest.mark.parametrize("seed", range(4))
-def test_any_order_of_entry_is_a_valid_schedule(seed: int) -> None:
-    """Jobs that enter one after the other never deadlock, and the checker agrees."""
-    problem = shop_of(seed, 4, 4, blocks=True)
+def test_any_order_of_entry_is_a_valid_schedule(seed: int, swap: bool) -> None:
+    """Jobs that enter one after the other never deadlock or swap, and the checker agrees."""
+    problem = shop_of(seed, 4, 4, blocks=True, swap=swap)
     instance, run = begun(problem)
     shop = blocking.blocking_of(instance)
     assert shop is not None
@@ -111,9 +120,10 @@ def test_a_swap_needs_no_third_place() -> None:
     assert run.value() == 6
 
 
-def test_blocking_search_agrees_with_the_whole_model() -> None:
-    """Orders of entry and CP-SAT end at the same optimum, proved."""
-    problem = shop_of(3, 3, 3, blocks=True)
+@pytest.mark.parametrize("swap", [True, False])
+def test_blocking_search_agrees_with_the_whole_model(swap: bool) -> None:
+    """No order of entry is shorter than what CP-SAT proves."""
+    problem = shop_of(3, 3, 3, blocks=True, swap=swap)
     result = cpsched.solve(problem, time_limit=30.0, workers=1, deterministic=True, strict=True)
     assert result.status.name == "OPTIMAL"
     instance, _ = begun(problem)
@@ -122,6 +132,7 @@ def test_blocking_search_agrees_with_the_whole_model() -> None:
     best = min(
         kernels_blocking.decode(
             shop.jobs,
+            swap,
             np.array(order),
             *kernels_blocking.room_of(shop.jobs, shop.machines),
             kernels_blocking.NEVER,
@@ -130,6 +141,13 @@ def test_blocking_search_agrees_with_the_whole_model() -> None:
     )
     assert result.objective is not None
     assert result.objective <= best
+
+
+def test_only_blocking_shops_forbid_swaps() -> None:
+    """Searches that know no such rule are kept away from shops without swaps."""
+    instance, _ = begun(shop_of(1, 3, 3, blocks=True, swap=False))
+    assert orders.unit_shop_of(instance) is None
+    assert orders.any_unit_shop_of(instance) is not None
 
 
 def test_setups_are_no_blocking_shop() -> None:
@@ -142,13 +160,37 @@ def test_setups_are_no_blocking_shop() -> None:
     assert blocking.blocking_of(instance) is None
 
 
-@pytest.mark.parametrize("kind", ["job", "blocking", "open"])
+@pytest.mark.parametrize("swap", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+def test_everything_free_is_the_whole_problem(seed: int, swap: bool) -> None:
+    """The neighbourhood in which all tasks are free has the optimum of the problem."""
+    problem = shop_of(seed, 3, 3, blocks=True, swap=swap)
+    result = cpsched.solve(problem, time_limit=60.0, workers=1, strict=True)
+    assert result.status.name == "OPTIMAL"
+    instance, run = begun(problem, together=False)
+    shop = orders.any_unit_shop_of(instance)
+    assert shop is not None
+    assert run.incumbent is not None
+    state = state_of(instance, run.incumbent.schedule)
+    free = np.ones(instance.n, bool)
+    sub = orders.sub_model(instance, shop, state, free, max(state.end), shortest=True)
+    assert sub is not None
+    outcome = engine.solve(sub.model, run.clock, workers=1, seed=1)
+    assert outcome.status == "OPTIMAL"
+    assert outcome.values is not None
+    schedule = sub.extract(outcome.values)
+    assert cpsched.validate(problem, schedule).valid
+    assert schedule.makespan == result.objective
+
+
+@pytest.mark.parametrize("kind", ["job", "blocking", "no swap", "open"])
 def test_neighbourhoods_give_better_valid_schedules(kind: str) -> None:
     """Whatever is free, a solution passes the checker and is shorter than the incumbent."""
     order = "open" if kind == "open" else "random"
-    problem = shop_of(2, 5, 4, blocks=kind == "blocking", order=order)
+    blocks, swap = kind in ("blocking", "no swap"), kind != "no swap"
+    problem = shop_of(2, 5, 4, blocks=blocks, swap=swap, order=order)
     instance, run = begun(problem, together=False)
-    shop = orders.unit_shop_of(instance)
+    shop = orders.any_unit_shop_of(instance)
     assert shop is not None
     assert run.incumbent is not None
     rng = random.Random(1)

@@ -5,14 +5,8 @@ from __future__ import annotations
 from cpsched.core.clock import Clock
 from cpsched.core.run import Run
 from cpsched.errors import ProblemError
-from cpsched.families.kernel.prepare import (
-    Instance,
-    index,
-    longest_paths,
-    minimal_interval,
-    unit_bounds,
-    weighted_bound,
-)
+from cpsched.families.kernel.intervals import minimal_interval, unit_bounds, weighted_bound
+from cpsched.families.kernel.prepare import Instance, index, longest_paths
 from cpsched.families.kernel.problem import KernelProblem
 from cpsched.result import Bound
 

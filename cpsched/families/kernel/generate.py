@@ -10,6 +10,7 @@ from cpsched.families import Generator
 from cpsched.families.kernel.build import Loop
 from cpsched.families.kernel.machines import load_machine
 from cpsched.families.kernel.problem import KernelProblem, Machine
+from cpsched.families.kernel.reading import whole_option
 
 #: Dense 16-bit floating-point operations per cycle of one multiprocessor.
 FLOPS_PER_CYCLE = {"h100": 4096, "b200": 8192}
@@ -17,22 +18,6 @@ FLOPS_PER_CYCLE = {"h100": 4096, "b200": 8192}
 EXPONENTS, LANES, SMEM_BYTES = 16, 128, 128
 #: Cycles from the end of a reservation to the result (an assumption: a pipeline's fill).
 FILL = 64
-
-
-def _number(options: Mapping[str, str], key: str, low: int, high: int) -> int:
-    text = options[key]
-    try:
-        value = int(text)
-    except ValueError:
-        value = low - 1
-    if not low <= value <= high:
-        raise ProblemError(
-            f"option {key} must be a whole number from {low} to {high}",
-            place=f"option {key}",
-            value=text,
-            remedy="Correct the option.",
-        )
-    return value
 
 
 def _machine(options: Mapping[str, str]) -> tuple[str, Machine]:
@@ -52,9 +37,9 @@ def _machine(options: Mapping[str, str]) -> tuple[str, Machine]:
 def gemm(options: Mapping[str, str]) -> KernelProblem:
     """A matrix product's main loop: two loads into rings, one multiply per consumer group."""
     name, machine = _machine(options)
-    m, n, k = (_number(options, key, 16, 1024) for key in ("m", "n", "k"))
-    split = _number(options, "split", 1, 4)
-    depth = _number(options, "depth", 1, 16)
+    m, n, k = (whole_option(options[key], key, 16, 1024) for key in ("m", "n", "k"))
+    split = whole_option(options["split"], "split", 1, 4)
+    depth = whole_option(options["depth"], "depth", 1, 16)
     loop = Loop(f"gemm-{name}-{m}x{n}x{k}", machine)
     rows = m // split
     busy = max(1, 2 * rows * n * k // FLOPS_PER_CYCLE[name])
@@ -92,9 +77,11 @@ def attention(options: Mapping[str, str]) -> KernelProblem:
     the matrix unit and the exponential unit (ping-pong).
     """
     name, machine = "h100", _machine({"machine": "h100"})[1]
-    rows, columns, head = (_number(options, key, 16, 512) for key in ("rows", "columns", "head"))
-    split = _number(options, "split", 1, 4)
-    depth = _number(options, "depth", 1, 8)
+    rows, columns, head = (
+        whole_option(options[key], key, 16, 512) for key in ("rows", "columns", "head")
+    )
+    split = whole_option(options["split"], "split", 1, 4)
+    depth = whole_option(options["depth"], "depth", 1, 8)
     loop = Loop(f"attention-{name}-{rows}x{columns}x{head}-split{split}", machine)
     tile = 2 * columns * head
     for operand in "KV":
@@ -179,9 +166,9 @@ def nano_batch(options: Mapping[str, str]) -> KernelProblem:
     that small shares are efficient and large ones fast. Layers follow each other, so the interval
     is the time per layer (after NanoFlow).
     """
-    batches = _number(options, "batches", 1, 8)
+    batches = whole_option(options["batches"], "batches", 1, 8)
     texts = options["shares"].split(",")
-    shares = [_number({"shares": text.strip()}, "shares", 1, 100) for text in texts]
+    shares = [whole_option(text.strip(), "shares", 1, 100) for text in texts]
     loop = Loop(f"nano-batch-{batches}", {"compute": 100, "memory": 100, "network": 100})
     chain = (
         ("qkv", "compute", 96),
@@ -214,7 +201,7 @@ def expert_layer(options: Mapping[str, str]) -> KernelProblem:
     Chunks pass through the inter-node network, the processor and the intra-node network; the
     gradient reduction fills the network's gaps (after FSMoE).
     """
-    chunks = _number(options, "chunks", 1, 16)
+    chunks = whole_option(options["chunks"], "chunks", 1, 16)
     loop = Loop(f"experts-{chunks}", {"inter": 1, "intra": 1, "processor": 1})
 
     def cost(work: int, fixed: int) -> int:
@@ -246,9 +233,9 @@ def round_robin(options: Mapping[str, str]) -> KernelProblem:
 
     One iteration is a micro-batch: forward stages, then backward ones (after RoundPipe).
     """
-    stages = _number(options, "stages", 1, 32)
-    devices = _number(options, "devices", 1, 64)
-    rng = random.Random(_number(options, "seed", 0, 2**31 - 1))
+    stages = whole_option(options["stages"], "stages", 1, 32)
+    devices = whole_option(options["devices"], "devices", 1, 64)
+    rng = random.Random(whole_option(options["seed"], "seed", 0, 2**31 - 1))
     loop = Loop(f"round-robin-{stages}x{devices}", {"device": devices, "link": 2})
     costs = [rng.randint(20, 60) for _ in range(stages)]
     before = ""
@@ -274,9 +261,9 @@ def round_robin(options: Mapping[str, str]) -> KernelProblem:
 
 def random_loop(options: Mapping[str, str]) -> KernelProblem:
     """A random dependence graph with recurrences on a few units, for tests and benchmarks."""
-    n = _number(options, "operations", 1, 5000)
-    units = _number(options, "units", 1, 20)
-    rng = random.Random(_number(options, "seed", 0, 2**31 - 1))
+    n = whole_option(options["operations"], "operations", 1, 5000)
+    units = whole_option(options["units"], "units", 1, 20)
+    rng = random.Random(whole_option(options["seed"], "seed", 0, 2**31 - 1))
     loop = Loop(f"random-{n}", {f"U{k}": rng.choice([1, 1, 2]) for k in range(units)})
     for k in range(n):
         unit, cycles = f"U{rng.randrange(units)}", rng.randint(1, 4)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cpsched.core import engine, jit
 from cpsched.families.rcpsp import kernels_blocking as kernels
-from cpsched.families.rcpsp.orders import CALL, Wander, unit_shop_of
+from cpsched.families.rcpsp.orders import CALL, Wander, any_unit_shop_of
 from cpsched.families.rcpsp.schedule import schedule_of
 from cpsched.families.rcpsp.search_shop import Searcher
 
@@ -38,12 +38,16 @@ TINY, PROVABLE = 30, 60
 
 @dataclass(frozen=True)
 class BlockingShop:
-    """The kernels' arrays, and which task each of their operations is, (n,)."""
+    """The kernels' arrays, and which task each of their operations is, (n,).
+
+    Without ``swap`` jobs do not change places at one moment.
+    """
 
     jobs: kernels.Jobs
     task: IntArray
     machines: int
     modes: IntArray
+    swap: bool
 
 
 def blocking_of(instance: Instance) -> BlockingShop | None:
@@ -57,7 +61,8 @@ def blocking_of(instance: Instance) -> BlockingShop | None:
 def _blocking_of(instance: Instance) -> BlockingShop | None:
     n = instance.n
     until = instance.blocks_until
-    if (until < 0).all() or unit_shop_of(instance) is None or instance.disjunctive:
+    shop = any_unit_shop_of(instance)
+    if (until < 0).all() or shop is None or instance.disjunctive:
         return None
     if (instance.deadline < 2**59).any():
         return None
@@ -84,8 +89,9 @@ def _blocking_of(instance: Instance) -> BlockingShop | None:
     modes = np.concatenate(
         [np.arange(instance.mode_start[i], instance.mode_start[i + 1]) for i in rows]
     )
-    shop = unit_shop_of(instance)
-    assert shop is not None
+    swap = instance.shop.swap
+    if not swap and not instance.duration[modes][instance.mode_usable[modes]].all():
+        return None
     jobs = kernels.Jobs(
         np.array(first, np.int64),
         mode_start,
@@ -96,7 +102,7 @@ def _blocking_of(instance: Instance) -> BlockingShop | None:
         lag[task],
         until[task] >= 0,
     )
-    return BlockingShop(jobs, task, shop.machines, modes)
+    return BlockingShop(jobs, task, shop.machines, modes, swap)
 
 
 class Annealing:
@@ -120,7 +126,16 @@ class Annealing:
         busy, count, at, gap, start, mode = self._room
         value = int(
             kernels.decode(
-                self.shop.jobs, self.order, busy, count, at, gap, start, mode, kernels.NEVER
+                self.shop.jobs,
+                self.shop.swap,
+                self.order,
+                busy,
+                count,
+                at,
+                gap,
+                start,
+                mode,
+                kernels.NEVER,
             )
         )
         n = len(self.shop.task)
@@ -142,6 +157,7 @@ class Annealing:
         self.value = int(
             kernels.anneal(
                 self.shop.jobs,
+                self.shop.swap,
                 self.order,
                 self.value,
                 busy,
@@ -196,7 +212,7 @@ def search(
     ``exact(workers, seconds)`` runs CP-SAT on the whole problem.
     """
     annealing = Annealing(instance, shop, run.seed)
-    units = unit_shop_of(instance)
+    units = any_unit_shop_of(instance)
     assert units is not None
     jit.ready(run.clock.remaining())
     alone = run.deterministic or run.workers == 1

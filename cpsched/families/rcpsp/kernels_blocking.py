@@ -41,6 +41,7 @@ def enter(
     release: Any,
     lag: Any,
     stays: Any,
+    swap: bool,
     j: int,
     busy: Any,
     count: Any,
@@ -54,6 +55,9 @@ def enter(
     ``busy`` (machines, slots, 2) are the times, sorted, in which ``count`` (machines,) stretches
     of each machine are taken; the job's are added. ``at`` (longest job, W) and ``gap``
     (longest job, W, 3: mode, gap's end, state before) are scratch; W bounds modes times gaps.
+
+    Without ``swap`` the job does not move at the moment in which another comes to its machine and
+    another leaves the one it goes to: whatever moves at one time then has an order.
     """
     begin, end = first[j], first[j + 1]
     states = 0
@@ -80,8 +84,14 @@ def enter(
                 for x in range(before):
                     t = at[p - 1, x] + dur[gap[p - 1, x, 0]] + lag[i - 1]
                     t = max(t, low)
-                    if t < best and (t <= gap[p - 1, x, 1] or not stays[i - 1]):
-                        best, via = t, x
+                    if t >= best:
+                        continue
+                    if stays[i - 1]:
+                        late = t > gap[p - 1, x, 1]
+                        chased = t == gap[p - 1, x, 1] and g > 0 and t == busy[k, g - 1, 1]
+                        if late or (chased and not swap):
+                            continue
+                    best, via = t, x
                 if best + dur[m] <= high:
                     at[p, states] = best
                     gap[p, states, 0], gap[p, states, 1], gap[p, states, 2] = m, high, via
@@ -118,6 +128,7 @@ def enter(
 @kernel
 def decode(
     jobs: Any,
+    swap: bool,
     order: Any,
     busy: Any,
     count: Any,
@@ -143,6 +154,7 @@ def decode(
             jobs.release,
             jobs.lag,
             jobs.stays,
+            swap,
             j,
             busy,
             count,
@@ -160,6 +172,7 @@ def decode(
 @kernel
 def anneal(
     jobs: Any,
+    swap: bool,
     order: Any,
     value: int,
     busy: Any,
@@ -199,7 +212,7 @@ def anneal(
         # The square favours small losses.
         share = draw(rng, 1024)
         most = value + slack * share * share // 1048576
-        made = decode(jobs, trial, busy, count, at, gap, start, mode, most)
+        made = decode(jobs, swap, trial, busy, count, at, gap, start, mode, most)
         if made > most:
             continue
         value = made
@@ -226,8 +239,8 @@ def warm_up() -> None:
     order = np.arange(2)
     busy, count, at, gap, start, mode = room_of(jobs, 2)
     best = np.full((2, 5), NEVER)
-    value = decode(jobs, order, busy, count, at, gap, start, mode, NEVER)
-    anneal(jobs, order, value, busy, count, at, gap, start, mode, np.array([7]), 3, 1, best)
+    value = decode(jobs, True, order, busy, count, at, gap, start, mode, NEVER)
+    anneal(jobs, True, order, value, busy, count, at, gap, start, mode, np.array([7]), 3, 1, best)
 
 
 def room_of(jobs: Jobs, machines: int) -> tuple[Any, Any, Any, Any, Any, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -61,9 +61,14 @@ class UnitShop:
 def unit_shop_of(instance: Instance) -> UnitShop | None:
     """The unit shop that an instance is, or None.
 
-    Tasks may have releases, deadlines, minimum lags and modes; they may block. Everything else
-    (calendars, reservoirs, setups, optional tasks, maximum lags) is left to other searches.
+    Tasks may have releases, deadlines, minimum lags and modes; they may block and swap. Everything
+    else (calendars, reservoirs, setups, optional tasks, maximum lags) is left to other searches.
     """
+    return None if instance.shop else any_unit_shop_of(instance)
+
+
+def any_unit_shop_of(instance: Instance) -> UnitShop | None:
+    """The same, also where blocking tasks must not swap."""
     if "unit_shop" not in instance.extras:
         instance.extras["unit_shop"] = _unit_shop_of(instance)
     known: UnitShop | None = instance.extras["unit_shop"]
@@ -74,7 +79,9 @@ def _unit_shop_of(instance: Instance) -> UnitShop | None:
     n = instance.n
     edges = instance.edges
     rules = instance.setups or instance.reservoirs or instance.selections or any(instance.profiles)
-    if rules or instance.shop or not n or n > LARGEST or instance.consumption.any():
+    if rules or replace(instance.shop, swap=True) or not n or n > LARGEST:
+        return None
+    if instance.consumption.any():
         return None
     if instance.optional.any() or instance.pausable.any():
         return None
@@ -229,12 +236,17 @@ def sub_model(
 
     None when a task's window is empty. Where they float, they pass tasks that are not free. With
     ``shortest`` the makespan is minimised; otherwise any solution will do.
+
+    Where blocking tasks must not swap, a time unit has a step for every task, and a machine is free
+    one step after the task on it has moved on: so moves within one unit have an order. A task that
+    stays on its machine moves nowhere, which free modes leave out.
     """
     from ortools.sat.python import cp_model
 
     cp = cp_model.CpModel()
     high = np.minimum(limit - instance.tail, instance.deadline - instance.tail)
-    duration = instance.duration.tolist()
+    steps = 1 if instance.shop.swap else instance.n + 1
+    duration = (steps * instance.duration).tolist()
     followed = set(instance.edges[:, 0].tolist())
     start: list[Any] = []
     end: list[Any] = []
@@ -243,10 +255,10 @@ def sub_model(
         modes = instance.modes(i) if free[i] else [state.mode[i]]
         low, last = int(instance.head[i]), int(high[i])
         if len(instance.modes(i)) == 1:
-            last = min(last, int(instance.deadline[i]) - duration[modes[0]])
+            last = min(last, int(instance.deadline[i] - instance.duration[modes[0]]))
         if low > last:
             return None
-        var = cp.new_int_var(low, last, "")
+        var = cp.new_int_var(steps * low, steps * (last + 1) - 1, "")
         start.append(var)
         if len(modes) == 1:
             literals.append({})
@@ -260,24 +272,31 @@ def sub_model(
             )
             end.append(var + taken)
         if instance.deadline[i] < 2**59 or i not in followed:
-            cp.add(end[i] <= min(limit, int(instance.deadline[i])))
+            cp.add(end[i] < steps * (min(limit, int(instance.deadline[i])) + 1))
     for a, b, _, lag, _ in instance.edges.tolist():
-        cp.add(start[b] >= end[a] + lag)
+        cp.add(start[b] >= end[a] + steps * lag)
     if shortest:
         makespan = cp.new_int_var(0, limit, "")
         for i in range(instance.n):
             if i not in followed:
-                cp.add(end[i] <= makespan)
+                cp.add(end[i] < steps * (makespan + 1))
         cp.minimize(makespan)
     until = instance.blocks_until.tolist()
-    held = [end[i] if until[i] < 0 else start[until[i]] for i in range(instance.n)]
+
+    def moves(i: int, j: int) -> int:
+        """Steps from the start of the next task to the time when this one's machine is free."""
+        machine = shop.machine[[state.mode[i], state.mode[j]]]
+        stays = not literals[i] and not literals[j] and machine[0] == machine[1]
+        return 0 if steps == 1 or stays else 1
+
+    held = [end[i] if j < 0 else start[j] + moves(i, j) for i, j in enumerate(until)]
 
     def interval(i: int, literal: Any = None, length: int = 0) -> Any:
         if literal is not None and until[i] < 0:
             return cp.new_optional_fixed_size_interval_var(start[i], length, literal, "")
         if not literals[i] and until[i] < 0:
             return cp.new_fixed_size_interval_var(start[i], duration[state.mode[i]], "")
-        size = cp.new_int_var(0, limit, "")
+        size = cp.new_int_var(0, steps * (limit + 1), "")
         if literal is not None:
             return cp.new_optional_interval_var(start[i], size, held[i], literal, "")
         return cp.new_interval_var(start[i], size, held[i], "")
@@ -315,7 +334,7 @@ def sub_model(
             for m, literal in chosen.items():
                 if values[literal.index]:
                     modes[i] = m
-        return schedule_of(instance, [values[v.index] for v in start], modes)
+        return schedule_of(instance, [values[v.index] // steps for v in start], modes)
 
     return SubModel(cp, extract, PARAMETERS)
 

@@ -57,7 +57,7 @@ REFUTE: dict[str, Any] = {
     "use_dynamic_precedence_in_disjunctive": True,
     "use_dynamic_precedence_in_cumulative": True,
 }
-#: For one just below the incumbent, which may as well be reached.
+#: For one just below the incumbent, which may as well be reached; without disjunctive cliques.
 DECIDE: dict[str, Any] = {"linearization_level": 0}
 #: For a proof within reach: the more conflicts per second, the sooner it ends.
 REFUTE_CLOSE: dict[str, Any] = {
@@ -265,7 +265,10 @@ class Closer(threading.Thread):
         """The thread's work."""
         try:
             self._await_convergence()
-            self._close(math.inf if self._small else TRYING * self._run.clock.remaining())
+            if self._small:
+                self._close(math.inf)
+            elif not _near(self._run):
+                self._close(TRYING * self._run.clock.remaining())
             while not _near(self._run) and not self._ended():
                 time.sleep(SLICE)
             self._close(CLOSING * self._run.clock.remaining())
@@ -273,7 +276,7 @@ class Closer(threading.Thread):
             self.error = error
 
     def _close(self, seconds: float) -> None:
-        """Refute from above for so long."""
+        """Refute from above for so long, and as long again after every better schedule."""
         for one in self._evolvers:
             one.paused = True
         end = self._run.clock.elapsed() + seconds
@@ -284,7 +287,8 @@ class Closer(threading.Thread):
                 status = self._prover.enumerate(int(value) - 1) if self._small else "UNKNOWN"
                 if status == "UNKNOWN" and not self._run.done():
                     self._prover.seconds = end - self._run.clock.elapsed()
-                    self._prover.refute(int(value) - 1, 1)
+                    if self._prover.refute(int(value) - 1, 1) == "OPTIMAL":
+                        end = self._run.clock.elapsed() + seconds
         finally:
             for one in self._evolvers:
                 one.paused = False
@@ -363,15 +367,15 @@ class Prover:
     def refute(self, limit: int, workers: int) -> str:
         """Ask for a schedule of at most that makespan; keep it, or the bound it would break."""
         instance, run = self.instance, self.run
-        parameters = REFUTE_CLOSE if instance.n <= SMALL else REFUTE
+        parameters, cliques = (REFUTE_CLOSE if instance.n <= SMALL else REFUTE), self.cliques
         if SMALL < instance.n <= MEDIUM and limit + 1 == run.value():
-            parameters = DECIDE
+            parameters, cliques = DECIDE, []
         model = decision(
             instance,
             range(instance.n),
             instance.head,
             limit - instance.tail,
-            exclusive=self.cliques,
+            exclusive=cliques,
         )
         status = "INFEASIBLE"
         if model is not None:
