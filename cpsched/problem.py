@@ -239,7 +239,19 @@ def _read_text(file: str) -> str:
 
 
 #: Suffixes of files that are text for certain.
-_TEXT = {".json", ".jsonl", ".csv", ".txt", ".sm", ".mm", ".rcp", ".sch", ".fjs", ".stg", ".graphml"}
+_TEXT = {
+    ".json",
+    ".jsonl",
+    ".csv",
+    ".txt",
+    ".sm",
+    ".mm",
+    ".rcp",
+    ".sch",
+    ".fjs",
+    ".stg",
+    ".graphml",
+}
 
 
 def _binary_format(file: str, name: str | None) -> Format | None:

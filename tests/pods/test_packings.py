@@ -12,7 +12,7 @@ import cpsched
 from cpsched.core.clock import Clock
 from cpsched.core.run import Run
 from cpsched.families import family
-from cpsched.families.pods import balance, kernels_balance, kernels_waste, patterns, volume, waste
+from cpsched.families.pods import balance, kernels_balance, patterns, volume, waste
 from cpsched.families.pods.bound import recompute
 from cpsched.families.pods.prepare import prepare
 from cpsched.families.pods.problem import PodsProblem
@@ -61,9 +61,7 @@ def test_the_best_division_of_two_nodes(seed: int) -> None:
     share = rng.random((6, 2))
     total, goal = share.sum(axis=0), np.full(2, 0.45) * share.sum(axis=0)
     side = np.zeros(6, dtype=np.int64)
-    best = kernels_balance.divide(
-        np.arange(6), 6, share, total, np.zeros(2), goal, goal, 1e9, side
-    )
+    best = kernels_balance.divide(np.arange(6), 6, share, total, np.zeros(2), goal, goal, 1e9, side)
 
     def overload(choice: tuple[int, ...]) -> float:
         first = share[np.array(choice, dtype=bool)].sum(axis=0)
@@ -104,10 +102,14 @@ def test_tight_fillings_are_found_or_refuted(seed: int) -> None:
 
 def test_waste_refutes_a_full_cluster() -> None:
     """Three pods of 6 and one of 2 fill two nodes of 10 by volume, but no node tightly."""
-    cluster = problem([node("a", 10), node("b", 10)], [*(pod(f"p{k}", 6) for k in range(3)), pod("q", 2)])
+    cluster = problem(
+        [node("a", 10), node("b", 10)], [*(pod(f"p{k}", 6) for k in range(3)), pod("q", 2)]
+    )
     bound = Bound(3, "node-waste", "placed@0", {"pod": "default/p0", "fillings": 1})
     assert recompute(cluster, bound) == 3
-    possible = problem([node("a", 10), node("b", 10)], [pod("p", 6), pod("q", 4), pod("r", 7), pod("s", 3)])
+    possible = problem(
+        [node("a", 10), node("b", 10)], [pod("p", 6), pod("q", 4), pod("r", 7), pod("s", 3)]
+    )
     assert recompute(possible, Bound(3, "node-waste", "placed@0", {"pod": "default/p"})) == 4
 
 

@@ -236,7 +236,7 @@ def _reach(
     levels: list[int],
     until: float,
 ) -> None:
-    """Look for a plan with the certified counts: pods of pairs of nodes divided anew, then a dive."""
+    """Look for a plan with the certified counts: pairs of nodes divided anew, then a dive."""
     left = run.clock.remaining() - until
     everything = int((pack.available * pack.weight)[pack.tier <= last.tier].sum())
     counts = [*last.master.frozen, everything if last.bound is None else last.bound]

@@ -129,9 +129,17 @@ def tails_of(
         starts = np.searchsorted(sums[:, 0], edges).astype(np.int64)
         out.append(
             Tails(
-                group.room, columns, usable[order], np.ascontiguousarray(slack[columns]), length,
-                sums, first[by], starts, width, np.concatenate(few),
-            )  # fmt: skip
+                group.room,
+                columns,
+                usable[order],
+                np.ascontiguousarray(slack[columns]),
+                length,
+                sums,
+                first[by],
+                starts,
+                width,
+                np.concatenate(few),
+            )
         )
     return out
 
