@@ -132,7 +132,7 @@ def pack_all(
     share = items.size / unit
     room = items.room / unit
     state = np.array([1 + seed % 2**30], dtype=np.int64)
-    width = WIDTH if jit.slowdown() == 1.0 else WIDTH_INTERPRETED
+    width = WIDTH if jit.slowdown("pods") == 1.0 else WIDTH_INTERPRETED
     while clock.remaining() > until and not clock.cancelled:
         gone = left_out(items, counts, share, rng)
         if gone is None:
@@ -152,7 +152,7 @@ def pack_all(
                 PATIENCE, state,
             )  # fmt: skip
             spent += int(looked)
-            clock.spend(DIVISION_SECONDS * jit.slowdown() * int(looked) + 1e-5)
+            clock.spend(DIVISION_SECONDS * jit.slowdown("pods") * int(looked) + 1e-5)
         if done:
             out: dict[tuple[int, int], int] = {}
             for i in np.flatnonzero(at >= 0).tolist():

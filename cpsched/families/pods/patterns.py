@@ -368,7 +368,7 @@ def generate(
         profits = profits_of(pack, tier, *at)
         priced = price(pack, profits, master.known_values(profits), nodes=nodes)
         bound = lagrangian(pack, frozen, *at, priced)
-        clock.spend(2e-3 * len(pack.groups) + NODE_SECONDS * jit.slowdown() * priced.visited)
+        clock.spend(2e-3 * len(pack.groups) + NODE_SECONDS * jit.slowdown("pods") * priced.visited)
         if best.bound is None or bound < best.bound:
             best.bound, best.multipliers, centre, best.nodes = bound, at, at, nodes
         added = 0
@@ -393,9 +393,9 @@ def generate(
 
 def _affordable(pack: Packing, seconds: float) -> int:
     """Branch-and-bound nodes per group that one pricing of all groups may take."""
-    each = NODE_SECONDS * jit.slowdown() * max(1, len(pack.groups))
+    each = NODE_SECONDS * jit.slowdown("pods") * max(1, len(pack.groups))
     least = max(LEAST_NODES, PRICING_NODES // max(1, len(pack.groups)))
-    if jit.slowdown() > 1.0:
+    if jit.slowdown("pods") > 1.0:
         least = DIVE_NODES
     return int(min(HARDEST_NODES, max(least, 0.25 * min(seconds, 1e9) / each)))
 

@@ -48,7 +48,7 @@ def search(instance: Instance, run: Run) -> None:
     """Improve and prove until the run is done."""
     if not warm.linear(run.clock):
         return
-    jit.ready(run.clock.remaining())
+    jit.ready(run.clock.remaining(), "pods")
     if cellpacking.applies(instance, run):
         cellpacking.search(instance, run)
         return
@@ -254,7 +254,7 @@ def _divide(
 ) -> None:
     """Place exactly as many pods as the bounds leave possible, where nodes hold several."""
     assert run.incumbent is not None
-    if pack.available.sum() < balance.FEWEST * instance.nodes or jit.slowdown() > 1.0:
+    if pack.available.sum() < balance.FEWEST * instance.nodes or jit.slowdown("pods") > 1.0:
         return
     wanted = [c // max(1, int(pack.weight[0])) for c in counts]
     fixed = patterns.fixed_weights(instance)[-1]

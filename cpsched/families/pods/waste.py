@@ -57,7 +57,7 @@ def refute(pack: Packing, tier: int, clock: Clock, until: float) -> tuple[int, i
     tuple or None
         Index of the class in the packing, and how many partial fillings the proof took.
     """
-    if not len(pack.classes) or len(pack.groups) > MOST_GROUPS or jit.slowdown() > 1.0:
+    if not len(pack.classes) or len(pack.groups) > MOST_GROUPS or jit.slowdown("pods") > 1.0:
         return None
     slack = slack_of(pack, tier)
     total = np.sum([g.room * len(g.members) for g in pack.groups], axis=0)
