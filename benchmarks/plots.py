@@ -52,7 +52,7 @@ def anytime(records: Sequence[Record]) -> Any:
             panel.plot(moments, np.maximum(mean, 0.01), label=solver)
         panel.set(title=suite, xscale="log", yscale="log", xlabel="seconds")
         panel.grid(alpha=0.3)
-    axes[0][0].set_ylabel("mean gap to the best known makespan, %")
+    axes[0][0].set_ylabel("mean gap to the best known, %")
     axes[0][-1].legend()
     return figure
 
