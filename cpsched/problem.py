@@ -238,10 +238,28 @@ def _read_text(file: str) -> str:
     return text
 
 
+#: Suffixes of files that are text for certain.
+_TEXT = {
+    ".json",
+    ".jsonl",
+    ".csv",
+    ".txt",
+    ".sm",
+    ".mm",
+    ".rcp",
+    ".sch",
+    ".fjs",
+    ".stg",
+    ".graphml",
+}
+
+
 def _binary_format(file: str, name: str | None) -> Format | None:
     """The format when it is not text, by its name or the file's."""
     from cpsched.families import all_formats
 
+    if name is None and (file == "-" or Path(file).suffix.lower() in _TEXT):
+        return None  # the families need not be imported to know
     for candidate in all_formats():
         if candidate.binary and (
             candidate.name == name or (name is None and candidate.detect(Path(file).name, ""))

@@ -126,7 +126,8 @@ def emit(data: Any, text: str, output: Path | None, as_json: bool) -> None:
 
 
 def summary(result: Result) -> str:
-    """A result in a few lines for a person."""
+    """A result in a few lines for a person; a plan with its steps, where the kind has them."""
+    from cpsched.families import family
 
     def show(value: Any) -> str:
         if isinstance(value, list):
@@ -145,6 +146,9 @@ def summary(result: Result) -> str:
     if result.message:
         lines.append(f"  {result.message}")
     lines += [f"  bound {show(b.value)} on {b.objective} by {b.argument}" for b in result.bounds]
+    describe = family(result.kind).describe
+    if describe is not None and result.schedule is not None:
+        lines += describe(result.problem, result.schedule)
     return "\n".join(lines)
 
 

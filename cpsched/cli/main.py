@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 
 import typer
 
@@ -73,9 +74,10 @@ def complain(message: str, code: int) -> int:
 
 
 def leave(code: int) -> None:
-    """Exit; without waiting when a solver call that was given up still runs."""
+    """Exit; without waiting for a solver call that was given up, or for what still loads."""
     engine = sys.modules.get("cpsched.core.engine")
-    if engine is not None and engine.running():
+    loading = any(t.name == "cpsched-import" for t in threading.enumerate())
+    if loading or (engine is not None and engine.running()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -114,13 +114,16 @@ def ready(seconds: float = math.inf, family: str | None = None) -> bool:
 INTERPRETED = 400.0
 
 
-def slowdown() -> float:
+def slowdown(family: str | None = None) -> float:
     """Factor on the counted work of a kernel: 1 when compiled, `INTERPRETED` otherwise.
+
+    With ``family`` only that family counts, so that cold kernels of others do not matter.
 
     With it a deterministic run ends by its counted work, not by the wall, in both cases. Its
     result is the same on every run with the kernels in the same state.
     """
-    return INTERPRETED if _groups_in_use() - _active else 1.0
+    wanted = _groups_in_use() if family is None else {family}
+    return INTERPRETED if wanted - _active else 1.0
 
 
 def _group_of(module: str) -> str | None:

@@ -126,6 +126,9 @@ class Family(Generic[P, S, I]):
         A schedule as ``{item: {field: value}}``, for diffs.
     draw
         The picture of a schedule.
+    describe
+        ``describe(problem, schedule)``: lines that a person can follow, shown under the summary
+        on a terminal; None where the picture says more.
     revise
         ``revise(problem, schedule, now, events, stability)``: the problem from now on, for
         `cpsched.replan`; None where a kind cannot be replanned.
@@ -157,6 +160,7 @@ class Family(Generic[P, S, I]):
     restrict: Callable[[P, frozenset[str]], P]
     items: Callable[[S], dict[str, dict[str, Any]]]
     draw: Callable[[P, S], Figure]
+    describe: Callable[[P, S], list[str]] | None = None
     prove: Callable[[I, Run], None] | None = None
     revise: Callable[[P, S, float, Sequence[Event], int], Revision] | None = None
     limit: Callable[[P, str, Number], P | None] | None = None

@@ -251,7 +251,7 @@ def test_pending_report() -> None:
     cluster = read(api_node("n"), api_pod("p", "n"), api_pod("big", nodeSelector={"x": "y"}))
     text = write_pending(cluster, None)
     assert "0/1 nodes are available: 1 node(s) didn't match Pod's node selector" in text
-    assert "smallest change: drop node_selector for it on n" in text
+    assert "smallest change: drop its node selector (or label the node) on n" in text
 
 
 # ---------------------------------------------------------------------- other formats

@@ -9,6 +9,7 @@ from cpsched.families import Family
 from cpsched.families.pods import warm
 from cpsched.families.pods.bound import bounds, recompute
 from cpsched.families.pods.check import check
+from cpsched.families.pods.describe import describe
 from cpsched.families.pods.draw import draw
 from cpsched.families.pods.explain import constraints, restrict
 from cpsched.families.pods.formats import FORMATS
@@ -115,6 +116,7 @@ FAMILY = Family(
     revise=revise,
     items=items,
     draw=draw,
+    describe=describe,
     formats=FORMATS,
     writers=WRITERS,
     generators=GENERATORS,

@@ -105,6 +105,35 @@ def _patterns(instance: Instance, bound: Bound) -> int:
     return patterns.lagrangian(pack, frozen, classes, tiers, priced) + fixed[tier]
 
 
+def _volumes(instance: Instance, bound: Bound) -> int:
+    from cpsched.families.pods import patterns, volume
+
+    pack = patterns.packing(instance)
+    tier = instance.tiers.index(int(bound.objective.removeprefix("placed@")))
+    fixed = patterns.fixed_weights(instance)
+    frozen = [int(v) - f for v, f in zip(bound.given or (), fixed, strict=False)]
+    priced = [[max(0, int(p)) for p in row] for row in bound.data["prices"]]
+    tiers = [max(0, int(m)) for m in bound.data["tiers"]]
+    return volume.bound(pack, tier, frozen, (priced, tiers)) + fixed[tier]
+
+
+def _waste(instance: Instance, bound: Bound) -> int:
+    """What is left without the lightest pod, when the named pod fits no node tightly."""
+    from cpsched.families.pods import patterns, waste
+
+    pack = patterns.packing(instance)
+    tier = instance.tiers.index(int(bound.objective.removeprefix("placed@")))
+    names = [p.name for p in instance.problem.pods]
+    own = int(instance.class_of[names.index(bound.data["pod"])])
+    k = int(np.flatnonzero(pack.classes == own)[0])
+    everything = int((pack.available * pack.weight)[pack.tier <= tier].sum())
+    slack = waste.slack_of(pack, tier)
+    tables = None if (slack < 0).any() else waste.tails_of(pack, tier, slack)
+    tight = tables is not None and waste.alone(pack, tables, k, 2**62)[0] == 0
+    value = waste.bound(pack, tier) if tight else everything
+    return value + patterns.fixed_weights(instance)[tier]
+
+
 def _disruption(instance: Instance, bound: Bound) -> int:
     from cpsched.families.pods import disrupt, patterns
 
@@ -193,6 +222,8 @@ def _row(instance: Instance, classes: Ints, named: Mapping[str, int]) -> Ints:
 
 _ARGUMENTS: Mapping[str, Callable[[Instance, Bound], Number]] = {
     "pods-that-fit": _fits,
+    "node-volumes": _volumes,
+    "node-waste": _waste,
     "node-patterns": _patterns,
     "node-patterns-disruption": _disruption,
     "no-room-as-it-is": _undisturbed,

@@ -126,7 +126,7 @@ class Stage:
         total += sum(int(x) * v for x, v in zip(t.tolist(), self.values, strict=True))
         base, stay = self.profits(m)
         fillings = []
-        nodes = DIVE_NODES // 10 if jit.slowdown() > 1.0 else LEAST_NODES
+        nodes = DIVE_NODES // 10 if jit.slowdown("pods") > 1.0 else LEAST_NODES
         known = [0] * len(self.items) if least is None else least(base, stay)
         for g, ((index, limit, bonus, size), group) in enumerate(
             zip(self.items, self.pack.groups, strict=True)

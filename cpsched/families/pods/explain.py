@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 
 from cpsched.families import NamedConstraint
 from cpsched.families.pods.problem import CONSTRAINTS, Pod, PodsProblem, PodsSchedule
@@ -69,7 +68,11 @@ def restrict(problem: PodsProblem, names: frozenset[str]) -> PodsProblem:
     )
 
 
-def reasons(state: State, pod: Pod) -> dict[str, list[Refusal]]:
+#: Why a pod cannot go to each node now.
+Reasons = dict[str, list[Refusal]]
+
+
+def reasons(state: State, pod: Pod) -> Reasons:
     """For every node, why the pod cannot go there now."""
     out = {}
     for node in state.nodes.values():
@@ -89,9 +92,9 @@ def reasons(state: State, pod: Pod) -> dict[str, list[Refusal]]:
     return out
 
 
-def why_pending(state: State, pod: Pod) -> str:
-    """One line as `kubectl describe` would show it."""
-    per_node = reasons(state, pod)
+def why_pending(state: State, pod: Pod, per_node: Reasons | None = None) -> str:
+    """One line as `kubectl describe` would show it; ``per_node`` are its `reasons` when known."""
+    per_node = reasons(state, pod) if per_node is None else per_node
     counts: Counter[str] = Counter()
     for found in per_node.values():
         for message in {r.message.partition(" (short")[0] for r in found}:
@@ -101,47 +104,96 @@ def why_pending(state: State, pod: Pod) -> str:
     return f"{free}/{len(per_node)} nodes are available" + (f": {parts}" if parts else "")
 
 
-def smallest_change(state: State, pod: Pod) -> str:
-    """The change that stands between the pod and a place with the fewest constraints to touch."""
-    per_node = reasons(state, pod)
+#: What would lift a rule; the rest of the sentence names the nodes.
+_CHANGES = {
+    "cells": "free the cells it asks for",
+    "node_selector": "drop its node selector (or label the node)",
+    "node_affinity": "drop its node affinity (or label the node)",
+    "taints": "tolerate the taint",
+    "unschedulable": "uncordon the node",
+    "host_ports": "free its host port",
+    "volume_affinity": "bring its volume there",
+    "exclusive_claims": "release its ReadWriteOncePod claim",
+    "pod_affinity": "drop its pod affinity (or place a pod there that it asks for)",
+    "pod_anti_affinity": "drop the pod anti-affinity (its own, or that of the pods there)",
+    "topology_spread": "raise maxSkew of its topology spread",
+    "quota": "raise the quota",
+    "hold": "lift what holds it",
+    "drain": "stop draining the node",
+}
+
+
+def smallest_change(state: State, pod: Pod, per_node: Reasons | None = None) -> str:
+    """The change that stands between the pod and a place: fewest rules to touch, least to free."""
+    per_node = reasons(state, pod) if per_node is None else per_node
     if not per_node:
         return "add a node"
     possible = [name for name, found in per_node.items() if not found]
     if possible:
         return f"none: bind it to {possible[0]}"
-    fewest: dict[frozenset[str], list[str]] = {}
-    for name, found in per_node.items():
-        fewest.setdefault(frozenset(r.rule for r in found), []).append(name)
-    rules = min(fewest, key=lambda s: (len(s), "capacity" not in s, sorted(s)))
-    names = fewest[rules]
-    if rules == {"capacity"}:
-        return _free_up(state, pod, names)
+
+    def effort(name: str) -> tuple[int, bool, tuple[str, ...], float]:
+        rules = {r.rule for r in per_node[name]}
+        return (len(rules), "capacity" not in rules, tuple(sorted(rules)), _share(state, pod, name))
+
+    least = min(effort(name) for name in per_node)
+    names = [name for name in per_node if effort(name) == least]
+    parts = [_CHANGES.get(rule, f"lift {rule}") for rule in least[2] if rule != "capacity"]
+    if "capacity" in least[2]:
+        amounts = _missing(state, pod, names[0])
+        names = [name for name in names if _missing(state, pod, name) == amounts]
+        if not _fits_empty(state, pod, names[0]):
+            parts.insert(0, "make it smaller or the node larger by " + _shown(amounts))
+        else:
+            parts.insert(0, "free " + _shown(amounts))
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return f"drop {' and '.join(sorted(rules))} for it on {shown}"
+    return f"{' and '.join(parts)} on {'any of ' * (len(names) > 1)}{shown}"
 
 
-def _free_up(state: State, pod: Pod, names: list[str]) -> str:
-    needs: dict[str, dict[str, int]] = {}
-    for name in names:
-        node, used = state.nodes[name], state.used[name]
-        missing = {
-            r: used[r] + a - node.allocatable.get(r, 0)
-            for r, a in pod.requests.items()
-            if a > 0 and used[r] + a > node.allocatable.get(r, 0)
-        }
-        limit = node.allocatable.get("pods")
-        if limit is not None and used["pods"] + 1 > limit:
-            missing["pods"] = used["pods"] + 1 - limit
-        needs[name] = missing
+def _shown(amounts: dict[str, int]) -> str:
+    return " and ".join(f"{show_quantity(r, m)} {r}" for r, m in amounts.items())
 
-    def share(name: str) -> tuple[float, str]:
-        node = state.nodes[name]
-        parts = [m / max(1, node.allocatable.get(r, 0)) for r, m in needs[name].items()]
-        return (sum(parts), name)
 
-    best = min(names, key=share)
-    parts = [f"{show_quantity(r, m)} {r}" for r, m in needs[best].items()]
-    return f"free {' and '.join(parts)} on {best}"
+def _missing(state: State, pod: Pod, name: str) -> dict[str, int]:
+    """What the pod lacks on a node now, by resource."""
+    node, used = state.nodes[name], state.used[name]
+    missing = {
+        r: used[r] + a - node.allocatable.get(r, 0)
+        for r, a in pod.requests.items()
+        if a > 0 and used[r] + a > node.allocatable.get(r, 0)
+    }
+    limit = node.allocatable.get("pods")
+    if limit is not None and used["pods"] + 1 > limit:
+        missing["pods"] = used["pods"] + 1 - limit
+    return missing
+
+
+def _share(state: State, pod: Pod, name: str) -> float:
+    """What the pod lacks on a node, relative to the node."""
+    allocatable = state.nodes[name].allocatable
+    return sum(m / max(1, allocatable.get(r, 0)) for r, m in _missing(state, pod, name).items())
+
+
+def _fits_empty(state: State, pod: Pod, name: str) -> bool:
+    """Whether the node could take the pod if nothing else ran there."""
+    allocatable = state.nodes[name].allocatable
+    return allocatable.get("pods", 1) > 0 and all(
+        a <= allocatable.get(r, 0) for r, a in pod.requests.items()
+    )
+
+
+def state_at_end(problem: PodsProblem, schedule: PodsSchedule) -> State:
+    """The state that a plan leaves."""
+    state = State(problem)
+    for placement in schedule.placements:
+        name, node, cells = placement.pod, placement.node, placement.numa
+        if state.where[name] == node and state.cells.get(name, ()) == cells:
+            continue
+        if state.where[name] is not None:
+            state.evict(name)
+        if node is not None:
+            state.bind(name, node, cells)
+    return state
 
 
 def pending_report(problem: PodsProblem, schedule: PodsSchedule | None) -> str:
@@ -149,23 +201,14 @@ def pending_report(problem: PodsProblem, schedule: PodsSchedule | None) -> str:
 
     With a schedule the state is the one after its steps.
     """
-    state = State(problem)
-    if schedule is not None:
-        end: Mapping[str, tuple[str | None, tuple[int, ...]]] = {
-            p.pod: (p.node, p.numa) for p in schedule.placements
-        }
-        for name, (node, cells) in end.items():
-            if state.where[name] != node or state.cells.get(name, ()) != cells:
-                if state.where[name] is not None:
-                    state.evict(name)
-                if node is not None:
-                    state.bind(name, node, cells)
+    state = State(problem) if schedule is None else state_at_end(problem, schedule)
     lines = []
     for pod in problem.pods:
         if state.where[pod.name] is not None:
             continue
-        lines.append(f"{pod.name}: {why_pending(state, pod)}")
-        lines.append(f"  smallest change: {smallest_change(state, pod)}")
-        for name, found in reasons(state, pod).items():
+        per_node = reasons(state, pod)
+        lines.append(f"{pod.name}: {why_pending(state, pod, per_node)}")
+        lines.append(f"  smallest change: {smallest_change(state, pod, per_node)}")
+        for name, found in per_node.items():
             lines.append(f"  {name}: {'; '.join(r.message for r in found) or 'it fits'}")
     return "\n".join(lines) + "\n" if lines else "No pod is pending.\n"

@@ -68,7 +68,8 @@ def packing(instance: Instance, *, distinct: bool = False, keep_all: bool = Fals
     """
     from cpsched.families.pods.bound import fixed_room
 
-    room = fixed_room(instance)
+    # What runs may stay, also on an over-committed node.
+    room = np.maximum(fixed_room(instance), _held(instance))
     fixed = np.array([g.fixed for g in instance.classes], dtype=bool)
     used = [g.index for g in instance.classes if not g.fixed and g.members]
     classes = np.array(used, dtype=np.int64)
@@ -100,6 +101,15 @@ def packing(instance: Instance, *, distinct: bool = False, keep_all: bool = Fals
         instance.tier_of[classes],
         groups,
     )
+
+
+def _held(instance: Instance) -> Ints:
+    """What the running pods that may move take of each node."""
+    free = np.array([not g.fixed for g in instance.classes], dtype=bool)
+    stays = np.flatnonzero((instance.at >= 0) & free[instance.class_of])
+    out = np.zeros_like(instance.capacity)
+    np.add.at(out, instance.at[stays], instance.requests[instance.class_of[stays]])
+    return out
 
 
 def _limits(instance: Instance, classes: Ints, available: Ints, fixed: Bools) -> Ints:
@@ -358,7 +368,7 @@ def generate(
         profits = profits_of(pack, tier, *at)
         priced = price(pack, profits, master.known_values(profits), nodes=nodes)
         bound = lagrangian(pack, frozen, *at, priced)
-        clock.spend(2e-3 * len(pack.groups) + NODE_SECONDS * jit.slowdown() * priced.visited)
+        clock.spend(2e-3 * len(pack.groups) + NODE_SECONDS * jit.slowdown("pods") * priced.visited)
         if best.bound is None or bound < best.bound:
             best.bound, best.multipliers, centre, best.nodes = bound, at, at, nodes
         added = 0
@@ -383,9 +393,9 @@ def generate(
 
 def _affordable(pack: Packing, seconds: float) -> int:
     """Branch-and-bound nodes per group that one pricing of all groups may take."""
-    each = NODE_SECONDS * jit.slowdown() * max(1, len(pack.groups))
+    each = NODE_SECONDS * jit.slowdown("pods") * max(1, len(pack.groups))
     least = max(LEAST_NODES, PRICING_NODES // max(1, len(pack.groups)))
-    if jit.slowdown() > 1.0:
+    if jit.slowdown("pods") > 1.0:
         least = DIVE_NODES
     return int(min(HARDEST_NODES, max(least, 0.25 * min(seconds, 1e9) / each)))
 

@@ -6,12 +6,24 @@ import logging
 import math
 import random
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from cpsched.core import jit
 from cpsched.core.run import Run
-from cpsched.families.pods import bound, cellpacking, disrupt, dive, patterns, vm, warm
+from cpsched.families.pods import (
+    balance,
+    bound,
+    cellpacking,
+    disrupt,
+    dive,
+    patterns,
+    vm,
+    volume,
+    warm,
+    waste,
+)
 from cpsched.families.pods.arrays import Ints
 from cpsched.families.pods.improve import (
     WHOLE,
@@ -36,7 +48,7 @@ def search(instance: Instance, run: Run) -> None:
     """Improve and prove until the run is done."""
     if not warm.linear(run.clock):
         return
-    jit.ready(run.clock.remaining())
+    jit.ready(run.clock.remaining(), "pods")
     if cellpacking.applies(instance, run):
         cellpacking.search(instance, run)
         return
@@ -94,6 +106,11 @@ def place(instance: Instance, run: Run) -> None:
     pack = patterns.packing(instance)
     columns = _columns_of(pack, run)
     budget = run.clock.remaining()
+    counts = _by_volume(instance, run, pack, levels)
+    if counts and not all(run.proved(k) for k in levels):
+        _divide(instance, run, pack, counts, 0.85 * run.clock.remaining())
+        if all(run.proved(k) for k in levels):
+            return
     for quick, until in ((True, 0.6), (False, 0.4)):
         last = _certify(instance, run, pack, columns, levels, quick, until * budget)
         if last is not None and not all(run.proved(k) for k in levels):
@@ -112,6 +129,39 @@ def place(instance: Instance, run: Run) -> None:
         0.4 * run.clock.remaining(),
         stop_when=lambda: all(run.proved(k) for k in levels),
     )
+
+
+def _by_volume(
+    instance: Instance, run: Run, pack: patterns.Packing, levels: list[int]
+) -> list[int]:
+    """Bounds of the tiers by volume, each with the ones before at their bounds; the counts."""
+    assert run.incumbent is not None
+    frozen: list[int] = []
+    fixed = patterns.fixed_weights(instance)
+    for tier in levels:
+        target = int((pack.available * pack.weight)[pack.tier <= tier].sum())
+        known = run.bound(tier)
+        if known is not None:
+            target = min(target, int(known) - fixed[tier])
+        found = volume.prices(pack, tier, frozen)
+        if found is None:
+            return []
+        value = volume.bound(pack, tier, frozen, found)
+        name = f"placed@{instance.tiers[tier]}"
+        if value < target:
+            target = value
+            given = tuple(v + f for v, f in zip(frozen, fixed, strict=False))
+            data: dict[str, Any] = {"prices": found[0], "tiers": found[1]}
+            run.raise_bound(Bound(value + fixed[tier], "node-volumes", name, data, given or None))
+        elif target + fixed[tier] > run.incumbent.values[tier]:
+            tight = waste.refute(pack, tier, run.clock, 0.7 * run.clock.remaining())
+            if tight is not None:
+                target = waste.bound(pack, tier)
+                pod = instance.classes[int(pack.classes[tight[0]])].pod.name
+                data = {"pod": pod, "fillings": tight[1]}
+                run.raise_bound(Bound(target + fixed[tier], "node-waste", name, data))
+        frozen.append(target)
+    return frozen
 
 
 def _certify(
@@ -154,7 +204,6 @@ def _certify(
 def _columns_of(pack: patterns.Packing, run: Run) -> list[tuple[int, Ints]]:
     """Fillings of the incumbent's nodes as columns of their groups."""
     assert run.incumbent is not None
-    assert run.incumbent is not None
     counts = dive.counts_of(pack, end_of(pack.instance, run.incumbent.schedule))
     return [(g, counts[n]) for g, group in enumerate(pack.groups) for n in group.members]
 
@@ -187,11 +236,39 @@ def _reach(
     levels: list[int],
     until: float,
 ) -> None:
-    """Look for a plan with the certified counts: dive, then choose among all known patterns."""
+    """Look for a plan with the certified counts: pairs of nodes divided anew, then a dive."""
+    left = run.clock.remaining() - until
+    everything = int((pack.available * pack.weight)[pack.tier <= last.tier].sum())
+    counts = [*last.master.frozen, everything if last.bound is None else last.bound]
+    _divide(instance, run, pack, [min(c, everything) for c in counts], until + 0.6 * left)
+    if all(run.proved(k) for k in levels):
+        return
     chosen = dive.dive(pack, last.master, run.clock, until)
     if chosen:
         columns += chosen
         offer_counts(instance, run, dive.lay_out(pack, chosen, run), "patterns:dive")
+
+
+def _divide(
+    instance: Instance, run: Run, pack: patterns.Packing, counts: list[int], until: float
+) -> None:
+    """Place exactly as many pods as the bounds leave possible, where nodes hold several."""
+    assert run.incumbent is not None
+    if pack.available.sum() < balance.FEWEST * instance.nodes or jit.slowdown("pods") > 1.0:
+        return
+    wanted = [c // max(1, int(pack.weight[0])) for c in counts]
+    fixed = patterns.fixed_weights(instance)[-1]
+    left = run.clock.remaining() - until
+    # The last pod may be the one that is not possible: the plan without it is worth having.
+    for most, stop_at in ((wanted[-1], until + 0.4 * left), (wanted[-1] - 1, until)):
+        if most * int(pack.weight[0]) + fixed <= run.incumbent.values[len(counts) - 1]:
+            return
+        end = end_of(instance, run.incumbent.schedule)
+        tried = [*wanted[:-1], most]
+        found = balance.pack_all(pack, tried, end, run.clock, stop_at, run.seed)
+        if found is not None:
+            offer_counts(instance, run, found, "patterns:divide", more=True)
+            return
 
 
 def _reach_again(

@@ -70,6 +70,11 @@ def read(text: str, file: str, options: Mapping[str, str]) -> PodsProblem:
         for pod in pods:
             if pod["cells"] > 1 or pod["per_cell"]["cpu"] >= size:
                 pod["movable"], pod["reason"] = False, "it is outside the move set"
+        told = f"VMs of fewer than {size} cores on one NUMA node migrate"
+    else:
+        told = "every VM that may migrate, also on two NUMA nodes"
+    # What a proof of optimality speaks about.
+    problem["notes"] = [*notes, f"move set {moves}: {told}"]
     if "fragment_cores" in options:
         problem["fragment_cores"] = whole_option(options, "fragment_cores")
     return PodsProblem.parse(problem)

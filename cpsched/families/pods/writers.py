@@ -9,6 +9,7 @@ import numpy as np
 
 from cpsched.errors import ProblemError
 from cpsched.families import Writer
+from cpsched.families.pods.describe import describe
 from cpsched.families.pods.explain import pending_report
 from cpsched.families.pods.problem import PodsProblem, PodsSchedule
 
@@ -75,6 +76,11 @@ NAME:.metadata.name,KIND:.metadata.ownerReferences[0].kind,OWNER:.metadata.owner
   exit 1
 }
 """
+
+
+def write_plan(problem: PodsProblem, schedule: PodsSchedule) -> str:
+    """The plan in words."""
+    return "\n".join(describe(problem, schedule)) + "\n"
 
 
 def write_pending(problem: PodsProblem, schedule: PodsSchedule | None) -> str:
@@ -161,6 +167,7 @@ def write_minizinc(problem: PodsProblem, schedule: PodsSchedule | None) -> str:
 
 WRITERS = (
     Writer("kubectl", "the plan as a shell script to review", write_kubectl, needs_schedule=True),
+    Writer("plan", "the plan in words, step by step", write_plan, needs_schedule=True),
     Writer("pending", "per pending pod the reasons and the smallest change", write_pending),
     Writer("minizinc", "data of models/pods.mzn (JSON)", write_minizinc),
 )
