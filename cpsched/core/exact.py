@@ -25,12 +25,15 @@ class Built:
         With the level's objective (none for pure feasibility), the hint, and earlier levels
         frozen at the incumbent's values.
     extract
-        Solver values by variable index to the family's schedule object.
+        Solver values by variable index to the family's schedule object; None when they give none.
     value
         Solver objective (an integer, as a float) to the objective's reported value.
     strict
         The model holds only schedules better than the incumbent at this level, so INFEASIBLE
         proves the incumbent optimal there.
+    proves
+        What the solver proves of the model holds for the problem; otherwise only its solutions
+        count.
     parameters
         CP-SAT parameters for this model.
     data
@@ -41,6 +44,7 @@ class Built:
     extract: Callable[[list[int]], Any]
     value: Callable[[float], Number] = round
     strict: bool = False
+    proves: bool = True
     parameters: Mapping[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
 
@@ -92,7 +96,7 @@ def _solve_level(
         run.offer(lambda: built.extract(values), source, model=built.model)
 
     def on_bound(bound: float) -> None:
-        if objective is None:
+        if objective is None or not built.proves:
             return
         # The solver's objectives are integers, so a fractional bound may be rounded inwards.
         whole = math.floor(bound + 1e-6) if _maximised(built) else math.ceil(bound - 1e-6)
@@ -113,6 +117,8 @@ def _solve_level(
         stop_when=lambda: run.done() or bool(run.objectives and run.proved(level)),
     )
     if outcome.status == "INFEASIBLE":
+        if not built.proves:
+            return
         if run.incumbent is None:
             run.claim_infeasible(source, "the solver proved that no schedule exists", built.model)
         elif built.strict and objective is not None:

@@ -101,7 +101,8 @@ class Run:
         Parameters
         ----------
         schedule
-            The family's schedule object, or a function that makes it (called only when needed).
+            The family's schedule object, or a function that makes it (called only when needed; None
+            when there is none after all).
         source
             Who found it (``greedy:parallel-sgs``, ``cp-sat``, ``lns:window``).
         values
@@ -123,6 +124,8 @@ class Run:
             started = time.perf_counter()
             if callable(schedule):
                 schedule = schedule()
+            if schedule is None:
+                return False
             violations = self.family.check(self.problem, schedule)
             if violations:
                 self.contradict(f"{source} gave an invalid schedule: {violations[0]}", model)

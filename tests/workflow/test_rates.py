@@ -7,8 +7,9 @@ import random
 
 import pytest
 
+import cpsched
 from cpsched.families.workflow import terms
-from tests.workflow.helpers import problem, solved
+from tests.workflow.helpers import problem, schedule, solved
 
 
 def priced(seed: int):
@@ -62,3 +63,20 @@ def test_waiting_for_a_low_price(seed):
     result = solved(p)
     assert result.status == "OPTIMAL"
     assert result.objective == pytest.approx(enumerated(p))
+
+
+def test_a_budget_may_be_met_between_whole_times():
+    """Half a step later the budget suffices: no bound excludes that, and `improve` takes it."""
+    falling = [{"start": 0, "value": 10800}, {"start": 10, "value": 3600}]
+    p = problem(
+        tasks=[{"id": "a", "work": 4}],
+        machines=[{"name": "m0", "prices": falling}],
+        budgets={"cost": 7},
+    )
+    result = solved(p)
+    assert result.objective == pytest.approx(13)
+    assert result.bound <= 12.5
+    between = schedule(("a", "m0", 8.5, 12.5))
+    assert cpsched.validate(p, between).valid
+    better = cpsched.improve(p, between, time_limit=5.0, strict=True)
+    assert better.objective == pytest.approx(12.5)

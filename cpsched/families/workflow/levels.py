@@ -7,7 +7,7 @@ from typing import Any
 
 from cpsched.core import exact
 from cpsched.core.run import Run
-from cpsched.families.workflow import greedy, local, model, model_data, objectives
+from cpsched.families.workflow import greedy, local, model, model_data, objectives, terms
 from cpsched.families.workflow.extract import Plan, plan_of, schedule_of
 from cpsched.families.workflow.merge import undominated
 from cpsched.families.workflow.prepare import Instance
@@ -31,8 +31,15 @@ def constrained(
     return v
 
 
-def build(inst: Instance, run: Run, level: int) -> tuple[model.Variables, exact.Built]:
-    """The model of one level of the run's objectives, earlier levels frozen."""
+def build(
+    inst: Instance, run: Run, level: int, *, whole: bool = False
+) -> tuple[model.Variables, exact.Built]:
+    """The model of one level of the run's objectives, earlier levels frozen.
+
+    Where a start between two ticks may be better (`terms.starts_between`) the model is a relaxation
+    that allows for it; with ``whole`` it has the schedules that start at whole ticks, and proves
+    nothing.
+    """
     name = run.objectives[level].name if run.objectives else None
     earlier = []
     if run.incumbent is not None:
@@ -49,6 +56,8 @@ def build(inst: Instance, run: Run, level: int) -> tuple[model.Variables, exact.
         latest = plan.makespan(inst)
     horizon = model.horizon_of(inst, latest)
     v = constrained(inst, run, horizon)
+    v.notes["whole"] = whole
+    between = terms.starts_between(inst.problem)
     objectives.limits(v)
     for other, value in earlier:
         objectives.freeze(v, other, value)
@@ -71,16 +80,17 @@ def build(inst: Instance, run: Run, level: int) -> tuple[model.Variables, exact.
 
     def extract(values: list[int]) -> Any:
         schedule = schedule_of(inst, model.plan_from(v, values))
-        if (v.factor > 1 or not inst.exact) and run.family.check(run.problem, schedule):
+        rough = v.factor > 1 or not inst.exact or (between and not whole)
+        if rough and run.family.check(run.problem, schedule):
             # Rounded times may break a rule by a hair: settle them exactly, or go without.
             settled = settle(inst, v, values)
             if settled is not None:
                 schedule = schedule_of(inst, settled)
-            if run.family.check(run.problem, schedule) and run.incumbent is not None:
-                return run.incumbent.schedule
+            if run.family.check(run.problem, schedule):
+                return None
         return schedule
 
-    return v, exact.Built(v.model, extract, value_of)
+    return v, exact.Built(v.model, extract, value_of, proves=not (between and whole))
 
 
 def settle(inst: Instance, v: model.Variables, values: Sequence[int]) -> Plan | None:

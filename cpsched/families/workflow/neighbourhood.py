@@ -67,7 +67,7 @@ def submodel(
     """The model in which only the ``free`` tasks change option, machine and order."""
     if not free:
         return None
-    v, built = levels.build(_placed(inst, plan, free), run, level)
+    v, built = levels.build(_placed(inst, plan, free), run, level, whole=True)
     fixed = [t for t in np.argsort(plan.start, kind="stable").tolist() if t not in free]
     ends = plan.end(inst)
     last: dict[int, int] = {}

@@ -334,18 +334,21 @@ def _money(
         if leased and mc.billing_quantum and mc.price
     ]
     slopes: list[Fraction] = []
+    steepest: dict[int, Fraction] = {}
     if varying:
         # What one unit of time adds must be whole too.
         per_tick = v.factor / v.inst.scale
-        slopes = [
-            _portion(task.choices[int(v.inst.row_option[r])], machines[group[0]])
-            * factor(t, r)
-            * per_tick
-            * rate
-            for t, task in enumerate(v.inst.problem.tasks)
-            for r, group, _ in v.use[t]
-            for rate in _exact_rates(machines[group[0]], resource)
-        ]
+        for t, task in enumerate(v.inst.problem.tasks):
+            own = [
+                _portion(task.choices[int(v.inst.row_option[r])], machines[group[0]])
+                * factor(t, r)
+                * per_tick
+                * rate
+                for r, group, _ in v.use[t]
+                for rate in _exact_rates(machines[group[0]], resource)
+            ]
+            slopes += own
+            steepest[t] = max(own, default=Fraction(0))
     top = max([abs(a) for a in values + quanta_prices], default=Fraction(0))
     top = max([top, *(s * max(1, v.horizon) for s in slopes)])
     scale = Fraction(1)
@@ -372,6 +375,8 @@ def _money(
             # Slopes are rounded down, and a step's beginning by less than one unit of time.
             whole_slopes = all((s * scale).denominator == 1 for s in slopes)
             slack += 0 if whole_slopes and v.factor == 1 and v.inst.exact else 4 * v.horizon
+            if terms.starts_between(v.inst.problem) and not v.notes.get("whole"):
+                slack += steepest[t] * scale
     common: Any = 0
     if leased:
         for quanta, price in _leases(v, scale):

@@ -6,7 +6,16 @@ import math
 
 from cpsched.core import engine, exact, jit
 from cpsched.core.run import Run
-from cpsched.families.workflow import cases, greedy, levels, local, merge, model, model_redundant
+from cpsched.families.workflow import (
+    cases,
+    greedy,
+    levels,
+    local,
+    merge,
+    model,
+    model_redundant,
+    terms,
+)
 from cpsched.families.workflow.extract import Plan, plan_of
 from cpsched.families.workflow.prepare import NEVER, Instance
 from cpsched.families.workflow.problem import WorkflowSchedule
@@ -58,6 +67,11 @@ def search(inst: Instance, run: Run) -> None:
     if inst.rows * inst.m <= LARGEST_MODEL:
         share = 1.0 if inst.n <= ALL_AT_ONCE or run.incumbent is None else 0.3
         seconds = share * run.clock.remaining()
+        if terms.starts_between(inst.problem):
+            seconds *= 0.5
+            exact.solve_levels(
+                run, lambda level: levels.build(inst, run, level, whole=True)[1], seconds=seconds
+            )
         exact.solve_levels(run, lambda level: levels.build(inst, run, level)[1], seconds=seconds)
     if not run.done() and run.incumbent is not None:
         from cpsched.families.workflow.neighbourhood import improve_levels

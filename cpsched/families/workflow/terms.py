@@ -79,6 +79,20 @@ def own_use(option: Option, resource: str) -> float:
     return amount * option.samples * (option.retries + 1)
 
 
+def starts_between(problem: WorkflowProblem) -> bool:
+    """Whether a start between two ticks may be better than every whole one.
+
+    Without limits on spend some best schedule is whole: in a given order of the tasks, with each
+    start and end within a given step of the rates, it is a vertex of differences of times. A limit
+    on what is spent at rates that vary cuts that off.
+    """
+    return any(
+        (resource in problem.limits or getattr(problem.budgets, resource) is not None)
+        and any(len(rate_steps(machine, resource)) > 1 for machine in problem.machines)
+        for resource in ("cost", "energy", "carbon")
+    )
+
+
 def rate_steps(machine: Machine, resource: str) -> tuple[tuple[float, float], ...]:
     """What a fully used machine spends per time unit, as (from time, rate) steps.
 
