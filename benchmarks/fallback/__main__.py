@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--reveal", default="all")
     parser.add_argument("--replications", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--tasks", type=int, default=600, help="of the workflows of lns")
+    parser.add_argument("--tasks", type=int, default=1000, help="of the projects of lns")
     parser.add_argument("--seconds", type=float, default=170.0, help="stop after so long")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()

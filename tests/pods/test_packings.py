@@ -126,7 +126,7 @@ def test_volumes_bound_what_brute_force_reaches() -> None:
         pack = packing(cluster)
         frozen: list[int] = []
         for tier, value in enumerate(best):
-            priced = volume.prices(pack, tier, frozen)
+            priced = volume.prices(pack, tier, frozen, Clock(None))
             assert priced is not None
             assert volume.bound(pack, tier, frozen, priced) >= value
             frozen.append(int(value))

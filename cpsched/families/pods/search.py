@@ -42,6 +42,8 @@ logger = logging.getLogger("cpsched")
 
 #: Variables up to which CP-SAT proves the whole model sooner than shaken dives find a pod more.
 SMALL = 120
+#: In calls of fewer seconds packings are not tried before patterns.
+SHORT = 0.3
 
 
 def search(instance: Instance, run: Run) -> None:
@@ -106,7 +108,7 @@ def place(instance: Instance, run: Run) -> None:
     pack = patterns.packing(instance)
     columns = _columns_of(pack, run)
     budget = run.clock.remaining()
-    counts = _by_volume(instance, run, pack, levels)
+    counts = _by_volume(instance, run, pack, levels) if budget > SHORT else []
     if counts and not all(run.proved(k) for k in levels):
         _divide(instance, run, pack, counts, 0.85 * run.clock.remaining())
         if all(run.proved(k) for k in levels):
@@ -143,7 +145,7 @@ def _by_volume(
         known = run.bound(tier)
         if known is not None:
             target = min(target, int(known) - fixed[tier])
-        found = volume.prices(pack, tier, frozen)
+        found = volume.prices(pack, tier, frozen, run.clock)
         if found is None:
             return []
         value = volume.bound(pack, tier, frozen, found)

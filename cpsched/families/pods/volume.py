@@ -7,26 +7,39 @@ total. Prices are integers of a common scale, so the value is exact.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from cpsched.core.clock import Clock
 from cpsched.families.pods.patterns import Packing
 
 #: Scale of prices and multipliers.
 FINE = 10**18
 #: Pairs of a class and a group up to which the linear program is quick.
 MOST_PAIRS = 20_000
+#: Estimated seconds of the program per pair.
+PAIR_SECONDS = 6e-5
 
 #: Prices per group and resource, multipliers per earlier tier.
 Prices = tuple[list[list[int]], list[int]]
 
 
-def prices(pack: Packing, tier: int, frozen: list[int]) -> Prices | None:
-    """Good prices for the pods of a tier and above, from a linear program; None when too large."""
+def prices(pack: Packing, tier: int, frozen: list[int], clock: Clock) -> Prices | None:
+    """Good prices for the pods of a tier and above, from a linear program.
+
+    None when that would take too long.
+    """
     from ortools.linear_solver import pywraplp
 
-    if len(pack.groups) * len(pack.classes) > MOST_PAIRS:
+    pairs = len(pack.groups) * len(pack.classes)
+    left = 0.2 * clock.remaining()
+    if pairs > MOST_PAIRS or PAIR_SECONDS * pairs > left:
         return None
+    clock.spend(PAIR_SECONDS * pairs)
     solver = pywraplp.Solver.CreateSolver("GLOP")
+    if math.isfinite(left) and not clock.deterministic:
+        solver.SetTimeLimit(max(1, int(1000 * left)))
     infinity = solver.infinity()
     unit = np.maximum(1.0, np.max([g.room for g in pack.groups], axis=0).astype(float))
     objective = solver.Objective()
