@@ -189,7 +189,7 @@ def test_optimum_is_the_enumerated_one(seed):
         if (best is None or found < best) and not check(p, s):
             best = found
     result = solved(p)
-    if terms.starts_between(p) and result.status != "OPTIMAL":
+    if terms.starts_between(p, p.objectives, p.objectives[:-1]) and result.status != "OPTIMAL":
         sign = -1 if p.objectives[0] in MAXIMISED else 1
         bound = result.bound[0] if isinstance(result.bound, list) else result.bound
         assert best is None or bound is None or sign * bound <= best[0] + 1e-6

@@ -80,3 +80,19 @@ def test_a_budget_may_be_met_between_whole_times():
     assert cpsched.validate(p, between).valid
     better = cpsched.improve(p, between, time_limit=5.0, strict=True)
     assert better.objective == pytest.approx(12.5)
+
+
+@pytest.mark.parametrize("limit", [{"max_slowdown": 3.125}, {"weighted_flow_time": 12.5}])
+def test_a_limit_may_end_between_whole_times(limit):
+    """Where a limit lets a task end half a step later and cheaper, the bound allows for it."""
+    falling = [{"start": 0, "value": 10800}, {"start": 10, "value": 3600}]
+    p = problem(
+        tasks=[{"id": "a", "work": 4}],
+        machines=[{"name": "m0", "prices": falling}],
+        objectives=["cost"],
+        limits=limit,
+    )
+    result = solved(p)
+    assert cpsched.validate(p, schedule(("a", "m0", 8.5, 12.5))).valid
+    assert result.objective == pytest.approx(8)
+    assert result.bound <= 7

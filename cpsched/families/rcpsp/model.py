@@ -493,9 +493,4 @@ def build(
             model.cp.minimize(expression)
     if run.incumbent is not None and (frozen is not None or not strict):
         model.hint(state_of(instance, run.incumbent.schedule))
-    return Built(model.cp, model.extract, strict=strict, parameters=parameters(instance, run))
-
-
-def parameters(instance: Instance, run: Run) -> dict[str, Any]:
-    """CP-SAT parameters for the whole problem, by its size and the workers."""
-    return {}
+    return Built(model.cp, model.extract, strict=strict)

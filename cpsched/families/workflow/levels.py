@@ -56,8 +56,8 @@ def build(
         latest = plan.makespan(inst)
     horizon = model.horizon_of(inst, latest)
     v = constrained(inst, run, horizon)
-    v.notes["whole"] = whole
-    between = terms.starts_between(inst.problem)
+    between = may_start_between(inst, run, level)
+    v.notes["between"] = between and not whole
     objectives.limits(v)
     for other, value in earlier:
         objectives.freeze(v, other, value)
@@ -80,7 +80,7 @@ def build(
 
     def extract(values: list[int]) -> Any:
         schedule = schedule_of(inst, model.plan_from(v, values))
-        rough = v.factor > 1 or not inst.exact or (between and not whole)
+        rough = v.factor > 1 or not inst.exact or v.notes["between"]
         if rough and run.family.check(run.problem, schedule):
             # Rounded times may break a rule by a hair: settle them exactly, or go without.
             settled = settle(inst, v, values)
@@ -91,6 +91,15 @@ def build(
         return schedule
 
     return v, exact.Built(v.model, extract, value_of, proves=not (between and whole))
+
+
+def may_start_between(inst: Instance, run: Run, level: int) -> bool:
+    """Whether `terms.starts_between` holds at a level, with the ones before it held."""
+    names = [o.name for o in run.objectives]
+    held = [
+        name for k, name in enumerate(names[:level]) if name == "max_slowdown" or not run.proved(k)
+    ]
+    return terms.starts_between(inst.problem, names, held)
 
 
 def settle(inst: Instance, v: model.Variables, values: Sequence[int]) -> Plan | None:

@@ -375,7 +375,7 @@ def _money(
             # Slopes are rounded down, and a step's beginning by less than one unit of time.
             whole_slopes = all((s * scale).denominator == 1 for s in slopes)
             slack += 0 if whole_slopes and v.factor == 1 and v.inst.exact else 4 * v.horizon
-            if terms.starts_between(v.inst.problem) and not v.notes.get("whole"):
+            if v.notes.get("between"):
                 slack += steepest[t] * scale
     common: Any = 0
     if leased:

@@ -14,7 +14,6 @@ from cpsched.families.workflow import (
     merge,
     model,
     model_redundant,
-    terms,
 )
 from cpsched.families.workflow.extract import Plan, plan_of
 from cpsched.families.workflow.prepare import NEVER, Instance
@@ -67,7 +66,7 @@ def search(inst: Instance, run: Run) -> None:
     if inst.rows * inst.m <= LARGEST_MODEL:
         share = 1.0 if inst.n <= ALL_AT_ONCE or run.incumbent is None else 0.3
         seconds = share * run.clock.remaining()
-        if terms.starts_between(inst.problem):
+        if levels.may_start_between(inst, run, 0):
             seconds *= 0.5
             exact.solve_levels(
                 run, lambda level: levels.build(inst, run, level, whole=True)[1], seconds=seconds

@@ -79,18 +79,37 @@ def own_use(option: Option, resource: str) -> float:
     return amount * option.samples * (option.retries + 1)
 
 
-def starts_between(problem: WorkflowProblem) -> bool:
+#: What weighs times by numbers that need not be whole.
+_WEIGHED = {"max_slowdown", "weighted_flow_time", "weighted_tardiness"}
+
+
+def starts_between(
+    problem: WorkflowProblem, names: Sequence[str], held: Sequence[str] = ()
+) -> bool:
     """Whether a start between two ticks may be better than every whole one.
 
-    Without limits on spend some best schedule is whole: in a given order of the tasks, with each
-    start and end within a given step of the rates, it is a vertex of differences of times. A limit
-    on what is spent at rates that vary cuts that off.
+    Never without rates that vary: then nothing is gained by starting late. With them some best
+    schedule is whole as long as only differences of times are limited, by whole numbers: in a given
+    order of the tasks, with each start and end within a given step of the rates, it is a vertex of
+    those differences. A limit on spend, or on what weighs times, cuts such vertices off.
+
+    Parameters
+    ----------
+    names
+        The objectives.
+    held
+        Those of them that are held at a value which is not known to be the best.
     """
-    return any(
-        (resource in problem.limits or getattr(problem.budgets, resource) is not None)
-        and any(len(rate_steps(machine, resource)) > 1 for machine in problem.machines)
-        for resource in ("cost", "energy", "carbon")
-    )
+    varying = {
+        resource
+        for resource in ("cost", "carbon")
+        if any(len(rate_steps(machine, resource)) > 1 for machine in problem.machines)
+    }
+    budgets = {r for r in varying if getattr(problem.budgets, r) is not None}
+    if not varying & {*names, *problem.limits} and not budgets:
+        return False
+    limited = {*problem.limits, *held} & (_WEIGHED | varying)
+    return bool(budgets or limited) or problem.fair_share is not None
 
 
 def rate_steps(machine: Machine, resource: str) -> tuple[tuple[float, float], ...]:
