@@ -11,7 +11,8 @@ import numpy as np
 from cpsched.core import jit
 from cpsched.errors import ProblemError
 from cpsched.families.serving import branch, lagrange, patterns
-from cpsched.families.serving.prepare import UNLIMITED, Prepared, prepare
+from cpsched.families.serving.measure import energy_seconds
+from cpsched.families.serving.prepare import NORMAL, UNLIMITED, Prepared, by_precedence, prepare
 from cpsched.families.serving.problem import ServingProblem
 from cpsched.families.serving.program import LARGEST_PROGRAM, TimeIndexed, program_size
 from cpsched.result import Bound, Number
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 HOPELESS = 0.95
 
 
-def quick(q: Prepared, objective: str) -> list[Bound]:
-    """The bounds that need no linear program."""
+def quick(q: Prepared, objective: str, seconds: float = math.inf) -> list[Bound]:
+    """The bounds that need no linear program, as far as the seconds suffice for them."""
     arguments = {
         "total_latency": ("alone", "smallest-volume-first"),
         "weighted_latency": ("alone", "smallest-volume-first"),
@@ -38,7 +39,12 @@ def quick(q: Prepared, objective: str) -> list[Bound]:
     if q.problem.reject and objective not in ("goodput",):
         # Leaving everything out costs nothing.
         return []
-    return [Bound(value(q, a, objective), a, objective) for a in arguments]
+    cost = {"peak-energy": energy_seconds(q), "smallest-volume-first": 5e-6 * q.n}
+    return [
+        Bound(value(q, a, objective), a, objective)
+        for a in arguments
+        if q.n <= NORMAL or cost.get(a, 2e-6 * q.n) < seconds
+    ]
 
 
 def value(q: Prepared, argument: str, objective: str) -> int:
@@ -76,25 +82,16 @@ def _alone(q: Prepared, objective: str) -> int:
 
 def earliest_ends(q: Prepared) -> np.ndarray:
     """First possible end of every request: longest paths over what it waits for."""
-    shortest = q.shortest
-    end: np.ndarray = q.release + shortest
     if not len(q.preds):
-        return end
-    done = np.zeros(q.n, np.bool_)
-    for root in range(q.n):
-        stack = [root]
-        while stack:
-            i = stack[-1]
-            before = q.preds[q.pred_offset[i] : q.pred_offset[i + 1]]
-            open_ = [int(j) for j in before if not done[j]]
-            if open_ and not done[i]:
-                stack += open_
-                continue
-            stack.pop()
-            if not done[i] and len(before):
-                end[i] = max(end[i], int(end[before].max()) + int(q.gap[i]) + int(shortest[i]))
-            done[i] = True
-    return end
+        return q.release + q.shortest
+    end = (q.release + q.shortest).tolist()
+    shortest, gap, offset = q.shortest.tolist(), q.gap.tolist(), q.pred_offset.tolist()
+    preds = q.preds.tolist()
+    for i in by_precedence(q, np.arange(q.n)).tolist():
+        before = preds[offset[i] : offset[i + 1]]
+        if before:
+            end[i] = max(end[i], max(end[j] for j in before) + gap[i] + shortest[i])
+    return np.array(end, np.int64)
 
 
 def _total(values: np.ndarray) -> int:

@@ -77,6 +77,10 @@ class PrefixTree(NamedTuple):
     size: list[int]
     path: dict[str, list[int]]
 
+    def shared(self, name: str) -> int:
+        """Units of a request's prompt that lie in its blocks."""
+        return sum(self.size[k] for k in self.path[name])
+
 
 def prefix_tree(p: ServingProblem) -> PrefixTree:
     """The tree of the prefixes: requests share the nodes of their equal leading blocks.

@@ -9,6 +9,7 @@ import numpy as np
 
 from cpsched.core import jit
 from cpsched.families.serving import kernels, quick
+from cpsched.families.serving.measure import check_seconds, misses
 from cpsched.families.serving.prepare import UNLIMITED, Prepared
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def run_policy(
     work = 100 * q.n + 100_000
     if run is not None and not run.deterministic:
         each = (CHECKING + ROUND * float(q.length.mean())) * jit.slowdown()
-        left = max(0.0, run.clock.remaining() - quick.CHECK * q.n)
+        left = max(0.0, run.clock.remaining() - check_seconds(q))
         work = min(work, q.n + int(0.4 * left / each))
     running = q.fixed_machine[order] >= 0
     order = np.concatenate([order[running], order[~running]])
@@ -175,22 +176,3 @@ def offer_order(q: Prepared, run: Run, order: Ints, skip: bool, source: str) -> 
     if q.problem.slo_percent is not None and misses(q, start, machine) > q.misses:
         return False
     return run.offer(lambda: q.schedule(start, machine), source)
-
-
-def misses(q: Prepared, start: Ints, machine: Ints) -> int:
-    """Requests that miss their SLO."""
-    kind = q.kind[np.maximum(machine, 0)]
-    each = np.arange(q.n)
-    first = start + q.prefill[kind, each] + np.minimum(1, q.output)
-    late = (first > q.first_by) | (start + q.length[kind, each] > q.end_by) | (machine < 0)
-    return int(late.sum())
-
-
-def value_of(q: Prepared, start: Ints, machine: Ints, name: str) -> int:
-    """The objective of starts and machines: latency (weighted) or makespan."""
-    placed = machine >= 0
-    end = start + q.length[q.kind[np.maximum(machine, 0)], np.arange(q.n)]
-    if name == "makespan":
-        return int(end[placed].max(initial=0))
-    arrival = np.array([r.arrival for r in q.problem.requests])
-    return int((q.weight * (end - arrival))[placed].sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from cpsched.errors import OutOfTime
@@ -21,7 +22,7 @@ from cpsched.families.serving.prepare import GRACE, NORMAL, Prepared, arrays_of
 
 if TYPE_CHECKING:
     from cpsched.core.run import Run
-    from cpsched.families.serving.problem import ServingSchedule
+    from cpsched.families.serving.problem import ServingProblem, ServingSchedule
 
 STATIC: dict[str, Any] = {
     "cache": cache,
@@ -31,17 +32,23 @@ STATIC: dict[str, Any] = {
 }
 
 
-#: Seconds per request or item of a first schedule and its check, and the size up to which there
-#: is always one.
-FIRST = {"cache": 9e-5, "preemption": 2e-5, "routing": 1.6e-4, "placement": 9e-5}
+def first_seconds(p: ServingProblem) -> float:
+    """Seconds that a first schedule of a question without rounds, and its check, take."""
+    blocks = sum(len(r.prefix) for r in p.requests)
+    if p.question == "placement":
+        return 1e-4 * len(p.items) + 2e-8 * len(p.items) * len(p.gpus)
+    if p.question == "preemption":
+        return 1e-5 * len(p.requests)
+    if p.question == "routing":
+        return (2e-5 + 1e-6 * len(p.machines)) * len(p.requests) + 1e-5 * blocks
+    return 2e-5 * len(p.requests) + 6e-6 * blocks
 
 
 def greedy(q: Any, run: Run) -> None:
     """First schedules."""
     if not isinstance(q, Prepared):
-        count = max(len(q.requests), len(q.items))
-        due = run.clock.elapsed() + FIRST[q.question] * count
-        if count > NORMAL and due > run.clock.limit + GRACE:
+        due = run.clock.elapsed() + first_seconds(q)
+        if max(len(q.requests), len(q.items)) > NORMAL and due > run.clock.limit + GRACE:
             raise OutOfTime("there is no time for a first schedule of this size")
         STATIC[q.question].greedy(q, run)
     elif q.staged:
@@ -59,8 +66,10 @@ def bounds(q: Any, run: Run) -> None:
         if not late or max(len(q.requests), len(q.items)) <= NORMAL:
             STATIC[q.question].bounds(q, run)
         return
-    for objective in run.objectives if not late or q.n <= NORMAL else ():
-        for one in bound.quick(q.weighing(objective.name), objective.name):
+    for objective in run.objectives:
+        left = run.clock.limit + GRACE - run.clock.elapsed()
+        seconds = math.inf if run.deterministic else left
+        for one in bound.quick(q.weighing(objective.name), objective.name, seconds):
             run.raise_bound(one)
     if q.staged:
         return

@@ -159,7 +159,7 @@ class _Model:
                 # Where the chunks are free, `_chunks` says from when on the blocks are held.
                 for t in range((ready if free and g == one.instance else a) + 1, b + 1):
                     self._hold(i, g, t, [x])
-            for rule, used in staged_pieces(p, r, g, one, self.shared[r.id]).items():
+            for rule, used in staged_pieces(machine, r, g, one, self.shared[r.id]).items():
                 for a, b, base, slope in used:
                     for k in range(1, b - a + 1):
                         # The chunks of an interruptible prefill have variables of their own.
