@@ -12,7 +12,7 @@ from cpsched.core import jit
 from cpsched.errors import ProblemError
 from cpsched.families.serving import branch, lagrange, patterns
 from cpsched.families.serving.measure import energy_seconds
-from cpsched.families.serving.prepare import NORMAL, UNLIMITED, Prepared, by_precedence, prepare
+from cpsched.families.serving.prepare import UNLIMITED, Prepared, prepare
 from cpsched.families.serving.problem import ServingProblem
 from cpsched.families.serving.program import LARGEST_PROGRAM, TimeIndexed, program_size
 from cpsched.result import Bound, Number
@@ -20,6 +20,9 @@ from cpsched.result import Bound, Number
 if TYPE_CHECKING:
     from cpsched.core.run import Run
 
+
+#: Requests up to which the quick bounds cost next to nothing.
+FEW = 200
 
 #: Cliques raise the program's bound by a few percent: below this share of what is known they are
 #: not tried.
@@ -39,12 +42,14 @@ def quick(q: Prepared, objective: str, seconds: float = math.inf) -> list[Bound]
     if q.problem.reject and objective not in ("goodput",):
         # Leaving everything out costs nothing.
         return []
-    cost = {"peak-energy": energy_seconds(q), "smallest-volume-first": 5e-6 * q.n}
-    return [
-        Bound(value(q, a, objective), a, objective)
-        for a in arguments
-        if q.n <= NORMAL or cost.get(a, 2e-6 * q.n) < seconds
-    ]
+    alone = (1e-5 if len(q.preds) else 2e-6) * q.n
+    cost = {"alone": alone, "peak-energy": energy_seconds(q), "smallest-volume-first": 5e-6 * q.n}
+    out = []
+    for argument in arguments:
+        seconds -= cost.get(argument, 2e-6 * q.n)
+        if q.n <= FEW or seconds > 0.0:
+            out.append(Bound(value(q, argument, objective), argument, objective))
+    return out
 
 
 def value(q: Prepared, argument: str, objective: str) -> int:
@@ -66,7 +71,7 @@ def value(q: Prepared, argument: str, objective: str) -> int:
 
 def _alone(q: Prepared, objective: str) -> int:
     """Every request as if it were the only one (with what it waits for)."""
-    end = earliest_ends(q)
+    end = q.earliest
     if objective == "makespan":
         return int(end.max(initial=0))
     if objective == "goodput":
@@ -78,20 +83,6 @@ def _alone(q: Prepared, objective: str) -> int:
         return (1 if objective == "instances" else min(prices)) if q.n else 0
     arrival = np.array([r.arrival for r in q.problem.requests])
     return int((q.weight * (end - arrival)).sum())
-
-
-def earliest_ends(q: Prepared) -> np.ndarray:
-    """First possible end of every request: longest paths over what it waits for."""
-    if not len(q.preds):
-        return q.release + q.shortest
-    end = (q.release + q.shortest).tolist()
-    shortest, gap, offset = q.shortest.tolist(), q.gap.tolist(), q.pred_offset.tolist()
-    preds = q.preds.tolist()
-    for i in by_precedence(q, np.arange(q.n)).tolist():
-        before = preds[offset[i] : offset[i + 1]]
-        if before:
-            end[i] = max(end[i], max(end[j] for j in before) + gap[i] + shortest[i])
-    return np.array(end, np.int64)
 
 
 def _total(values: np.ndarray) -> int:
@@ -128,7 +119,7 @@ def _smallest_first(q: Prepared, need: np.ndarray, limits: np.ndarray) -> int:
     order = np.argsort(need / np.maximum(q.weight, 1e-9), kind="stable")
     held = np.cumsum(need[order].astype(object))
     if (q.weight == q.weight[0]).all():
-        alone = np.sort(earliest_ends(q)) - base
+        alone = np.sort(q.earliest) - base
         ends = [
             max(int(a), _rounds(int(h), limits, offered)) for a, h in zip(alone, held, strict=True)
         ]

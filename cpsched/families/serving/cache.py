@@ -384,7 +384,8 @@ def _program_bound(p: ServingProblem, objective: str, prices: Any) -> int:
 
 def search(p: ServingProblem, run: Run) -> None:
     """CP-SAT over the gaps (prefix blocks are solved by then)."""
-    if not is_program_cache(p) or not run.objectives or run.optimal():
+    times = any(o.name == "expected_tokens" for o in run.objectives)
+    if times or not is_program_cache(p) or not run.objectives or run.optimal():
         return
     g = gaps_of(p)
     if int(np.subtract(*g.spans[::-1]).sum()) > LARGEST_PROGRAM:

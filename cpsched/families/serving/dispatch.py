@@ -135,6 +135,8 @@ class _Dispatcher:
         ]
         self.kind, self.rounds = q.kind.tolist(), q.prefill.tolist()
         self.output = q.output.tolist()
+        #: The last end at which a request meets its SLO.
+        self.latest = np.minimum(q.end_by, q.first_by + np.maximum(0, q.output - 1)).tolist()
         self.sending = [transfer_rounds(p, r.prompt) for r in p.requests] if self.seconds else []
         lines = None if p.network is None else p.network.transfers
         #: When the lines and the places of every tool are free; None where there are enough.
@@ -150,7 +152,7 @@ class _Dispatcher:
         q, n = self.q, self.q.n
         out = Dispatched([0] * n, [0] * n, [-1] * n, [-1] * n, [-1] * n)
         ready = np.maximum(q.release, base).tolist()
-        first_by, end_by, gap = q.first_by.tolist(), q.end_by.tolist(), q.gap.tolist()
+        gap = q.gap.tolist()
         todo = order.tolist()
         waits = [0] * n
         after: dict[int, list[int]] = {}
@@ -168,14 +170,11 @@ class _Dispatcher:
         heapq.heapify(queue)
         while queue:
             at, _, i = heapq.heappop(queue)
-            if not self._place(i, at, out):
+            by = self.latest[i] if q.problem.reject and i not in after else UNLIMITED
+            if not self._place(i, at, by, out):
                 if not q.problem.reject:
                     return None
                 continue
-            if q.problem.reject and i not in after:
-                first = out.end[i] - self.output[i] + min(1, self.output[i])
-                if first > first_by[i] or out.end[i] > end_by[i]:
-                    out.machine[i] = -1
             for j in after.get(i, ()):
                 ready[j] = max(ready[j], out.end[i] + gap[j])
                 waits[j] -= 1
@@ -203,8 +202,9 @@ class _Dispatcher:
             heapq.heappush(machines, one)
         return found
 
-    def _place(self, i: int, ready: int, out: Dispatched) -> bool:
-        """Reserve a request's peaks from the first moment on at which they are free."""
+    def _place(self, i: int, ready: int, by: int, out: Dispatched) -> bool:
+        """Reserve a request's peaks from the first moment on at which they are free; False where
+        there is none, or none that lets it end in time."""
         places = self.places[self.tool[i]] if self.tool[i] >= 0 else None
         if places is not None and not places:
             return False
@@ -215,6 +215,8 @@ class _Dispatcher:
             if first is None or second is None:
                 return False
             at = max(ready, first.clock, second.clock)
+            if at + self.rounds[self.kind[first.index]][i] + self.output[i] > by:
+                return False
             if first.fits(i, at) and (second is first or second.fits(i, at)):
                 break
         first.clock = second.clock = at

@@ -32,8 +32,10 @@ STATIC: dict[str, Any] = {
 }
 
 
-def first_seconds(p: ServingProblem) -> float:
+def first_seconds(p: ServingProblem, run: Run) -> float:
     """Seconds that a first schedule of a question without rounds, and its check, take."""
+    if any(o.name == "expected_tokens" for o in run.objectives):
+        return 1e-6 * sum(len(t.durations) for t in p.tools) + 1e-6 * len(p.requests)
     blocks = sum(len(r.prefix) for r in p.requests)
     if p.question == "placement":
         return 1e-4 * len(p.items) + 2e-8 * len(p.items) * len(p.gpus)
@@ -47,7 +49,7 @@ def first_seconds(p: ServingProblem) -> float:
 def greedy(q: Any, run: Run) -> None:
     """First schedules."""
     if not isinstance(q, Prepared):
-        due = run.clock.elapsed() + first_seconds(q)
+        due = run.clock.elapsed() + first_seconds(q, run)
         if max(len(q.requests), len(q.items)) > NORMAL and due > run.clock.limit + GRACE:
             raise OutOfTime("there is no time for a first schedule of this size")
         STATIC[q.question].greedy(q, run)
@@ -61,13 +63,14 @@ def greedy(q: Any, run: Run) -> None:
 
 def bounds(q: Any, run: Run) -> None:
     """Quick bounds of every objective; the question's own where it has no rounds."""
-    late = run.clock.elapsed() > run.clock.limit
     if not isinstance(q, Prepared):
-        if not late or max(len(q.requests), len(q.items)) <= NORMAL:
+        count = max(len(q.requests), len(q.items))
+        late = run.clock.elapsed() + 1e-5 * count > run.clock.limit + GRACE
+        if not late or count <= NORMAL or run.deterministic:
             STATIC[q.question].bounds(q, run)
         return
     for objective in run.objectives:
-        left = run.clock.limit + GRACE - run.clock.elapsed()
+        left = run.clock.limit + 0.5 * GRACE - run.clock.elapsed()
         seconds = math.inf if run.deterministic else left
         for one in bound.quick(q.weighing(objective.name), objective.name, seconds):
             run.raise_bound(one)

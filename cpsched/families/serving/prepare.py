@@ -125,6 +125,20 @@ class Prepared:
         return least
 
     @cached_property
+    def earliest(self) -> Ints:
+        """First possible end of every request: longest paths over what it waits for."""
+        if not len(self.preds):
+            return self.release + self.shortest
+        end = (self.release + self.shortest).tolist()
+        shortest, gap, offset = self.shortest.tolist(), self.gap.tolist(), self.pred_offset.tolist()
+        preds = self.preds.tolist()
+        for i in by_precedence(self, np.arange(self.n)).tolist():
+            before = preds[offset[i] : offset[i + 1]]
+            if before:
+                end[i] = max(end[i], max(end[j] for j in before) + gap[i] + shortest[i])
+        return np.array(end, np.int64)
+
+    @cached_property
     def volume(self) -> Ints:
         """Memory units times rounds of every request, on the class where it is least."""
         sums = np.concatenate([[0], np.cumsum(self.memory)])
@@ -212,7 +226,8 @@ def prepare(problem: ServingProblem, run: Run | None = None) -> Prepared | Servi
     """
     if problem.question not in ("admission", "capacity"):
         return problem
-    _on_time(problem, run, PREPARE * len(problem.requests))
+    blocks = sum(len(r.prefix) for r in problem.requests)
+    _on_time(problem, run, PREPARE * len(problem.requests) + 2e-6 * blocks)
     requests, machines = problem.requests, problem.machines
     classes: dict[int | None, int] = {}
     kind = np.array([classes.setdefault(m.prefill_chunk, len(classes)) for m in machines])
@@ -310,7 +325,7 @@ GRACE = 0.1
 PREPARE = 8e-6
 
 #: Most requests for which there is always a schedule, however short the time.
-NORMAL = 1000
+NORMAL = 2000
 
 
 def _on_time(problem: ServingProblem, run: Run | None, more: float = 0.0) -> None:

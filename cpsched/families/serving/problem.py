@@ -37,6 +37,8 @@ OBJECTIVES: dict[str, tuple[str, ...]] = {
     "placement": ("max_load", "moves"),
 }
 MAXIMISED = frozenset({"goodput", "hit_tokens"})
+#: Rounds in a schedule: what is to be placed late ends later still.
+Moment = Annotated[int, Field(ge=-(2**61), le=2**61)]
 Load = Annotated[float, Field(ge=0.0, le=1e15)]
 
 
@@ -344,11 +346,11 @@ class Placed(Record):
 
     request: Name
     instance: Count = 0
-    start: Whole
-    end: Whole
-    pauses: tuple[tuple[Whole, Whole], ...] = ()
+    start: Moment
+    end: Moment
+    pauses: tuple[tuple[Moment, Moment], ...] = ()
     decode: Count | None = None
-    sent: Whole | None = None
+    sent: Moment | None = None
 
 
 class Pin(Record):
@@ -380,8 +382,8 @@ class Migration(Record):
     request: Name
     from_: Annotated[int, Field(alias="from", ge=0)]
     to: Count
-    start: Count | None = None
-    end: Count | None = None
+    start: Annotated[int, Field(ge=0, le=2**61)] | None = None
+    end: Annotated[int, Field(ge=0, le=2**61)] | None = None
 
 
 class TimeToLive(Record):

@@ -45,7 +45,7 @@ def affordable(q: Prepared, run: Run) -> bool:
 
 def greedy(q: Prepared, run: Run, order: Ints, name: str) -> None:
     """Offer a schedule of that order, if there is time to check one."""
-    spare = run.clock.limit + 0.5 * GRACE - run.clock.elapsed() - check_seconds(q)
+    spare = run.clock.limit + GRACE - run.clock.elapsed() - check_seconds(q)
     if spare < PLACE * q.n and q.n > NORMAL:
         return
     objective = run.objectives[0].name if run.objectives else ""

@@ -177,6 +177,8 @@ def greedy(p: ServingProblem, run: Run) -> None:
     if all(r.instance is not None for r in p.requests):
         _offer(p, run, [r.instance or 0 for r in p.requests], "greedy:stay")
     for affinity in (True, False):
+        if run.incumbent is not None and run.clock.expired():
+            return
         loads = Loads(p)
         where = [-1] * len(p.requests)
         left = math.inf if p.move_limit is None else p.move_limit
@@ -222,21 +224,23 @@ def bounds(p: ServingProblem, run: Run) -> None:
 
 
 def _value(p: ServingProblem, argument: str, objective: str) -> Any:
-    loads = Loads(p)
-    speeds = [Fraction(s) for s in loads.speed]
     if objective in ("moves", "migration_rounds"):
         return 0
+    speeds = [Fraction(m.speed) for m in p.machines]
     if argument == "even-share":
-        work = sum(loads.private) + sum(loads.sizes)
+        tree = prefix_tree(p)
+        work = sum(tree.size) + sum(r.prompt + r.output - tree.shared(r.id) for r in p.requests)
         bound = Fraction(work) / sum(speeds)
         if all(s == 1 for s in speeds):
             return -(-bound.numerator // bound.denominator)
         return float(bound)
-    longest = max(
-        min(Fraction(r.prompt + r.output) / speeds[g] for g in loads.choices(i))
-        for i, r in enumerate(p.requests)
-    )
-    return int(longest) if longest.denominator == 1 else float(longest)
+    longest: dict[Fraction, int] = {}
+    top = max(speeds)
+    for r in p.requests:
+        fastest = max(speeds[g] for g in r.candidates) if r.candidates else top
+        longest[fastest] = max(longest.get(fastest, 0), r.prompt + r.output)
+    alone = max(units / speed for speed, units in longest.items())
+    return int(alone) if alone.denominator == 1 else float(alone)
 
 
 def search(p: ServingProblem, run: Run) -> None:

@@ -325,7 +325,7 @@ def _horizon(q: Prepared, run: Run, level: int) -> int:
         return min(horizon, value)
     if level == 0 and name in LATENCY and not q.problem.reject:
         # The others take at least their shortest time: the rest bounds how late one may end.
-        least = bound.earliest_ends(q)
+        least = q.earliest
         arrival = np.array([r.arrival for r in q.problem.requests])
         slack = value - int((q.weight * (least - arrival)).sum())
         worst = least + slack // np.maximum(1, q.weight)

@@ -9,7 +9,6 @@ import numpy as np
 from cpsched.core import exact
 from cpsched.errors import OutOfTime
 from cpsched.families.serving import staged_board
-from cpsched.families.serving.bound import earliest_ends
 from cpsched.families.serving.check import meets_slo
 from cpsched.families.serving.pieces import (
     bucket_of,
@@ -43,7 +42,7 @@ def horizon_of(q: Prepared, run: Run, level: int) -> int:
         return min(most, int(value))
     if name in ("total_latency", "weighted_latency") and (q.weight > 0).all():
         weight = q.weighing(name).weight
-        least = earliest_ends(q)
+        least = q.earliest
         arrival = np.array([r.arrival for r in p.requests])
         spare = int(value) - int((weight * (least - arrival)).sum())
         return min(most, int((least + spare // weight).max()))
