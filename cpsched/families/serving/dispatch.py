@@ -109,23 +109,27 @@ def dispatch(
 class _Dispatcher:
     def __init__(self, q: Prepared, among: Iterable[int]) -> None:
         self.q, p = q, q.problem
-        machines = p.machines
-        chunk = np.ones(len(q.length), np.int64)
-        chunk[q.kind] = [m.prefill_chunk or 1 for m in machines]
-        tokens = np.minimum(q.prompt, chunk[:, None]) * (q.prefill > 0)
+        # The first round of a prefill takes a whole chunk, or the whole prompt.
+        first_round = np.minimum(q.offset[:, :-1], max(0, len(q.tokens) - 1))
+        tokens = q.tokens[first_round] if len(q.tokens) else np.zeros_like(q.length)
+        tokens = tokens * (q.length > 0)
         making = np.minimum(1, q.output)
         # Shared blocks count for everyone who uses them: more than enough.
         alone = _needs(
             (q.prompt + q.output) * (q.length > 0), q.length > 0, np.maximum(tokens, making)
         )
-        first = _needs(q.prompt * (q.prefill > 0), q.prefill > 0, tokens)
+        first = _needs(q.prompt * (q.prefill > 0), q.prefill > 0, tokens * (q.prefill > 0))
         second = _needs((q.prompt + q.output)[None], making[None], making[None])[0]
         limits = np.stack([q.capacity, q.max_batch, q.budget], axis=1).tolist()
         self.rooms: dict[int, _Machine] = {}
+        # Without stages the machines may be a part of the problem's.
+        machines = p.machines if q.staged else None
         for g in among:
-            m, c = machines[g], int(q.kind[g])
-            needs = {"mixed": alone[c], "prefill": first[c], "decode": second}[m.role]
-            self.rooms[g] = _Machine(g, m.role, limits[g], needs, bool(m.buckets))
+            c = int(q.kind[g])
+            role = "mixed" if machines is None else machines[g].role
+            needs = {"mixed": alone[c], "prefill": first[c], "decode": second}[role]
+            buckets = machines is not None and bool(machines[g].buckets)
+            self.rooms[g] = _Machine(g, role, limits[g], needs, buckets)
         #: Machines by when they take somebody; entries are brought up to date when they are read.
         self.seconds = [(-UNLIMITED, g) for g, m in self.rooms.items() if m.role == "decode"]
         self.firsts = [

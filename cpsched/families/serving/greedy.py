@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from cpsched.core import jit
 from cpsched.families.serving import kernels, quick
+from cpsched.families.serving.dispatch import PLACE
 from cpsched.families.serving.measure import check_seconds, misses
 from cpsched.families.serving.prepare import UNLIMITED, Prepared
 
@@ -111,6 +113,8 @@ POLICIES: dict[str, tuple[Callable[[Prepared], Ints], bool]] = {
 
 #: Seconds of a full check of whether a request fits, and of each of its rounds there.
 CHECKING, ROUND = 6e-7, 8e-9
+#: Seconds of looking at one machine for one request.
+STEP = 4e-9
 
 
 def run_policy(
@@ -124,13 +128,16 @@ def run_policy(
 ) -> tuple[Ints, Ints]:
     """Start and machine of every request when the order is list-scheduled; see `kernels`.
 
-    With a run the time left limits how often requests are looked past.
+    With a run the time left limits how often requests are looked past; what it does not suffice
+    for is dispatched behind the others.
     """
-    work = 100 * q.n + 100_000
-    if run is not None and not run.deterministic:
+    work, steps = 100 * q.n + 100_000, 2**60
+    short = run is not None and not run.deterministic and run.clock.limit < math.inf
+    if run is not None and short:
         each = (CHECKING + ROUND * float(q.length.mean())) * jit.slowdown()
-        left = max(0.0, run.clock.remaining() - check_seconds(q))
+        left = max(0.0, run.clock.remaining() - check_seconds(q) - PLACE * q.n)
         work = min(work, q.n + int(0.4 * left / each))
+        steps = int(0.6 * left / (STEP * jit.slowdown()))
     running = q.fixed_machine[order] >= 0
     order = np.concatenate([order[running], order[~running]])
     limits = np.stack([q.capacity, q.max_batch, q.budget])
@@ -140,7 +147,12 @@ def run_policy(
         q.node_offset, q.nodes, q.node_size, q.pred_offset, q.preds, q.gap,
         q.tool, q.tool_rounds, q.tool_capacity, allowed, q.fixed_start, q.fixed_machine,
         int(skip), age, SCAN if scan is None else scan, work,
+        steps,
     )  # fmt: skip
+    open_ = machine < 0
+    if short and open_.any() and not (open_ & (q.fixed_machine >= 0)).any():
+        found = quick.behind(q, order[open_[order]], start, machine)
+        start, machine = (start, machine) if found is None else found
     return start, machine
 
 

@@ -42,7 +42,7 @@ def first_seconds(p: ServingProblem, run: Run) -> float:
     if p.question == "preemption":
         return 1e-5 * len(p.requests)
     if p.question == "routing":
-        return (2e-5 + 1e-6 * len(p.machines)) * len(p.requests) + 1e-5 * blocks
+        return (4e-5 + 2e-6 * len(p.machines)) * len(p.requests) + 1e-5 * blocks
     return 2e-5 * len(p.requests) + 6e-6 * blocks
 
 

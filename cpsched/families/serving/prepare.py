@@ -322,7 +322,7 @@ def by_precedence(q: Prepared, order: Ints) -> Ints:
 GRACE = 0.1
 
 #: Seconds that preparing takes per request.
-PREPARE = 8e-6
+PREPARE = 1.5e-5
 
 #: Most requests for which there is always a schedule, however short the time.
 NORMAL = 2000

@@ -61,22 +61,23 @@ def schedule(q: Prepared, order: Ints, objective: str, deadline: float) -> tuple
     """Start and machine of every request (machine -1: left out), or None without a schedule."""
     start, machine = q.fixed_start.copy(), q.fixed_machine.copy()
     order = order[machine[order] < 0]
-    best = _dispatched(q, order, start, machine)
+    best = behind(q, order, start, machine)
     if best is None or not q.plain or len(order) < q.n or time.perf_counter() > deadline:
         return best
     if objective == "instances" and not q.problem.reject:
         return _fewest(q, order, best, deadline)
     done = _first_fits(q, order, start, machine, deadline - PLACE * q.n)
-    other = _dispatched(q, order[done:], start, machine)
+    other = behind(q, order[done:], start, machine)
     if other is None or _worse(q, objective, other, best):
         return best
     return other
 
 
-def _dispatched(
+def behind(
     q: Prepared, order: Ints, start: Ints, machine: Ints, among: Iterable[int] | None = None
 ) -> tuple[Ints, Ints] | None:
-    """The rest behind everything that is placed."""
+    """The same with the requests of the order behind everything that is placed; None where one
+    fits nowhere and may not be left out."""
     base, placed = -UNLIMITED, np.flatnonzero(machine >= 0)
     if len(placed):
         ends = start[placed] + q.length[q.kind[machine[placed]], placed]
@@ -98,7 +99,7 @@ def _fewest(
     low, high = 0, q.machines
     while high - low > 1 and time.perf_counter() + PLACE * q.n < deadline:
         middle = (low + high) // 2
-        found = _dispatched(q, order, q.fixed_start, q.fixed_machine, largest[:middle])
+        found = behind(q, order, q.fixed_start, q.fixed_machine, largest[:middle])
         if found is None or (q.problem.slo_percent is not None and misses(q, *found) > q.misses):
             low = middle
         else:

@@ -112,7 +112,7 @@ def greedy(q: Prepared, run: Run) -> None:
     if left < 0.0 and not run.deterministic:
         # The serial scheduler may not get through.
         due = run.clock.elapsed() + 2.0 * PLACE * q.n + check_seconds(q)
-        if q.n > NORMAL and due > run.clock.limit + GRACE:
+        if q.n > NORMAL // 2 and due > run.clock.limit + 1.5 * GRACE:
             raise OutOfTime("there is no time for a first schedule of this size")
         offer(q, run, dispatched(q, POLICIES["edf"][0](q).tolist()), "greedy:staged-dispatch")
     if q.problem.question == "capacity":
