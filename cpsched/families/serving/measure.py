@@ -13,14 +13,15 @@ if TYPE_CHECKING:
 
     Ints = NDArray[np.int64]
 
-#: Seconds that building and checking a schedule takes per request, with stages, and per block of
-#: a prefix.
-CHECK, STAGES, BLOCK = 2.5e-5, 6e-5, 4e-6
+#: Seconds that building and checking a schedule takes per request, more of them with a token
+#: budget and with stages, and per block of a prefix.
+CHECK, TOKENS, STAGES, BLOCK = 2.5e-5, 1e-5, 5.5e-5, 6e-6
 
 
 def check_seconds(q: Prepared) -> float:
     """Seconds that building a schedule of the problem and checking it will take."""
-    return (STAGES if q.staged else CHECK) * q.n + BLOCK * len(q.nodes)
+    each = CHECK + STAGES * q.staged + TOKENS * bool((q.budget < 2**60).any())
+    return each * q.n + BLOCK * len(q.nodes)
 
 
 def energy_seconds(q: Prepared) -> float:

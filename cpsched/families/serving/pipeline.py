@@ -46,11 +46,17 @@ def first_seconds(p: ServingProblem, run: Run) -> float:
     return 2e-5 * len(p.requests) + 6e-6 * blocks
 
 
+def _hopeless(p: ServingProblem, run: Run) -> bool:
+    """Whether the time does not suffice to build a first schedule and to check it."""
+    many = max(len(p.requests), len(p.items)) > NORMAL
+    due = run.clock.elapsed() + first_seconds(p, run)
+    return many and not run.deterministic and due > run.clock.limit + GRACE
+
+
 def greedy(q: Any, run: Run) -> None:
     """First schedules."""
     if not isinstance(q, Prepared):
-        due = run.clock.elapsed() + first_seconds(q, run)
-        if max(len(q.requests), len(q.items)) > NORMAL and due > run.clock.limit + GRACE:
+        if _hopeless(q, run):
             raise OutOfTime("there is no time for a first schedule of this size")
         STATIC[q.question].greedy(q, run)
     elif q.staged:
@@ -91,7 +97,8 @@ def bounds(q: Any, run: Run) -> None:
 def search(q: Any, run: Run) -> None:
     """Search until the run is done."""
     if not isinstance(q, Prepared):
-        STATIC[q.question].search(q, run)
+        if run.incumbent is not None or not _hopeless(q, run):
+            STATIC[q.question].search(q, run)
     elif q.staged:
         staged.search(q, run)
     elif q.problem.question == "capacity":

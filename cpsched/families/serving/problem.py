@@ -177,17 +177,16 @@ class Instance(Record):
     @model_validator(mode="after")
     def _staged(self) -> Instance:
         staged = self.role == "prefill" or self.interruptible or bool(self.buckets)
+        where = f"instances.{self.name}" if self.name else "instances"
         if staged and self.prefill_chunk is None:
             complain(
                 "role prefill, interruptible and buckets need a prefill that takes rounds",
-                f"instances.{self.name}.prefill_chunk",
+                f"{where}.prefill_chunk",
                 None,
                 "Set prefill_chunk.",
             )
         if any(a >= b for a, b in pairwise(self.buckets)):
-            complain(
-                "buckets must ascend", f"instances.{self.name}.buckets", self.buckets, "Sort them."
-            )
+            complain("buckets must ascend", f"{where}.buckets", self.buckets, "Sort them.")
         return self
 
     @property

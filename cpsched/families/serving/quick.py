@@ -53,6 +53,8 @@ def greedy(q: Prepared, run: Run, order: Ints, name: str) -> None:
     if found is None:
         return
     start, machine = found
+    if (machine < 0).any() and not q.problem.reject:
+        return
     if q.problem.slo_percent is None or misses(q, start, machine) <= q.misses:
         run.offer(lambda: q.schedule(start, machine), f"greedy:quick-{name}")
 
@@ -64,8 +66,8 @@ def schedule(q: Prepared, order: Ints, objective: str, deadline: float) -> tuple
     best = behind(q, order, start, machine)
     if best is None or not q.plain or len(order) < q.n or time.perf_counter() > deadline:
         return best
-    if objective == "instances" and not q.problem.reject:
-        return _fewest(q, order, best, deadline)
+    if objective in ("instances", "cost") and not q.problem.reject:
+        return _fewest(q, order, objective, best, deadline)
     done = _first_fits(q, order, start, machine, deadline - PLACE * q.n)
     other = behind(q, order[done:], start, machine)
     if other is None or _worse(q, objective, other, best):
@@ -92,10 +94,14 @@ def behind(
 
 
 def _fewest(
-    q: Prepared, order: Ints, best: tuple[Ints, Ints], deadline: float
+    q: Prepared, order: Ints, objective: str, best: tuple[Ints, Ints], deadline: float
 ) -> tuple[Ints, Ints]:
-    """The same on fewer machines, the largest ones, while the SLO holds."""
-    largest = np.argsort(-q.capacity, kind="stable").tolist()
+    """The same on fewer machines, the largest ones (cheapest for their size), while the SLO
+    holds."""
+    size = np.minimum(q.capacity, 1e18) + 1.0
+    prices = np.array([m.price for m in q.problem.machines], np.float64)
+    worth = prices / size if objective == "cost" else -size
+    largest = np.argsort(worth, kind="stable").tolist()
     low, high = 0, q.machines
     while high - low > 1 and time.perf_counter() + PLACE * q.n < deadline:
         middle = (low + high) // 2

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 SLOWEST = 6e-4
 #: Combinations of machines tried for the fewest or cheapest that serve a trace.
 MIXES = 400
-#: Combinations looked at, and those of them in the list, cheapest first.
-COMBINATIONS, LISTED = 20_000, 5000
+#: Combinations looked at.
+COMBINATIONS = 20_000
 
 
 def serial(
@@ -126,7 +126,7 @@ def greedy(q: Prepared, run: Run) -> None:
         offer(q, run, serial(q, order, every, run), f"greedy:staged-{name}")
 
 
-def mixes(q: Prepared, objective: str) -> list[tuple[float, list[int]]]:
+def mixes(q: Prepared, objective: str) -> Iterator[tuple[float, list[int]]]:
     """Numbers of every kind of instance, as (value, machines), cheapest first."""
     kinds = q.problem.instances
     # Of many numbers, every one near the ends and a few between.
@@ -142,13 +142,9 @@ def mixes(q: Prepared, objective: str) -> list[tuple[float, list[int]]]:
     grid = grid[there["mixed"] | (there["prefill"] & there["decode"])]
     count = grid.sum(axis=1)
     value = grid @ np.array([one.price for one in kinds]) if objective == "cost" else count
-    return [
-        (
-            float(value[k]),
-            [g for at, c in zip(first, grid[k].tolist(), strict=False) for g in range(at, at + c)],
-        )
-        for k in np.lexsort((count, value))[:LISTED].tolist()
-    ]
+    for k in np.lexsort((count, value)).tolist():
+        numbers = zip(first, grid[k].tolist(), strict=False)
+        yield float(value[k]), [g for at, c in numbers for g in range(at, at + c)]
 
 
 def _mixes(q: Prepared, run: Run) -> None:
@@ -159,8 +155,8 @@ def _mixes(q: Prepared, run: Run) -> None:
     least = energy_bound(q, name) if energy_seconds(q) < 0.1 * run.clock.remaining() else 0
     every = list(range(q.machines))
     trials = [(0.0, every)] if run.incumbent is None else []
-    trials += [one for one in mixes(q, name) if one[0] >= least][:MIXES]
-    for value, machines in trials:
+    worthwhile = (one for one in mixes(q, name) if one[0] >= least)
+    for value, machines in itertools.chain(trials, itertools.islice(worthwhile, MIXES)):
         if run.clock.elapsed() > run.clock.limit + 0.5 * GRACE:
             return
         if run.incumbent is not None and (
