@@ -100,11 +100,11 @@ def gaps_of(p: ServingProblem) -> Gaps:
     limit = p.instances[0].capacity
     room = np.full(len(times), 2**60 if limit is None else limit, np.int64)
     if p.running_memory and limit is not None:
-        calls = np.array([(r.arrival, call_end(r), context(r)) for r in p.requests], np.int64)
-        times = np.union1d(times, calls[:, :2])
+        busy = np.array([(r.arrival, call_end(r), context(r)) for r in p.requests], np.int64)
+        times = np.union1d(times, busy[:, :2])
         change = np.zeros(len(times) + 1, np.int64)
         for side, sign in ((0, 1), (1, -1)):
-            np.add.at(change, np.searchsorted(times, calls[:, side]), sign * calls[:, 2])
+            np.add.at(change, np.searchsorted(times, busy[:, side]), sign * busy[:, 2])
         room = np.maximum(0, limit - np.cumsum(change)[:-1])
     return Gaps(
         gaps,

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 #: Memory, places of the batch, and tokens per round.
 Need = tuple[int, int, int]
 
-#: Seconds that dispatching takes per request; more with stages, tools or precedences.
-PLACE = 1.2e-5
-
 
 class Dispatched(NamedTuple):
     """Start, end and machine by request (machine -1: left out); with a handover when it is sent
@@ -112,13 +109,11 @@ class _Dispatcher:
         # The first round of a prefill takes a whole chunk, or the whole prompt.
         first_round = np.minimum(q.offset[:, :-1], max(0, len(q.tokens) - 1))
         tokens = q.tokens[first_round] if len(q.tokens) else np.zeros_like(q.length)
-        tokens = tokens * (q.length > 0)
         making = np.minimum(1, q.output)
+        busy, filling = (np.minimum(1, rounds) for rounds in (q.length, q.prefill))
         # Shared blocks count for everyone who uses them: more than enough.
-        alone = _needs(
-            (q.prompt + q.output) * (q.length > 0), q.length > 0, np.maximum(tokens, making)
-        )
-        first = _needs(q.prompt * (q.prefill > 0), q.prefill > 0, tokens * (q.prefill > 0))
+        alone = _needs((q.prompt + q.output) * busy, busy, np.maximum(tokens * busy, making))
+        first = _needs(q.prompt * filling, filling, tokens * filling)
         second = _needs((q.prompt + q.output)[None], making[None], making[None])[0]
         limits = np.stack([q.capacity, q.max_batch, q.budget], axis=1).tolist()
         self.rooms: dict[int, _Machine] = {}
@@ -248,5 +243,5 @@ class _Dispatcher:
 
 def _needs(memory: Ints, places: Ints, tokens: Ints) -> list[list[Need]]:
     """What every request needs, by class."""
-    rows = zip(memory.tolist(), places.astype(np.int64).tolist(), tokens.tolist(), strict=True)
+    rows = zip(memory.tolist(), places.tolist(), tokens.tolist(), strict=True)
     return [list(zip(a, b, c, strict=True)) for a, b, c in rows]

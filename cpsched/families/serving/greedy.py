@@ -10,8 +10,7 @@ import numpy as np
 
 from cpsched.core import jit
 from cpsched.families.serving import kernels, quick
-from cpsched.families.serving.dispatch import PLACE
-from cpsched.families.serving.measure import check_seconds, misses
+from cpsched.families.serving.measure import check_seconds, dispatch_seconds, misses
 from cpsched.families.serving.prepare import UNLIMITED, Prepared
 
 if TYPE_CHECKING:
@@ -135,7 +134,7 @@ def run_policy(
     short = run is not None and not run.deterministic and run.clock.limit < math.inf
     if run is not None and short:
         each = (CHECKING + ROUND * float(q.length.mean())) * jit.slowdown()
-        left = max(0.0, run.clock.remaining() - check_seconds(q) - PLACE * q.n)
+        left = max(0.0, run.clock.remaining() - check_seconds(q) - dispatch_seconds(q))
         work = min(work, q.n + int(0.4 * left / each))
         steps = int(0.6 * left / (STEP * jit.slowdown()))
     running = q.fixed_machine[order] >= 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -83,6 +84,8 @@ class Prepared:
     fixed_machine: Ints
     first_by: Ints
     end_by: Ints
+    #: How much slower than expected the preparation was: what follows will be as well.
+    pace: float = 1.0
 
     @property
     def n(self) -> int:
@@ -227,7 +230,9 @@ def prepare(problem: ServingProblem, run: Run | None = None) -> Prepared | Servi
     if problem.question not in ("admission", "capacity"):
         return problem
     blocks = sum(len(r.prefix) for r in problem.requests)
-    _on_time(problem, run, PREPARE * len(problem.requests) + 2e-6 * blocks)
+    usual = PREPARE * len(problem.requests) + 3e-6 * blocks
+    _on_time(problem, run, 1.5 * usual)
+    began = time.perf_counter()
     requests, machines = problem.requests, problem.machines
     classes: dict[int | None, int] = {}
     kind = np.array([classes.setdefault(m.prefill_chunk, len(classes)) for m in machines])
@@ -295,7 +300,10 @@ def prepare(problem: ServingProblem, run: Run | None = None) -> Prepared | Servi
     _on_time(problem, run)
     _refuse_impossible(prepared)
     _refuse_running(prepared)
-    return prepared
+    if run is None or run.deterministic or prepared.n <= NORMAL:
+        return prepared
+    pace = max(1.0, (time.perf_counter() - began) / usual)
+    return replace(prepared, pace=pace)
 
 
 def by_precedence(q: Prepared, order: Ints) -> Ints:
@@ -322,7 +330,7 @@ def by_precedence(q: Prepared, order: Ints) -> Ints:
 GRACE = 0.1
 
 #: Seconds that preparing takes per request.
-PREPARE = 1.5e-5
+PREPARE = 1e-5
 
 #: Most requests for which there is always a schedule, however short the time.
 NORMAL = 2000

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from cpsched.core import jit
-from cpsched.families.serving.dispatch import PLACE, dispatch
-from cpsched.families.serving.measure import check_seconds, misses, value_of
+from cpsched.families.serving.dispatch import dispatch
+from cpsched.families.serving.measure import check_seconds, dispatch_seconds, misses, value_of
 from cpsched.families.serving.prepare import GRACE, NORMAL, UNLIMITED, Prepared
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def affordable(q: Prepared, run: Run) -> bool:
     if run.deterministic:
         return True
     if jit.ready(run.clock.remaining(), "serving"):
-        return q.n <= NORMAL or 1.1 * check_seconds(q) < run.clock.remaining()
+        left = run.clock.remaining() - dispatch_seconds(q)
+        return q.n <= NORMAL or 1.1 * check_seconds(q) < left
     capacity = min(float(q.capacity.sum()), 1e18)
     rounds = float(q.length.max(initial=1)) + float(q.volume.sum()) / max(1.0, capacity)
     rounds += float(q.release.max(initial=0) - q.release.min(initial=0))
@@ -46,10 +47,10 @@ def affordable(q: Prepared, run: Run) -> bool:
 def greedy(q: Prepared, run: Run, order: Ints, name: str) -> None:
     """Offer a schedule of that order, if there is time to check one."""
     spare = run.clock.limit + GRACE - run.clock.elapsed() - check_seconds(q)
-    if spare < PLACE * q.n and q.n > NORMAL:
+    if spare < dispatch_seconds(q) and q.n > NORMAL:
         return
     objective = run.objectives[0].name if run.objectives else ""
-    found = schedule(q, order, objective, time.perf_counter() + 0.8 * (spare - PLACE * q.n))
+    found = schedule(q, order, objective, time.perf_counter() + 0.8 * (spare - dispatch_seconds(q)))
     if found is None:
         return
     start, machine = found
@@ -68,7 +69,7 @@ def schedule(q: Prepared, order: Ints, objective: str, deadline: float) -> tuple
         return best
     if objective in ("instances", "cost") and not q.problem.reject:
         return _fewest(q, order, objective, best, deadline)
-    done = _first_fits(q, order, start, machine, deadline - PLACE * q.n)
+    done = _first_fits(q, order, start, machine, deadline - dispatch_seconds(q))
     other = behind(q, order[done:], start, machine)
     if other is None or _worse(q, objective, other, best):
         return best
@@ -103,7 +104,7 @@ def _fewest(
     worth = prices / size if objective == "cost" else -size
     largest = np.argsort(worth, kind="stable").tolist()
     low, high = 0, q.machines
-    while high - low > 1 and time.perf_counter() + PLACE * q.n < deadline:
+    while high - low > 1 and time.perf_counter() + dispatch_seconds(q) < deadline:
         middle = (low + high) // 2
         found = behind(q, order, q.fixed_start, q.fixed_machine, largest[:middle])
         if found is None or (q.problem.slo_percent is not None and misses(q, *found) > q.misses):

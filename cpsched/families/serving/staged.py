@@ -16,9 +16,9 @@ import numpy as np
 
 from cpsched.errors import OutOfTime
 from cpsched.families.serving.check import check
-from cpsched.families.serving.dispatch import PLACE, dispatch
+from cpsched.families.serving.dispatch import dispatch
 from cpsched.families.serving.greedy import POLICIES
-from cpsched.families.serving.measure import check_seconds, energy_seconds
+from cpsched.families.serving.measure import check_seconds, dispatch_seconds, energy_seconds
 from cpsched.families.serving.prepare import GRACE, NORMAL, Prepared, by_precedence
 from cpsched.families.serving.problem import Placed, ServingSchedule
 from cpsched.families.serving.staged_board import Board, ready_of
@@ -111,7 +111,7 @@ def greedy(q: Prepared, run: Run) -> None:
     left = run.clock.remaining() - SLOWEST * q.n * min(q.machines, 20)
     if left < 0.0 and not run.deterministic:
         # The serial scheduler may not get through.
-        due = run.clock.elapsed() + 2.0 * PLACE * q.n + check_seconds(q)
+        due = run.clock.elapsed() + dispatch_seconds(q) + check_seconds(q)
         if q.n > NORMAL // 2 and due > run.clock.limit + 1.5 * GRACE:
             raise OutOfTime("there is no time for a first schedule of this size")
         offer(q, run, dispatched(q, POLICIES["edf"][0](q).tolist()), "greedy:staged-dispatch")
