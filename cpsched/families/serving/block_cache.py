@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from cpsched.families.serving.check_cache import (
     cache_blocks,
 )
-from cpsched.families.serving.problem import Pin, ServingProblem, ServingSchedule
+from cpsched.families.serving.problem import ServingProblem, ServingSchedule
 
 
 def belady(p: ServingProblem, blocks: int) -> tuple[list[tuple[int, int, int]], int]:
@@ -73,13 +73,10 @@ def block_pins(reuses: Sequence[tuple[int, int, int]]) -> ServingSchedule:
             mine[-1][1] = end
         else:
             mine.append([begin, end])
-    return ServingSchedule(
-        pins=tuple(
-            Pin.model_construct(item=str(block), from_=a, to=b, place="gpu")
-            for block, mine in spans.items()
-            for a, b in mine
-        )
-    )
+    pins = [
+        {"item": str(block), "from": a, "to": b} for block, mine in spans.items() for a, b in mine
+    ]
+    return ServingSchedule.model_validate({"pins": pins})
 
 
 def all_reuses(p: ServingProblem) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from cpsched.core import jit
 from cpsched.errors import ProblemError
 from cpsched.families.serving import branch, lagrange, patterns
+from cpsched.families.serving.measure import energy_seconds
 from cpsched.families.serving.prepare import UNLIMITED, Prepared, prepare
 from cpsched.families.serving.problem import ServingProblem
 from cpsched.families.serving.program import LARGEST_PROGRAM, TimeIndexed, program_size
@@ -20,13 +21,16 @@ if TYPE_CHECKING:
     from cpsched.core.run import Run
 
 
+#: Requests up to which the quick bounds cost next to nothing.
+FEW = 200
+
 #: Cliques raise the program's bound by a few percent: below this share of what is known they are
 #: not tried.
 HOPELESS = 0.95
 
 
-def quick(q: Prepared, objective: str) -> list[Bound]:
-    """The bounds that need no linear program."""
+def quick(q: Prepared, objective: str, seconds: float = math.inf) -> list[Bound]:
+    """The bounds that need no linear program, as far as the seconds suffice for them."""
     arguments = {
         "total_latency": ("alone", "smallest-volume-first"),
         "weighted_latency": ("alone", "smallest-volume-first"),
@@ -38,7 +42,14 @@ def quick(q: Prepared, objective: str) -> list[Bound]:
     if q.problem.reject and objective not in ("goodput",):
         # Leaving everything out costs nothing.
         return []
-    return [Bound(value(q, a, objective), a, objective) for a in arguments]
+    alone = (1e-5 if len(q.preds) else 2e-6) * q.n
+    cost = {"alone": alone, "peak-energy": energy_seconds(q), "smallest-volume-first": 5e-6 * q.n}
+    out = []
+    for argument in arguments:
+        seconds -= cost.get(argument, 2e-6 * q.n)
+        if q.n <= FEW or seconds > 0.0:
+            out.append(Bound(value(q, argument, objective), argument, objective))
+    return out
 
 
 def value(q: Prepared, argument: str, objective: str) -> int:
@@ -60,7 +71,7 @@ def value(q: Prepared, argument: str, objective: str) -> int:
 
 def _alone(q: Prepared, objective: str) -> int:
     """Every request as if it were the only one (with what it waits for)."""
-    end = earliest_ends(q)
+    end = q.earliest
     if objective == "makespan":
         return int(end.max(initial=0))
     if objective == "goodput":
@@ -72,29 +83,6 @@ def _alone(q: Prepared, objective: str) -> int:
         return (1 if objective == "instances" else min(prices)) if q.n else 0
     arrival = np.array([r.arrival for r in q.problem.requests])
     return int((q.weight * (end - arrival)).sum())
-
-
-def earliest_ends(q: Prepared) -> np.ndarray:
-    """First possible end of every request: longest paths over what it waits for."""
-    shortest = q.shortest
-    end: np.ndarray = q.release + shortest
-    if not len(q.preds):
-        return end
-    done = np.zeros(q.n, np.bool_)
-    for root in range(q.n):
-        stack = [root]
-        while stack:
-            i = stack[-1]
-            before = q.preds[q.pred_offset[i] : q.pred_offset[i + 1]]
-            open_ = [int(j) for j in before if not done[j]]
-            if open_ and not done[i]:
-                stack += open_
-                continue
-            stack.pop()
-            if not done[i] and len(before):
-                end[i] = max(end[i], int(end[before].max()) + int(q.gap[i]) + int(shortest[i]))
-            done[i] = True
-    return end
 
 
 def _total(values: np.ndarray) -> int:
@@ -131,7 +119,7 @@ def _smallest_first(q: Prepared, need: np.ndarray, limits: np.ndarray) -> int:
     order = np.argsort(need / np.maximum(q.weight, 1e-9), kind="stable")
     held = np.cumsum(need[order].astype(object))
     if (q.weight == q.weight[0]).all():
-        alone = np.sort(earliest_ends(q)) - base
+        alone = np.sort(q.earliest) - base
         ends = [
             max(int(a), _rounds(int(h), limits, offered)) for a, h in zip(alone, held, strict=True)
         ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -24,15 +26,16 @@ from cpsched.families.serving.check_cache import (
     call_end,
     context,
     evaluate_cache,
-    expected_price,
     fetch_rounds,
     is_program_cache,
     program_steps,
 )
-from cpsched.families.serving.problem import Pin, ServingProblem, ServingSchedule, TimeToLive
+from cpsched.families.serving.prepare import GRACE
+from cpsched.families.serving.problem import ServingProblem, ServingSchedule, TimeToLive
 from cpsched.result import Bound, Number
 
 if TYPE_CHECKING:
+    from cpsched.core.clock import Clock
     from cpsched.core.run import Run
 
 # ---------------------------------------------------------------- programs
@@ -97,15 +100,11 @@ def gaps_of(p: ServingProblem) -> Gaps:
     limit = p.instances[0].capacity
     room = np.full(len(times), 2**60 if limit is None else limit, np.int64)
     if p.running_memory and limit is not None:
-        moments = np.unique(
-            np.array([m for r in p.requests for m in (r.arrival, call_end(r))], np.int64)
-        )
-        times = np.union1d(times, moments)
+        busy = np.array([(r.arrival, call_end(r), context(r)) for r in p.requests], np.int64)
+        times = np.union1d(times, busy[:, :2])
         change = np.zeros(len(times) + 1, np.int64)
-        for r in p.requests:
-            if call_end(r) > r.arrival:
-                change[np.searchsorted(times, r.arrival)] += context(r)
-                change[np.searchsorted(times, call_end(r))] -= context(r)
+        for side, sign in ((0, 1), (1, -1)):
+            np.add.at(change, np.searchsorted(times, busy[:, side]), sign * busy[:, 2])
         room = np.maximum(0, limit - np.cumsum(change)[:-1])
     return Gaps(
         gaps,
@@ -120,13 +119,18 @@ def gaps_of(p: ServingProblem) -> Gaps:
     )
 
 
-def pack(g: Gaps, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Keep gaps in that order while they fit: on the GPU, else in host memory (0, 1, 2)."""
+def pack(g: Gaps, order: np.ndarray, clock: Clock | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Keep gaps in that order while they fit: on the GPU, else in host memory (0, 1, 2).
+
+    At the end of the clock the rest is left out.
+    """
     first, last = g.spans
     room = g.room.copy()
     host = np.full(len(room), g.host, np.int64)
     place = np.zeros(len(g.gaps), np.int64)
-    for j in order.tolist():
+    for count, j in enumerate(order.tolist()):
+        if not count % 256 and clock is not None and clock.expired():
+            break
         a, b, size = first[j], last[j], g.size[j]
         if a == b or room[a:b].min() >= size:
             room[a:b] -= size
@@ -143,19 +147,18 @@ def pack(g: Gaps, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def gap_pins(g: Gaps, place: np.ndarray) -> ServingSchedule:
     """The schedule of places (1 GPU, 2 host)."""
-    return ServingSchedule(
-        pins=tuple(
-            Pin.model_construct(item=name, from_=k, to=k + 1, place="gpu" if where == 1 else "host")
-            for (name, k), where in zip(g.gaps, place.tolist(), strict=True)
-            if where
-        )
-    )
+    pins = [
+        {"item": name, "from": k, "to": k + 1, "place": "gpu" if where == 1 else "host"}
+        for (name, k), where in zip(g.gaps, place.tolist(), strict=True)
+        if where
+    ]
+    return ServingSchedule.model_validate({"pins": pins})
 
 
 def densities(g: Gaps) -> list[np.ndarray]:
     """Orders by saved tokens per unit and moment, and variants."""
     duration = np.maximum(1, g.end - g.start).astype(float)
-    pressed = np.array([g.size[j] * duration[j] for j in range(len(g.gaps))], float)
+    pressed = g.size * duration
     return [
         np.argsort(-g.value / np.maximum(1.0, pressed), kind="stable"),
         np.argsort(duration, kind="stable"),
@@ -170,30 +173,32 @@ def live_for(p: ServingProblem, g: Gaps, ttl: int) -> np.ndarray:
     Running calls take memory as recorded; a pin that no longer fits is evicted, and a gap counts
     as kept when its pin lasts to its end.
     """
-    place = np.zeros(len(g.gaps), np.int64)
+    place = [0] * len(g.gaps)
     alive: dict[int, int] = {}
     kept = 0
+    last = np.minimum(g.end, g.start + ttl)
     by_start = np.argsort(g.start, kind="stable").tolist()
-    by_end = np.argsort(np.minimum(g.end, g.start + ttl), kind="stable").tolist()
+    by_last = np.argsort(last, kind="stable").tolist()
+    start, end, until, size = (a.tolist() for a in (g.start, g.end, last, g.size))
     i = j = 0
     for t, room in zip(g.times.tolist(), g.room.tolist(), strict=True):
-        while j < len(by_end) and min(g.end[by_end[j]], g.start[by_end[j]] + ttl) <= t:
-            k = by_end[j]
+        while j < len(by_last) and until[by_last[j]] <= t:
+            k = by_last[j]
             j += 1
-            if g.end[k] == g.start[k]:
+            if end[k] == start[k]:
                 place[k] = 1
             elif k in alive:
                 kept -= alive.pop(k)
-                place[k] = int(g.end[k] <= g.start[k] + ttl)
-        while i < len(by_start) and g.start[by_start[i]] <= t:
+                place[k] = int(end[k] <= start[k] + ttl)
+        while i < len(by_start) and start[by_start[i]] <= t:
             k = by_start[i]
             i += 1
-            if g.end[k] > g.start[k] and min(g.end[k], g.start[k] + ttl) > t:
-                alive[k] = int(g.size[k])
-                kept += alive[k]
+            if end[k] > start[k] and until[k] > t:
+                alive[k] = size[k]
+                kept += size[k]
         while kept > room:
             kept -= alive.pop(next(iter(alive)))
-    return place
+    return np.array(place, np.int64)
 
 
 def best_ttl(p: ServingProblem, g: Gaps, run: Run | None = None) -> tuple[int, np.ndarray]:
@@ -238,11 +243,18 @@ def packing_bound(p: ServingProblem, g: Gaps, prices: Any) -> int:
 
 
 SCALE = 2**20
+#: Entries up to which the packing is written as a program.
+LARGEST_PROGRAM = 5_000_000
 
 
 def packing_prices(p: ServingProblem, g: Gaps, run: Run) -> tuple[Any, np.ndarray] | None:
     """Prices from the linear relaxation, and its fractional choice."""
     first, last = g.spans
+    entries = int((last - first) @ (1 + g.offloads))
+    if entries > LARGEST_PROGRAM or (
+        not run.deterministic and 2e-6 * entries > 0.3 * run.clock.remaining()
+    ):
+        return None
     n, stretches = len(g.gaps), len(g.times)
     high = np.concatenate([np.ones(n), np.minimum(g.room, 2**50), np.full(stretches, g.host)])
     program = LinearProgram()
@@ -272,15 +284,23 @@ def best_ttls(p: ServingProblem) -> tuple[TimeToLive, ...]:
     occur: one of them, or 0, is best.
     """
     return tuple(
-        TimeToLive(
-            tool=t.name,
-            rounds=min(
-                sorted({0, *t.durations}), key=lambda rounds: expected_price(p, t.name, rounds)
-            ),
-        )
+        TimeToLive(tool=t.name, rounds=_best_ttl(t.durations, Fraction(p.hold_price)))
         for t in p.tools
         if t.durations
     )
+
+
+def _best_ttl(durations: Sequence[int], hold: Fraction) -> int:
+    """The cheapest of the durations and 0: `expected_price` of all of them from running sums."""
+    number, before = len(durations), 0
+    best, at = Fraction(sum(1 for d in durations if d > 0)), 0
+    for k, rounds in enumerate(sorted(durations)):
+        before += rounds
+        # Of equal durations the last one counts them all.
+        price = number - k - 1 + hold * (before + (number - k - 1) * rounds)
+        if price < best:
+            best, at = price, rounds
+    return at
 
 
 # ---------------------------------------------------------------- the question
@@ -301,7 +321,7 @@ def greedy(p: ServingProblem, run: Run) -> None:
         return
     g = gaps_of(p)
     for order in densities(g):
-        place, _ = pack(g, order)
+        place, _ = pack(g, order, run.clock)
         run.offer(gap_pins(g, place), "greedy:packing")
         if run.clock.expired():
             return
@@ -318,7 +338,9 @@ def bounds(p: ServingProblem, run: Run) -> None:
         return
     for objective in run.objectives:
         if not is_program_cache(p) and not run.optimal():
-            for argument in ("every-reuse", "belady"):
+            uses = sum(len(r.prefix) for r in p.requests)
+            short = not run.deterministic and 4e-6 * uses > run.clock.remaining() + GRACE
+            for argument in ("every-reuse",) if short else ("every-reuse", "belady"):
                 value = block_bound(p, objective.name, argument)
                 run.raise_bound(Bound(value, argument, objective.name))
     if is_program_cache(p) and run.objectives:
@@ -362,9 +384,12 @@ def _program_bound(p: ServingProblem, objective: str, prices: Any) -> int:
 
 def search(p: ServingProblem, run: Run) -> None:
     """CP-SAT over the gaps (prefix blocks are solved by then)."""
-    if not is_program_cache(p) or not run.objectives or run.optimal():
+    times = any(o.name == "expected_tokens" for o in run.objectives)
+    if times or not is_program_cache(p) or not run.objectives or run.optimal():
         return
     g = gaps_of(p)
+    if int(np.subtract(*g.spans[::-1]).sum()) > LARGEST_PROGRAM:
+        return
     name = run.objectives[0].name
 
     def build(level: int) -> exact.Built:
@@ -378,8 +403,7 @@ def search(p: ServingProblem, run: Run) -> None:
         rows: dict[tuple[int, int], list[tuple[Any, int]]] = {}
         chosen = []
         for j in range(len(g.gaps)):
-            if not j % 256:
-                run.clock.check()
+            run.clock.check()
             mine = []
             for where in (1, 2):
                 if where == 1 or g.offloads[j]:

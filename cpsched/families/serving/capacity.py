@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cpsched.families.serving import model, quick
-from cpsched.families.serving.greedy import POLICIES, misses, run_policy
+from cpsched.families.serving.greedy import POLICIES, run_policy
+from cpsched.families.serving.measure import check_seconds, energy_seconds, misses
 from cpsched.families.serving.prepare import UNLIMITED, Prepared
 
 if TYPE_CHECKING:
@@ -127,16 +128,19 @@ def _densest(release: Ints, due: Ints, need: Ints, spare: int) -> list[tuple[int
         if (due < UNLIMITED // 2).any()
         else np.zeros(0, np.int64)
     )
+    order = np.argsort(due, kind="stable")
+    release, due, need = release[order], due[order], need[order]
     out = []
     for a in begins.tolist():
         inside = release >= a
         late, amount = due[inside], need[inside]
-        order = np.argsort(late, kind="stable")
-        late, amount = late[order], amount[order]
         total = np.concatenate([[0], np.cumsum(amount)])
         count = np.searchsorted(late, ends, side="right")
         # The spare largest of all those inside are at least the largest of any part of them.
-        largest = int(np.sort(amount)[::-1][:spare].sum())
+        few = min(spare, len(amount))
+        largest = (
+            int(np.partition(amount, len(amount) - few)[len(amount) - few :].sum()) if few else 0
+        )
         rounds = ends - a
         useful = (rounds > 0) & (total[count] > largest)
         out += list(
@@ -178,15 +182,19 @@ def serve(q: Prepared, machines: list[int], run: Run) -> tuple[Ints, Ints] | Non
 
 def greedy(q: Prepared, run: Run) -> None:
     """The cheapest prefixes of the machines, by price and number, that serve the trace."""
-    if not quick.affordable(q, run):
+    short = not quick.affordable(q, run)
+    if short or (50.0 * check_seconds(q) > run.clock.remaining() and not run.deterministic):
         quick.greedy(q, run, POLICIES["edf"][0](q), "edf")
+    if short:
         return
     prices = np.array([m.price for m in q.problem.machines], np.float64)
     power = np.minimum(q.capacity, 1e18) * 1.0
     name = run.objectives[0].name if run.objectives else "instances"
     value = prices / np.maximum(power, 1.0) if name == "cost" else -power
     order = np.argsort(value, kind="stable").tolist()
-    low, high = max(1, energy_bound(q, "instances")), q.machines
+    low, high = 1, q.machines
+    if run.deterministic or energy_seconds(q) < 0.2 * run.clock.remaining():
+        low = max(1, energy_bound(q, "instances"))
     # The number needed is near the bound: try it first, then double the distance.
     step, count, failed = 1, low, low - 1
     while count <= high:

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from cpsched.families.serving.check_cache import check_cache, evaluate_cache
 from cpsched.families.serving.check_placement import check_placement, evaluate_placement
 from cpsched.families.serving.check_static import (
+    PrefixTree,
     check_preemption,
     check_routing,
     evaluate_preemption,
     evaluate_routing,
+    prefix_tree,
 )
 from cpsched.families.serving.pieces import (
     Piece,
@@ -82,14 +84,13 @@ def check_admission(p: ServingProblem, s: Schedule) -> list[Violation]:
         if machines[one.instance].staged or one.pauses or (one.decode, one.sent) != (None, None):
             out += _check_stages(p, requests[name], machines, one)
     if not out or all(v.rule != "duration" for v in out):
-        for index, machine in enumerate(machines):
-            mine = [
-                (requests[n], one)
-                for n, one in placed.items()
-                if index in (one.instance, one.decode)
-            ]
-            if mine:
-                out += _check_machine(p, index, machine, mine)
+        tree = prefix_tree(p) if any(r.prefix for r in p.requests) else None
+        there: dict[int, list[tuple[Request, Placed]]] = {}
+        for name, one in placed.items():
+            for index in {one.instance, one.instance if one.decode is None else one.decode}:
+                there.setdefault(index, []).append((requests[name], one))
+        for index, mine in sorted(there.items()):
+            out += _check_machine(p, index, machines[index], mine, tree)
     out += _check_tools(p, placed, requests)
     out += _check_network(p, placed, requests)
     out += _check_slo(p, placed)
@@ -210,7 +211,11 @@ def _check_request(
 
 
 def _check_machine(
-    p: ServingProblem, index: int, machine: Instance, mine: list[tuple[Request, Placed]]
+    p: ServingProblem,
+    index: int,
+    machine: Instance,
+    mine: list[tuple[Request, Placed]],
+    tree: PrefixTree | None,
 ) -> list[Violation]:
     limits = {
         "capacity": machine.capacity,
@@ -218,7 +223,7 @@ def _check_machine(
         "token_budget": machine.token_budget,
     }
     out = []
-    for rule, used in used_on(p, index, mine).items():
+    for rule, used in used_on(p, index, mine, tree).items():
         limit = limits[rule]
         if limit is None:
             continue

@@ -76,10 +76,12 @@ def expected_tokens(p: ServingProblem, s: Schedule) -> Number:
     """Expected price of every call of a tool with durations, kept as the schedule says (0: not)."""
     rounds = {one.tool: one.rounds for one in s.ttls}
     total = Fraction(0)
+    units = dict.fromkeys((r.tool for r in p.requests), 0)
+    for r in p.requests:
+        units[r.tool] += context(r)
     for t in p.tools:
         if t.durations:
-            units = sum(context(r) for r in p.requests if r.tool == t.name)
-            total += units * expected_price(p, t.name, rounds.get(t.name, 0))
+            total += units.get(t.name, 0) * expected_price(p, t.name, rounds.get(t.name, 0))
     return exact_number(total * p.block_tokens)
 
 

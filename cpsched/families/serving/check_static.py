@@ -77,6 +77,10 @@ class PrefixTree(NamedTuple):
     size: list[int]
     path: dict[str, list[int]]
 
+    def shared(self, name: str) -> int:
+        """Units of a request's prompt that lie in its blocks."""
+        return sum(self.size[k] for k in self.path[name])
+
 
 def prefix_tree(p: ServingProblem) -> PrefixTree:
     """The tree of the prefixes: requests share the nodes of their equal leading blocks.
@@ -100,16 +104,38 @@ def prefix_tree(p: ServingProblem) -> PrefixTree:
     return tree
 
 
-def residents(p: ServingProblem, where: dict[str, int]) -> list[int]:
+class Residents:
     """Peak units on every instance: private KV at full length, prefix blocks once."""
-    size, paths = prefix_tree(p)
-    use = [0] * len(p.machines)
-    blocks: list[set[int]] = [set() for _ in use]
+
+    def __init__(self, p: ServingProblem) -> None:
+        self.tree = prefix_tree(p)
+        self.units = [0] * len(p.machines)
+        self.users: list[dict[int, int]] = [{} for _ in self.units]
+
+    def come(self, r: Request, index: int) -> None:
+        """A request is on an instance from now on."""
+        self._change(r, index, 1)
+
+    def leave(self, r: Request, index: int) -> None:
+        """A request is no longer on an instance."""
+        self._change(r, index, -1)
+
+    def _change(self, r: Request, index: int, sign: int) -> None:
+        users, units = self.users[index], r.prompt + r.output - self.tree.shared(r.id)
+        for node in self.tree.path[r.id]:
+            count = users.get(node, 0)
+            users[node] = count + sign
+            units += self.tree.size[node] if min(count, count + sign) == 0 else 0
+        self.units[index] += sign * units
+
+
+def residents(p: ServingProblem, where: dict[str, int]) -> list[int]:
+    """`Residents` of the requests that are somewhere."""
+    there = Residents(p)
     for r in p.requests:
         if r.id in where:
-            use[where[r.id]] += r.prompt + r.output - sum(size[k] for k in paths[r.id])
-            blocks[where[r.id]].update(paths[r.id])
-    return [u + sum(size[k] for k in b) for u, b in zip(use, blocks, strict=True)]
+            there.come(r, where[r.id])
+    return there.units
 
 
 def routed_loads(p: ServingProblem, where: dict[str, int]) -> list[Fraction]:
@@ -142,8 +168,10 @@ def check_routing(p: ServingProblem, s: Schedule) -> list[Violation]:
     ]
     if out:
         return out
-    out += _check_transfers(p, s)
     now = {r.id: r.instance for r in p.requests if r.instance is not None}
+    there = Residents(p)
+    for name, index in now.items():
+        there.come(requests[name], index)
     moved = 0
     for k, move in enumerate(s.migrations):
         if now.get(move.request) != move.from_ or move.to >= len(machines):
@@ -151,7 +179,9 @@ def check_routing(p: ServingProblem, s: Schedule) -> list[Violation]:
             return [Violation("migration", text, {"request": move.request})]
         now[move.request] = move.to
         moved += held_units(requests[move.request])
-        use = residents(p, now)[move.to]
+        there.leave(requests[move.request], move.from_)
+        there.come(requests[move.request], move.to)
+        use = there.units[move.to]
         room = machines[move.to].capacity
         if room is not None and use > room and p.network is None:
             out.append(
@@ -162,6 +192,7 @@ def check_routing(p: ServingProblem, s: Schedule) -> list[Violation]:
                     use - room,
                 )
             )
+    out += _check_transfers(p, s)
     out += [
         Violation("migration", f"request {name} is not moved to {where[name]}", {"request": name})
         for name, index in now.items()
@@ -209,21 +240,28 @@ def _check_transfers(p: ServingProblem, s: Schedule) -> list[Violation]:
         starts.append(move.start)
     if starts != sorted(starts) or len({m.request for m in s.migrations}) < len(starts):
         return [Violation("network", "migrations are ordered by start, one per request", {})]
-    for time in starts:
-        going = [m for m in s.migrations if (m.start or 0) <= time < (m.end or 0)]
-        if p.network.transfers is not None and len(going) > p.network.transfers:
-            text = f"{len(going)} transfers at {time}, {p.network.transfers} allowed"
+    machines = p.machines
+    there = Residents(p)
+    for r in p.requests:
+        if r.instance is not None:
+            there.come(r, r.instance)
+    moves = [(requests[m.request], m.from_, m.to, m.start or 0, m.end or 0) for m in s.migrations]
+    ends = sorted(moves, key=lambda move: move[4])
+    over = begun = 0
+    for time in sorted(set(starts)):
+        while begun < len(moves) and moves[begun][3] <= time:
+            there.come(moves[begun][0], moves[begun][2])
+            begun += 1
+        while over < len(ends) and ends[over][4] <= time:
+            there.leave(ends[over][0], ends[over][1])
+            over += 1
+        if p.network.transfers is not None and begun - over > p.network.transfers:
+            text = f"{begun - over} transfers at {time}, {p.network.transfers} allowed"
             return [Violation("network", text, {"time": time})]
-        for index, machine in enumerate(p.machines):
-            there = {r.id: index for r in p.requests if r.instance == index}
-            for m in s.migrations:
-                if m.to == index and (m.start or 0) <= time:
-                    there[m.request] = index
-                elif m.from_ == index and (m.end or 0) <= time:
-                    there.pop(m.request, None)
-            use = residents(p, there)[index] if there else 0
-            if machine.capacity is not None and use > machine.capacity:
-                text = f"instance {index} holds {use} of {machine.capacity} units at {time}"
+        for index, use in enumerate(there.units):
+            room = machines[index].capacity
+            if room is not None and use > room:
+                text = f"instance {index} holds {use} of {room} units at {time}"
                 return [Violation("migration", text, {"instance": index, "time": time})]
     return []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from cpsched.core import jit
 from cpsched.families.serving import kernels, quick
+from cpsched.families.serving.measure import check_seconds, dispatch_seconds, misses
 from cpsched.families.serving.prepare import UNLIMITED, Prepared
 
 if TYPE_CHECKING:
@@ -110,6 +112,8 @@ POLICIES: dict[str, tuple[Callable[[Prepared], Ints], bool]] = {
 
 #: Seconds of a full check of whether a request fits, and of each of its rounds there.
 CHECKING, ROUND = 6e-7, 8e-9
+#: Seconds of looking at one machine for one request.
+STEP = 4e-9
 
 
 def run_policy(
@@ -123,13 +127,16 @@ def run_policy(
 ) -> tuple[Ints, Ints]:
     """Start and machine of every request when the order is list-scheduled; see `kernels`.
 
-    With a run the time left limits how often requests are looked past.
+    With a run the time left limits how often requests are looked past; what it does not suffice
+    for is dispatched behind the others.
     """
-    work = 100 * q.n + 100_000
-    if run is not None and not run.deterministic:
+    work, steps = 100 * q.n + 100_000, 2**60
+    short = run is not None and not run.deterministic and run.clock.limit < math.inf
+    if run is not None and short:
         each = (CHECKING + ROUND * float(q.length.mean())) * jit.slowdown()
-        left = max(0.0, run.clock.remaining() - quick.CHECK * q.n)
+        left = max(0.0, run.clock.remaining() - check_seconds(q) - dispatch_seconds(q))
         work = min(work, q.n + int(0.4 * left / each))
+        steps = int(0.6 * left / (STEP * jit.slowdown()))
     running = q.fixed_machine[order] >= 0
     order = np.concatenate([order[running], order[~running]])
     limits = np.stack([q.capacity, q.max_batch, q.budget])
@@ -139,7 +146,12 @@ def run_policy(
         q.node_offset, q.nodes, q.node_size, q.pred_offset, q.preds, q.gap,
         q.tool, q.tool_rounds, q.tool_capacity, allowed, q.fixed_start, q.fixed_machine,
         int(skip), age, SCAN if scan is None else scan, work,
+        steps,
     )  # fmt: skip
+    open_ = machine < 0
+    if short and open_.any() and not (open_ & (q.fixed_machine >= 0)).any():
+        found = quick.behind(q, order[open_[order]], start, machine)
+        start, machine = (start, machine) if found is None else found
     return start, machine
 
 
@@ -175,22 +187,3 @@ def offer_order(q: Prepared, run: Run, order: Ints, skip: bool, source: str) -> 
     if q.problem.slo_percent is not None and misses(q, start, machine) > q.misses:
         return False
     return run.offer(lambda: q.schedule(start, machine), source)
-
-
-def misses(q: Prepared, start: Ints, machine: Ints) -> int:
-    """Requests that miss their SLO."""
-    kind = q.kind[np.maximum(machine, 0)]
-    each = np.arange(q.n)
-    first = start + q.prefill[kind, each] + np.minimum(1, q.output)
-    late = (first > q.first_by) | (start + q.length[kind, each] > q.end_by) | (machine < 0)
-    return int(late.sum())
-
-
-def value_of(q: Prepared, start: Ints, machine: Ints, name: str) -> int:
-    """The objective of starts and machines: latency (weighted) or makespan."""
-    placed = machine >= 0
-    end = start + q.length[q.kind[np.maximum(machine, 0)], np.arange(q.n)]
-    if name == "makespan":
-        return int(end[placed].max(initial=0))
-    arrival = np.array([r.arrival for r in q.problem.requests])
-    return int((q.weight * (end - arrival))[placed].sum())

@@ -39,6 +39,7 @@ def list_schedule(
     age: int,
     scan: int,
     work: int,
+    steps: int,
 ) -> tuple[Any, Any]:
     """Chronological list scheduling: in every round, admit in the given order what fits.
 
@@ -60,11 +61,14 @@ def list_schedule(
         Most requests that may fail a full check in one round before the scan ends.
     work
         Full checks after which nothing is looked past any more: what keeps the time bounded.
+    steps
+        Machines looked at, and moves in the queue, after which the rest is left out; a full check
+        counts as 150 and two per round.
 
     Returns
     -------
     start, machine
-        By request; machine -1 where it fits nowhere even on empty machines.
+        By request; machine -1 where it fits nowhere even on empty machines, or was left out.
     """
     n = len(order)
     m = len(kind)
@@ -139,108 +143,114 @@ def list_schedule(
                 queue[spot] = queue[spot - 1]
                 spot -= 1
             queue[spot] = one[1]
+            steps -= waiting - spot
             waiting += 1
         while len(ends) > 0 and ends[0] <= t:
             heapq.heappop(ends)
         now = t - base
-        room = np.int64(-1)
-        for g in range(m):
-            if use[1, g, now] < limits[1, g]:
-                room = max(room, limits[0, g] - use[0, g, now])
         kept = 0
         failed = 0
         tried = False
         if work <= 0:
             skip = 0
-        stopped = False
         for position in range(waiting):
             i = order[queue[position]]
+            if steps < 0 and fixed_machine[i] < 0:
+                return start, machine
+            steps -= m
+            stopped = False
             done = False
-            if not stopped:
-                best = -1
-                best_left = np.int64(-1)
-                checks = 0
-                fixed = fixed_machine[i]
-                for g in range(m):
-                    if fixed >= 0 and g != fixed:
+            best = -1
+            best_left = np.int64(-1)
+            checks = 0
+            fixed = fixed_machine[i]
+            for g in range(m):
+                if fixed >= 0 and g != fixed:
+                    continue
+                if allowed.shape[0] > 1 and not allowed[i, g]:
+                    continue
+                c = kind[g]
+                a = offset[c, i]
+                rounds = length[c, i]
+                if rounds > 0:
+                    if fixed < 0 and memory[a] + use[0, g, now] > limits[0, g]:
                         continue
-                    if allowed.shape[0] > 1 and not allowed[i, g]:
+                    tried = True
+                    last = memory[a + rounds - 1] + use[0, g, now + rounds - 1]
+                    if fixed < 0 and (
+                        last > limits[0, g]
+                        or tokens[a] + use[2, g, now] > limits[2, g]
+                        or use[1, g, now] >= limits[1, g]
+                    ):
                         continue
-                    c = kind[g]
-                    a = offset[c, i]
-                    rounds = length[c, i]
-                    if rounds > 0:
-                        if fixed < 0 and memory[a] + use[0, g, now] > limits[0, g]:
+                    checks += 1
+                    steps -= 150 + 2 * rounds
+                    profile = use[0, g, now : now + rounds] + memory[a : a + rounds]
+                    for q in range(node_offset[i], node_offset[i + 1]):
+                        until = max(np.int64(0), hold[g, nodes[q]] - t)
+                        if until < rounds:
+                            profile[until:] += node_size[nodes[q]]
+                    if fixed < 0:
+                        if profile.max() > limits[0, g]:
                             continue
-                        tried = True
-                        last = memory[a + rounds - 1] + use[0, g, now + rounds - 1]
-                        if fixed < 0 and (
-                            last > limits[0, g]
-                            or tokens[a] + use[2, g, now] > limits[2, g]
-                            or use[1, g, now] >= limits[1, g]
+                        if limits[1, g] < 2**59 and (
+                            use[1, g, now : now + rounds].max() >= limits[1, g]
                         ):
                             continue
-                        checks += 1
-                        profile = use[0, g, now : now + rounds] + memory[a : a + rounds]
-                        for q in range(node_offset[i], node_offset[i + 1]):
-                            until = max(np.int64(0), hold[g, nodes[q]] - t)
-                            if until < rounds:
-                                profile[until:] += node_size[nodes[q]]
-                        if fixed < 0:
-                            if profile.max() > limits[0, g]:
-                                continue
-                            if limits[1, g] < 2**59 and (
-                                use[1, g, now : now + rounds].max() >= limits[1, g]
-                            ):
-                                continue
-                            if limits[2, g] < 2**59 and (
-                                (use[2, g, now : now + rounds] + tokens[a : a + rounds]).max()
-                                > limits[2, g]
-                            ):
-                                continue
-                    if tool[i] >= 0:
-                        held = tools[tool[i], now + rounds : now + rounds + tool_rounds[i]]
-                        if fixed < 0 and held.max() >= tool_capacity[tool[i]]:
+                        if limits[2, g] < 2**59 and (
+                            (use[2, g, now : now + rounds] + tokens[a : a + rounds]).max()
+                            > limits[2, g]
+                        ):
                             continue
-                    left = np.int64(2**60)
-                    if rounds > 0:
-                        left = limits[0, g] - use[0, g, now]
-                    if left > best_left:
-                        best_left = left
-                        best = g
-                if best >= 0:
-                    c = kind[best]
-                    a = offset[c, i]
-                    rounds = length[c, i]
-                    use[0, best, now : now + rounds] += memory[a : a + rounds]
-                    use[1, best, now : now + rounds] += 1
-                    use[2, best, now : now + rounds] += tokens[a : a + rounds]
-                    for q in range(node_offset[i], node_offset[i + 1]):
-                        until = max(np.int64(0), hold[best, nodes[q]] - t)
-                        if until < rounds:
-                            use[0, best, now + until : now + rounds] += node_size[nodes[q]]
-                        hold[best, nodes[q]] = max(hold[best, nodes[q]], t + rounds)
-                    if tool[i] >= 0:
-                        tools[tool[i], now + rounds : now + rounds + tool_rounds[i]] += 1
-                        heapq.heappush(ends, t + rounds + tool_rounds[i])
-                    start[i] = t
-                    machine[i] = best
-                    done = True
-                    heapq.heappush(ends, t + rounds)
-                    for q in range(follow_offset[i], follow_offset[i + 1]):
-                        j = followers[q]
-                        ready[j] = max(ready[j], t + rounds + gap[j])
-                        waiting_for[j] -= 1
-                        if waiting_for[j] == 0:
-                            heapq.heappush(future, (ready[j], rank[j]))
-                else:
-                    failed += int(checks > 0)
-                    if skip == 0 or t - ready[i] > age or failed >= scan:
-                        stopped = True
-                work -= checks
+                if tool[i] >= 0:
+                    held = tools[tool[i], now + rounds : now + rounds + tool_rounds[i]]
+                    if fixed < 0 and held.max() >= tool_capacity[tool[i]]:
+                        continue
+                left = np.int64(2**60)
+                if rounds > 0:
+                    left = limits[0, g] - use[0, g, now]
+                if left > best_left:
+                    best_left = left
+                    best = g
+            if best >= 0:
+                c = kind[best]
+                a = offset[c, i]
+                rounds = length[c, i]
+                use[0, best, now : now + rounds] += memory[a : a + rounds]
+                use[1, best, now : now + rounds] += 1
+                use[2, best, now : now + rounds] += tokens[a : a + rounds]
+                for q in range(node_offset[i], node_offset[i + 1]):
+                    until = max(np.int64(0), hold[best, nodes[q]] - t)
+                    if until < rounds:
+                        use[0, best, now + until : now + rounds] += node_size[nodes[q]]
+                    hold[best, nodes[q]] = max(hold[best, nodes[q]], t + rounds)
+                if tool[i] >= 0:
+                    tools[tool[i], now + rounds : now + rounds + tool_rounds[i]] += 1
+                    heapq.heappush(ends, t + rounds + tool_rounds[i])
+                start[i] = t
+                machine[i] = best
+                done = True
+                heapq.heappush(ends, t + rounds)
+                for q in range(follow_offset[i], follow_offset[i + 1]):
+                    j = followers[q]
+                    ready[j] = max(ready[j], t + rounds + gap[j])
+                    waiting_for[j] -= 1
+                    if waiting_for[j] == 0:
+                        heapq.heappush(future, (ready[j], rank[j]))
+            else:
+                failed += int(checks > 0)
+                if skip == 0 or t - ready[i] > age or failed >= scan:
+                    stopped = True
+            work -= checks
             if not done:
                 queue[kept] = queue[position]
                 kept += 1
+            if stopped:
+                rest = waiting - position - 1
+                if kept <= position:
+                    queue[kept : kept + rest] = queue[position + 1 : waiting].copy()
+                kept += rest
+                break
         waiting = kept
         if waiting > 0:
             following = t + 1
@@ -268,4 +278,5 @@ def warm_up() -> None:
     list_schedule(
         zero, zero, zero, table, offset, one, one, limits, np.zeros(2, np.int64), none, none,
         np.zeros(2, np.int64), none, zero, -one, zero, zero, allowed, zero, -one, 1, 2**60, 10, 100,
+        2**60,
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cpsched.families.serving.check_static import migration_rounds, residents
-from cpsched.families.serving.problem import Migration, ServingProblem
+from cpsched.families.serving.problem import ServingProblem
 
 if TYPE_CHECKING:
     from ortools.sat.python.cp_model import CpModel
@@ -71,7 +71,7 @@ class MigrationPlan:
         )
         return fits and not any(r.prefix for r in p.requests) and len(now) <= LARGEST
 
-    def moves(self, found: list[int], where: list[int]) -> list[Migration]:
+    def moves(self, found: list[int], where: list[int]) -> list[dict[str, Any]]:
         """The migrations of a solution, by start."""
         p = self.p
         going = [
@@ -85,5 +85,5 @@ class MigrationPlan:
             move: dict[str, Any] = {"request": r.id, "from": r.instance, "to": where[i]}
             if p.network is not None:
                 move |= {"start": at, "end": at + migration_rounds(p, r)}
-            out.append(Migration.model_validate(move))
+            out.append(move)
         return out

@@ -6,11 +6,12 @@ Part of the independent checker: written from the definitions, imports neither m
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 
-from cpsched.families.serving.check_static import prefix_tree
+from cpsched.families.serving.check_static import PrefixTree, prefix_tree
 from cpsched.families.serving.problem import Instance, Placed, Request, ServingProblem
 
 
@@ -74,13 +75,13 @@ def holding(r: Request, index: int, one: Placed) -> list[tuple[int, int]]:
 
 
 def staged_pieces(
-    p: ServingProblem, r: Request, index: int, one: Placed, shared: int = 0
+    machine: Instance, r: Request, index: int, one: Placed, shared: int = 0
 ) -> dict[str, list[Piece]]:
     """What a request with pauses or a handover uses on an instance, by rule.
 
-    Of its prompt ``shared`` units lie in prefix blocks: `shared_pieces` counts those.
+    It prefills on ``machine``. Of its prompt ``shared`` units lie in prefix blocks:
+    `shared_pieces` counts those.
     """
-    machine = p.machines[one.instance]
     chunk = machine.prefill_chunk or 1
     rounds = prefill_rounds(r, machine)
     memory, batch, tokens = [], [], []
@@ -142,15 +143,24 @@ def token_pieces(request: Request, instance: Instance, start: int) -> list[Piece
 
 
 def used_on(
-    p: ServingProblem, index: int, mine: Sequence[tuple[Request, Placed]]
+    p: ServingProblem,
+    index: int,
+    mine: Sequence[tuple[Request, Placed]],
+    tree: PrefixTree | None = None,
 ) -> dict[str, list[Piece]]:
-    """What requests use of an instance, by rule."""
-    machine = p.machines[index]
-    shared = shared_units(p) if any(r.prefix for r, _ in mine) else {}
+    """What requests use of an instance, by rule; ``tree`` is the problem's, where it is known."""
+    machines = p.machines
+    machine = machines[index]
+    shared: dict[str, int] = {}
+    if any(r.prefix for r, _ in mine):
+        tree = tree or prefix_tree(p)
+        shared = {r.id: tree.shared(r.id) for r, _ in mine}
     out: dict[str, list[Piece]] = {"capacity": [], "max_batch": [], "token_budget": []}
     for r, one in mine:
         if is_staged(one):
-            for rule, used in staged_pieces(p, r, index, one, shared.get(r.id, 0)).items():
+            for rule, used in staged_pieces(
+                machines[one.instance], r, index, one, shared.get(r.id, 0)
+            ).items():
                 out[rule] += used
             continue
         out["capacity"] += memory_pieces(r, machine, one.start, shared.get(r.id, 0))
@@ -158,9 +168,9 @@ def used_on(
             out["token_budget"] += token_pieces(r, machine, one.start)
         if one.end > one.start:
             out["max_batch"].append(Piece(one.start, one.end, 1, 0))
-    if shared:
+    if tree is not None and shared:
         users = ((r, *span) for r, one in mine for span in holding(r, index, one))
-        out["capacity"] += shared_pieces(p, users)
+        out["capacity"] += shared_pieces(tree, users)
     return out
 
 
@@ -168,8 +178,8 @@ def peaks(pieces: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray]:
     """Ends of the stretches between begins and ends, and the use in that (fullest) round."""
     if not pieces:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    table = np.array(pieces, dtype=np.int64)
-    begin, end, base, slope = table.T
+    table = np.fromiter(chain.from_iterable(pieces), np.int64, 4 * len(pieces))
+    begin, end, base, slope = table.reshape(-1, 4).T
     times = np.unique(np.concatenate([begin, end]))
     first, last = np.searchsorted(times, begin), np.searchsorted(times, end)
     constant = np.zeros(len(times) + 1, np.int64)
@@ -181,10 +191,10 @@ def peaks(pieces: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray]:
     return times, use
 
 
-def shared_pieces(p: ServingProblem, users: Iterable[tuple[Request, int, int]]) -> list[Piece]:
+def shared_pieces(tree: PrefixTree, users: Iterable[tuple[Request, int, int]]) -> list[Piece]:
     """Prefix blocks on one instance, each held once while any of its users is active."""
     spans: dict[int, list[tuple[int, int]]] = {}
-    size, paths = prefix_tree(p)
+    size, paths = tree
     for request, start, end in users:
         if end > start:
             for node in paths[request.id]:
@@ -205,5 +215,5 @@ def shared_pieces(p: ServingProblem, users: Iterable[tuple[Request, int, int]]) 
 
 def shared_units(p: ServingProblem) -> dict[str, int]:
     """Units of every request's prompt that lie in prefix blocks."""
-    size, paths = prefix_tree(p)
-    return {name: sum(size[k] for k in path) if path else 0 for name, path in paths.items()}
+    tree = prefix_tree(p)
+    return {name: tree.shared(name) if path else 0 for name, path in tree.path.items()}

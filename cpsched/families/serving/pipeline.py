@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from cpsched.errors import OutOfTime
@@ -21,7 +22,7 @@ from cpsched.families.serving.prepare import GRACE, NORMAL, Prepared, arrays_of
 
 if TYPE_CHECKING:
     from cpsched.core.run import Run
-    from cpsched.families.serving.problem import ServingSchedule
+    from cpsched.families.serving.problem import ServingProblem, ServingSchedule
 
 STATIC: dict[str, Any] = {
     "cache": cache,
@@ -31,17 +32,31 @@ STATIC: dict[str, Any] = {
 }
 
 
-#: Seconds per request or item of a first schedule and its check, and the size up to which there
-#: is always one.
-FIRST = {"cache": 9e-5, "preemption": 2e-5, "routing": 1.6e-4, "placement": 9e-5}
+def first_seconds(p: ServingProblem, run: Run) -> float:
+    """Seconds that a first schedule of a question without rounds, and its check, take."""
+    if any(o.name == "expected_tokens" for o in run.objectives):
+        return 1e-6 * sum(len(t.durations) for t in p.tools) + 1e-6 * len(p.requests)
+    blocks = sum(len(r.prefix) for r in p.requests)
+    if p.question == "placement":
+        return 1e-4 * len(p.items) + 2e-8 * len(p.items) * len(p.gpus)
+    if p.question == "preemption":
+        return 1e-5 * len(p.requests)
+    if p.question == "routing":
+        return (4e-5 + 2e-6 * len(p.machines)) * len(p.requests) + 1e-5 * blocks
+    return 2e-5 * len(p.requests) + 6e-6 * blocks
+
+
+def _hopeless(p: ServingProblem, run: Run) -> bool:
+    """Whether the time does not suffice to build a first schedule and to check it."""
+    many = max(len(p.requests), len(p.items)) > NORMAL
+    due = run.clock.elapsed() + first_seconds(p, run)
+    return many and not run.deterministic and due > run.clock.limit + GRACE
 
 
 def greedy(q: Any, run: Run) -> None:
     """First schedules."""
     if not isinstance(q, Prepared):
-        count = max(len(q.requests), len(q.items))
-        due = run.clock.elapsed() + FIRST[q.question] * count
-        if count > NORMAL and due > run.clock.limit + GRACE:
+        if _hopeless(q, run):
             raise OutOfTime("there is no time for a first schedule of this size")
         STATIC[q.question].greedy(q, run)
     elif q.staged:
@@ -54,13 +69,16 @@ def greedy(q: Any, run: Run) -> None:
 
 def bounds(q: Any, run: Run) -> None:
     """Quick bounds of every objective; the question's own where it has no rounds."""
-    late = run.clock.elapsed() > run.clock.limit
     if not isinstance(q, Prepared):
-        if not late or max(len(q.requests), len(q.items)) <= NORMAL:
+        count = max(len(q.requests), len(q.items))
+        late = run.clock.elapsed() + 1e-5 * count > run.clock.limit + GRACE
+        if not late or count <= NORMAL or run.deterministic:
             STATIC[q.question].bounds(q, run)
         return
-    for objective in run.objectives if not late or q.n <= NORMAL else ():
-        for one in bound.quick(q.weighing(objective.name), objective.name):
+    for objective in run.objectives:
+        left = run.clock.limit + 0.5 * GRACE - run.clock.elapsed()
+        seconds = math.inf if run.deterministic else left
+        for one in bound.quick(q.weighing(objective.name), objective.name, seconds):
             run.raise_bound(one)
     if q.staged:
         return
@@ -79,7 +97,8 @@ def bounds(q: Any, run: Run) -> None:
 def search(q: Any, run: Run) -> None:
     """Search until the run is done."""
     if not isinstance(q, Prepared):
-        STATIC[q.question].search(q, run)
+        if run.incumbent is not None or not _hopeless(q, run):
+            STATIC[q.question].search(q, run)
     elif q.staged:
         staged.search(q, run)
     elif q.problem.question == "capacity":

@@ -75,10 +75,19 @@ class _State:
         self.tied = np.array([bool(name) for name in group])
 
     def counts(self) -> Any:
-        return np.maximum(1, self.held.sum(axis=1))
+        return np.maximum(1, np.count_nonzero(self.held, axis=1))
 
     def loads(self) -> Any:
-        return (self.load_of / self.counts()) @ self.held
+        items, gpus = np.nonzero(self.held)
+        share = (self.load_of / self.counts())[items]
+        return np.bincount(gpus, share, minlength=len(self.slots))
+
+    def used(self) -> Any:
+        """Memory in use on every GPU."""
+        items, gpus = np.nonzero(self.held)
+        total = np.zeros(len(self.slots), np.int64)
+        np.add.at(total, gpus, self.memory_of[items])
+        return total
 
     def schedule(self) -> ServingSchedule:
         names = [g.name for g in self.p.gpus]
@@ -100,9 +109,9 @@ class _State:
         load = np.zeros(len(self.slots))
         slots, room = self.slots.copy(), self.room.copy()
         load[:] = np.inf
-        load[gpus] = (self.load_of / self.counts() @ self.held)[gpus]
+        load[gpus] = self.loads()[gpus]
         slots -= self.held.sum(axis=0)
-        room -= self.memory_of @ self.held
+        room -= self.used()
         shares = sorted(
             (
                 (self.load_of[i] / c, i)
@@ -180,7 +189,10 @@ def standing(p: ServingProblem) -> _State:
 def greedy(p: ServingProblem, run: Run) -> None:
     """The current placement, then EPLB's packing with swaps."""
     _refuse(p)
-    for state, source in ((standing(p), "greedy:stay"), (eplb(p), "greedy:eplb")):
+    for make, source in ((standing, "greedy:stay"), (eplb, "greedy:eplb")):
+        if run.incumbent is not None:
+            run.clock.check()
+        state = make(p) if make is eplb or any(i.current for i in p.items) else None
         if state is not None:
             schedule = state.schedule()
             if not check_placement(p, schedule):
@@ -211,7 +223,10 @@ def _value(p: ServingProblem, argument: str, objective: str) -> Any:
     if objective == "moves":
         return 0
     if argument == "even-share":
-        value = sum((Fraction(i.load) for i in p.items), Fraction(0)) / len(p.gpus)
+        # Binary fractions: over the largest of their denominators all of them are whole.
+        parts = [i.load.as_integer_ratio() for i in p.items]
+        below = max((d for _, d in parts), default=1)
+        value = Fraction(sum(a * (below // d) for a, d in parts), below) / len(p.gpus)
     else:
         total = total_replicas(p)
         fixed = [i.replicas for i in p.items]
@@ -228,7 +243,8 @@ def search(p: ServingProblem, run: Run) -> None:
     size = len(p.items) * len(p.gpus) * _most(p)
     if run.incumbent is not None and run.objectives and run.objectives[0].name == "max_load":
         _improve(p, run, seconds=0.3 * min(run.clock.remaining(), 100.0), source="swaps")
-    if not run.done() and (size <= LARGEST_MODEL or run.incumbent is None):
+    most = LARGEST_MODEL if run.incumbent is not None else 50 * LARGEST_MODEL
+    if not run.done() and size <= most:
         _exact(p, run)
     if run.incumbent is not None and run.objectives and run.objectives[0].name == "max_load":
         _improve(p, run, seconds=math.inf, source="swaps")
@@ -245,6 +261,8 @@ def _improve(p: ServingProblem, run: Run, *, seconds: float, source: str) -> Non
     best_value = float(state.loads().max())
     stop = run.clock.remaining() - seconds
     stuck = 0
+    # What one step takes: the clock is not looked at within.
+    stop = max(stop, 2e-8 * state.held.size)
     while not run.done() and run.clock.remaining() > stop and stuck < 3000:
         run.clock.spend(2e-4)
         if _swap(state):
@@ -281,7 +299,7 @@ def _swap(state: _State) -> bool:
     bad = state.held[mine][:, gpus] | state.held[others, top][None, :]
     apart = (state.node[gpus] != state.node[top])[None, :]
     bad |= apart & (state.tied[mine][:, None] | state.tied[others][None, :])
-    free = state.room - state.memory_of @ state.held
+    free = state.room - state.used()
     grow = state.memory_of[others][None, :] - state.memory_of[mine][:, None]
     bad |= (grow > free[top]) | (-grow > free[gpus][None, :])
     after = np.where(bad, np.inf, after)
@@ -336,7 +354,7 @@ def _shake(state: _State, rng: random.Random, loose: bool) -> None:
             continue
         state.held[i, g] = state.held[j, h] = False
         state.held[i, h] = state.held[j, g] = True
-    memory = (state.memory_of @ state.held > state.room).any()
+    memory = (state.used() > state.room).any()
     if memory or not _moves_allowed(state, []):
         state.held[:] = before
 

@@ -9,26 +9,36 @@ import numpy as np
 from cpsched.core import exact
 from cpsched.errors import Infeasible, ProblemError
 from cpsched.families.serving.check_static import held_units, recompute_cost
-from cpsched.families.serving.problem import Eviction, ServingProblem, ServingSchedule
+from cpsched.families.serving.problem import ServingProblem, ServingSchedule
 from cpsched.result import Bound
 
 if TYPE_CHECKING:
+    from cpsched.core.clock import Clock
     from cpsched.core.run import Run
 
 #: Table entries up to which the dynamic program is used; beyond it CP-SAT solves the model.
 LARGEST_TABLE = 100_000_000
 
 
-def covering(sizes: list[int], costs: list[int], need: int) -> tuple[int, list[int]] | None:
+def covering(
+    sizes: list[int], costs: list[int], need: int, clock: Clock | None = None
+) -> tuple[int, list[int]] | None:
     """Cheapest subset with sizes of at least ``need`` in sum: its cost and indices.
 
     Dynamic program over freed units, O(items * need); None when all together are too small.
+
+    Raises
+    ------
+    OutOfTime
+        At the end of the clock.
     """
     far = 2**62
     best = np.full(need + 1, far, np.int64)
     best[0] = 0
     taken = np.zeros((len(sizes), need + 1), np.bool_)
     for k, (size, cost) in enumerate(zip(sizes, costs, strict=True)):
+        if clock is not None:
+            clock.check()
         previous = np.empty_like(best)
         step = min(size, need)
         previous[step:] = best[: need + 1 - step]
@@ -47,10 +57,9 @@ def covering(sizes: list[int], costs: list[int], need: int) -> tuple[int, list[i
 
 
 def _schedule(p: ServingProblem, recomputed: list[int], swapped: list[int]) -> ServingSchedule:
-    return ServingSchedule(
-        evictions=tuple(Eviction(request=p.requests[i].id) for i in recomputed)
-        + tuple(Eviction(request=p.requests[i].id, how="swap") for i in swapped)
-    )
+    evictions = [{"request": p.requests[i].id} for i in recomputed]
+    evictions += [{"request": p.requests[i].id, "how": "swap"} for i in swapped]
+    return ServingSchedule.model_validate({"evictions": evictions})
 
 
 def _swappable(p: ServingProblem) -> bool:
@@ -69,38 +78,45 @@ def greedy(p: ServingProblem, run: Run) -> None:
         raise Infeasible(f"only {sum(held)} units are held, {p.need} are needed", "all-evicted")
     costs = [recompute_cost(p, r) for r in p.requests]
     order = sorted(range(len(held)), key=lambda i: (costs[i] / max(1, held[i]), held[i]))
-    chosen: list[int] = []
+    chosen: dict[int, None] = {}
     freed = 0
     for i in order:
         if freed >= p.need:
             break
-        chosen.append(i)
+        chosen[i] = None
         freed += held[i]
     for i in sorted(chosen, key=lambda i: -costs[i]):
         if freed - held[i] >= p.need:
-            chosen.remove(i)
+            del chosen[i]
             freed -= held[i]
-    run.offer(_schedule(p, chosen, []), "greedy:cheapest")
+    run.offer(_schedule(p, list(chosen), []), "greedy:cheapest")
     if _small(p) and not _swappable(p):
-        found = covering(held, costs, p.need)
+        found = covering(held, costs, p.need, run.clock)
         assert found is not None
         run.offer(_schedule(p, found[1], []), "covering-knapsack")
+        # The cost is the proof as well: no second run of it in `bounds`.
+        for objective in run.objectives:
+            value = found[0] * p.block_tokens
+            run.raise_bound(Bound(value, "covering-knapsack", objective.name))
 
 
 def bounds(p: ServingProblem, run: Run) -> None:
-    """The fractional knapsack, and the knapsack itself where its table fits."""
+    """The fractional knapsack; the knapsack itself was solved before where its table fits."""
     for objective in run.objectives:
         for argument in ("fractional-knapsack", "covering-knapsack"):
-            if argument == "fractional-knapsack" or (_small(p) and not _swappable(p)):
-                value = _value(p, argument)
+            solved = argument != "fractional-knapsack" and run.optimal()
+            if argument == "fractional-knapsack" or (
+                not solved and _small(p) and not _swappable(p) and not run.clock.expired()
+            ):
+                value = _value(p, argument, run.clock)
                 run.raise_bound(Bound(value, argument, objective.name))
 
 
-def _value(p: ServingProblem, argument: str) -> int:
+def _value(p: ServingProblem, argument: str, clock: Clock | None = None) -> int:
     held = [held_units(r) for r in p.requests]
     costs = [recompute_cost(p, r) for r in p.requests]
     if argument == "covering-knapsack":
-        found = covering(held, costs, p.need)
+        found = covering(held, costs, p.need, clock)
         assert found is not None
         return found[0] * p.block_tokens
     if p.host_free > 0:
@@ -127,7 +143,9 @@ def search(p: ServingProblem, run: Run) -> None:
         held = [held_units(r) for r in p.requests]
         gone = [model.new_bool_var("") for _ in p.requests]
         swap = [model.new_bool_var("") for _ in p.requests]
-        for r, x, y in zip(p.requests, gone, swap, strict=True):
+        for k, (r, x, y) in enumerate(zip(p.requests, gone, swap, strict=True)):
+            if not k % 256:
+                run.clock.check()
             model.add(x + y <= 1)
             if r.swap_cost is None:
                 model.add(y == 0)

@@ -37,6 +37,8 @@ OBJECTIVES: dict[str, tuple[str, ...]] = {
     "placement": ("max_load", "moves"),
 }
 MAXIMISED = frozenset({"goodput", "hit_tokens"})
+#: Rounds in a schedule: what is to be placed late ends later still.
+Moment = Annotated[int, Field(ge=-(2**61), le=2**61)]
 Load = Annotated[float, Field(ge=0.0, le=1e15)]
 
 
@@ -175,17 +177,16 @@ class Instance(Record):
     @model_validator(mode="after")
     def _staged(self) -> Instance:
         staged = self.role == "prefill" or self.interruptible or bool(self.buckets)
+        where = f"instances.{self.name}" if self.name else "instances"
         if staged and self.prefill_chunk is None:
             complain(
                 "role prefill, interruptible and buckets need a prefill that takes rounds",
-                f"instances.{self.name}.prefill_chunk",
+                f"{where}.prefill_chunk",
                 None,
                 "Set prefill_chunk.",
             )
         if any(a >= b for a, b in pairwise(self.buckets)):
-            complain(
-                "buckets must ascend", f"instances.{self.name}.buckets", self.buckets, "Sort them."
-            )
+            complain("buckets must ascend", f"{where}.buckets", self.buckets, "Sort them.")
         return self
 
     @property
@@ -344,11 +345,11 @@ class Placed(Record):
 
     request: Name
     instance: Count = 0
-    start: Whole
-    end: Whole
-    pauses: tuple[tuple[Whole, Whole], ...] = ()
+    start: Moment
+    end: Moment
+    pauses: tuple[tuple[Moment, Moment], ...] = ()
     decode: Count | None = None
-    sent: Whole | None = None
+    sent: Moment | None = None
 
 
 class Pin(Record):
@@ -380,8 +381,8 @@ class Migration(Record):
     request: Name
     from_: Annotated[int, Field(alias="from", ge=0)]
     to: Count
-    start: Count | None = None
-    end: Count | None = None
+    start: Annotated[int, Field(ge=0, le=2**61)] | None = None
+    end: Annotated[int, Field(ge=0, le=2**61)] | None = None
 
 
 class TimeToLive(Record):

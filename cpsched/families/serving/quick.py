@@ -1,18 +1,21 @@
 """First schedules when the kernels are not compiled yet and the time is short.
 
 Each request goes where it fits first, found for many starts at once; what the time does not
-suffice for runs in batches one after the other.
+suffice for is dispatched behind them, or all of it where that is better.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from cpsched.core import jit
+from cpsched.families.serving.dispatch import dispatch
+from cpsched.families.serving.measure import check_seconds, dispatch_seconds, misses, value_of
 from cpsched.families.serving.prepare import GRACE, NORMAL, UNLIMITED, Prepared
 
 if TYPE_CHECKING:
@@ -22,8 +25,8 @@ if TYPE_CHECKING:
 
     Ints = NDArray[np.int64]
 
-#: Seconds per request of checking a schedule, and per request and round of interpreted policies.
-CHECK, INTERPRETED = 2.8e-5, 1e-6
+#: Seconds per request and round of interpreted policies.
+INTERPRETED = 1e-6
 #: Starts looked at together.
 SPAN = 256
 
@@ -33,7 +36,8 @@ def affordable(q: Prepared, run: Run) -> bool:
     if run.deterministic:
         return True
     if jit.ready(run.clock.remaining(), "serving"):
-        return q.n <= NORMAL or 1.1 * CHECK * q.n < run.clock.remaining()
+        left = run.clock.remaining() - dispatch_seconds(q)
+        return q.n <= NORMAL or 1.1 * check_seconds(q) < left
     capacity = min(float(q.capacity.sum()), 1e18)
     rounds = float(q.length.max(initial=1)) + float(q.volume.sum()) / max(1.0, capacity)
     rounds += float(q.release.max(initial=0) - q.release.min(initial=0))
@@ -42,31 +46,83 @@ def affordable(q: Prepared, run: Run) -> bool:
 
 def greedy(q: Prepared, run: Run, order: Ints, name: str) -> None:
     """Offer a schedule of that order, if there is time to check one."""
-    from cpsched.families.serving.greedy import misses
-
-    left = run.clock.limit + 0.5 * GRACE - run.clock.elapsed() - CHECK * q.n
-    if left < 0.0 and q.n > NORMAL:
+    spare = run.clock.limit + GRACE - run.clock.elapsed() - check_seconds(q)
+    if spare < dispatch_seconds(q) and q.n > NORMAL:
         return
-    start, machine = schedule(q, order, time.perf_counter() + max(0.0, 0.8 * left))
+    objective = run.objectives[0].name if run.objectives else ""
+    found = schedule(q, order, objective, time.perf_counter() + 0.8 * (spare - dispatch_seconds(q)))
+    if found is None:
+        return
+    start, machine = found
     if (machine < 0).any() and not q.problem.reject:
         return
     if q.problem.slo_percent is None or misses(q, start, machine) <= q.misses:
         run.offer(lambda: q.schedule(start, machine), f"greedy:quick-{name}")
 
 
-def schedule(q: Prepared, order: Ints, deadline: float) -> tuple[Ints, Ints]:
-    """Start and machine of every request (machine -1: it fits nowhere)."""
+def schedule(q: Prepared, order: Ints, objective: str, deadline: float) -> tuple[Ints, Ints] | None:
+    """Start and machine of every request (machine -1: left out), or None without a schedule."""
     start, machine = q.fixed_start.copy(), q.fixed_machine.copy()
-    order = order[q.fixed_machine[order] < 0]
-    done = 0
-    if q.plain and not (q.fixed_machine >= 0).any():
-        done = _first_fits(q, order, start, machine, deadline)
-    _batches(q, order[done:], start, machine)
+    order = order[machine[order] < 0]
+    best = behind(q, order, start, machine)
+    if best is None or not q.plain or len(order) < q.n or time.perf_counter() > deadline:
+        return best
+    if objective in ("instances", "cost") and not q.problem.reject:
+        return _fewest(q, order, objective, best, deadline)
+    done = _first_fits(q, order, start, machine, deadline - dispatch_seconds(q))
+    other = behind(q, order[done:], start, machine)
+    if other is None or _worse(q, objective, other, best):
+        return best
+    return other
+
+
+def behind(
+    q: Prepared, order: Ints, start: Ints, machine: Ints, among: Iterable[int] | None = None
+) -> tuple[Ints, Ints] | None:
+    """The same with the requests of the order behind everything that is placed; None where one
+    fits nowhere and may not be left out."""
+    base, placed = -UNLIMITED, np.flatnonzero(machine >= 0)
+    if len(placed):
+        ends = start[placed] + q.length[q.kind[machine[placed]], placed]
+        base = int((ends + q.tool_rounds[placed]).max())
+    found = dispatch(q, order, base, among)
+    if found is None:
+        return None
+    start, machine = start.copy(), machine.copy()
+    start[order] = np.array(found.start, np.int64)[order]
+    machine[order] = np.array(found.machine, np.int64)[order]
     return start, machine
 
 
+def _fewest(
+    q: Prepared, order: Ints, objective: str, best: tuple[Ints, Ints], deadline: float
+) -> tuple[Ints, Ints]:
+    """The same on fewer machines, the largest ones (cheapest for their size), while the SLO
+    holds."""
+    size = np.minimum(q.capacity, 1e18) + 1.0
+    prices = np.array([m.price for m in q.problem.machines], np.float64)
+    worth = prices / size if objective == "cost" else -size
+    largest = np.argsort(worth, kind="stable").tolist()
+    low, high = 0, q.machines
+    while high - low > 1 and time.perf_counter() + dispatch_seconds(q) < deadline:
+        middle = (low + high) // 2
+        found = behind(q, order, q.fixed_start, q.fixed_machine, largest[:middle])
+        if found is None or (q.problem.slo_percent is not None and misses(q, *found) > q.misses):
+            low = middle
+        else:
+            best, high = found, middle
+    return best
+
+
+def _worse(q: Prepared, objective: str, one: tuple[Ints, Ints], other: tuple[Ints, Ints]) -> bool:
+    if objective == "goodput":
+        return misses(q, *one) > misses(q, *other)
+    q = q.weighing(objective)
+    return value_of(q, *one, objective) > value_of(q, *other, objective)
+
+
 def _first_fits(q: Prepared, order: Ints, start: Ints, machine: Ints, deadline: float) -> int:
-    """Place requests at their first fits until the time is up; how many were placed."""
+    """Place requests at their first fits until the time is up; how many were looked at."""
     origin = int(q.release.min(initial=0))
     use = np.zeros((3, q.machines, 2048), np.int64)
     limits = np.stack([q.capacity, q.max_batch, q.budget]).tolist()
@@ -109,63 +165,3 @@ def _first_fits(q: Prepared, order: Ints, start: Ints, machine: Ints, deadline: 
         use[2, g, at : at + b - a] += q.tokens[a:b]
         start[i], machine[i] = origin + at, g
     return len(order)
-
-
-def _batches(q: Prepared, order: Ints, start: Ints, machine: Ints) -> None:
-    """Whole batches one after the other, behind everything that is placed: whatever the limits
-    are, requests whose peaks fit together may start together."""
-    placed = machine >= 0
-    end = int(q.release.max(initial=0))
-    if placed.any():
-        ends = start + q.length[q.kind[np.maximum(machine, 0)], np.arange(q.n)]
-        end = max(end, int((ends + q.tool_rounds)[placed].max()))
-    alone = bool(len(q.preds)) or bool((q.tool >= 0).any())
-    if alone:
-        order = by_precedence(q, order)
-    free = [end] * q.machines
-    #: By machine: peaks, requests and tokens of the batch that starts there next, and its end.
-    batch = [[0, 0, 0, end] for _ in free]
-    peaks = np.concatenate([[0], np.cumsum(q.node_size[q.nodes])])
-    shared = peaks[q.node_offset[1:]] - peaks[q.node_offset[:-1]]
-    for i in order.tolist():
-        options = range(q.machines) if q.allowed is None else np.flatnonzero(q.allowed[i]).tolist()
-        for g in sorted(options, key=lambda g: free[g]):
-            c = int(q.kind[g])
-            a, b = int(q.offset[c, i]), int(q.offset[c, i + 1])
-            peak = int(q.memory[b - 1] + shared[i]) if b > a else 0
-            most = int(q.tokens[a:b].max(initial=0))
-            if peak > q.capacity[g] or most > q.budget[g] or (b > a and q.max_batch[g] < 1):
-                continue
-            held, count, tokens, last = batch[g]
-            full = held + peak > q.capacity[g] or count + 1 > q.max_batch[g]
-            if alone or full or tokens + most > q.budget[g]:
-                free[g] = last
-                held = count = tokens = 0
-            at = max(free) if alone else free[g]
-            start[i], machine[i] = at, g
-            last = max(last, at + b - a + (int(q.tool_rounds[i] + q.gap.max()) if alone else 0))
-            batch[g] = [held + peak, count + 1, tokens + most, last]
-            if alone:
-                free = [last] * q.machines
-                batch = [[0, 0, 0, last] for _ in free]
-            break
-
-
-def by_precedence(q: Prepared, order: Ints) -> Ints:
-    """The order, changed so that everyone comes after what it waits for."""
-    out: list[int] = []
-    seen = set(np.flatnonzero(q.fixed_machine >= 0).tolist())
-    for root in order.tolist():
-        stack = [root]
-        while stack:
-            i = stack[-1]
-            before = q.preds[q.pred_offset[i] : q.pred_offset[i + 1]].tolist()
-            open_ = [j for j in before if j not in seen]
-            if open_ and i not in seen:
-                stack += open_
-                continue
-            stack.pop()
-            if i not in seen:
-                seen.add(i)
-                out.append(i)
-    return np.array(out, np.int64)

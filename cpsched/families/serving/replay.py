@@ -283,7 +283,7 @@ def _route(p: ServingProblem, policy: str, seed: int) -> ServingSchedule:
     loads = routing.Loads(p)
     where: list[int] = []
     for i, r in enumerate(p.requests):
-        options = routing.choices(p, i)
+        options = list(loads.choices(i))
         if r.instance is not None:
             g = r.instance
         elif policy == "round-robin":

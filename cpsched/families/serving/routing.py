@@ -5,23 +5,25 @@ from __future__ import annotations
 import heapq
 import math
 import random
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from cpsched.core import exact
-from cpsched.errors import ProblemError
+from cpsched.errors import OutOfTime, ProblemError
 from cpsched.families.serving.check_static import (
     check_routing,
     held_units,
     migration_rounds,
     prefix_tree,
-    residents,
 )
 from cpsched.families.serving.migration import MigrationPlan
-from cpsched.families.serving.problem import Migration, Placed, ServingProblem, ServingSchedule
+from cpsched.families.serving.prepare import GRACE, NORMAL
+from cpsched.families.serving.problem import ServingProblem, ServingSchedule
 from cpsched.result import Bound
 
 if TYPE_CHECKING:
+    from cpsched.core.clock import Clock
     from cpsched.core.run import Run
 
 
@@ -29,8 +31,11 @@ class Loads:
     """Units on every instance while requests come and go: private ones, and shared blocks once."""
 
     def __init__(self, p: ServingProblem) -> None:
-        self.speed = [m.speed for m in p.machines]
-        self.room = [math.inf if m.capacity is None else m.capacity for m in p.machines]
+        machines = p.machines
+        self.speed = [m.speed for m in machines]
+        self.room = [math.inf if m.capacity is None else m.capacity for m in machines]
+        self.every = range(len(machines))
+        self.candidates = [r.candidates for r in p.requests]
         self.sizes, paths = prefix_tree(p)
         self.paths = [paths[r.id] for r in p.requests]
         self.private = [
@@ -57,54 +62,69 @@ class Loads:
     def load(self, g: int) -> float:
         return self.units[g] / self.speed[g]
 
-
-def choices(p: ServingProblem, i: int) -> list[int]:
-    """Instances that a request may go to."""
-    candidates = p.requests[i].candidates
-    return list(candidates) if candidates else list(range(len(p.machines)))
+    def choices(self, i: int) -> Sequence[int]:
+        """Instances that a request may go to."""
+        return self.candidates[i] or self.every
 
 
-def schedule_of(p: ServingProblem, where: list[int]) -> ServingSchedule:
-    """The assignment with an order of migrations in which every step fits."""
-    now = {r.id: r.instance for r in p.requests if r.instance is not None}
-    target = {r.id: g for r, g in zip(p.requests, where, strict=True)}
+def _running(p: ServingProblem) -> Loads:
+    """The instances as they are before anybody is routed."""
+    loads = Loads(p)
+    for i, r in enumerate(p.requests):
+        if r.instance is not None:
+            loads.add(i, r.instance)
+    return loads
+
+
+def schedule_of(p: ServingProblem, where: list[int], clock: Clock | None = None) -> ServingSchedule:
+    """The assignment with an order of migrations in which every step fits.
+
+    Raises
+    ------
+    OutOfTime
+        When a long order was not found by the end of the clock.
+    """
     if p.network is not None:
-        return _timed(p, where)
-    pending = [r.id for r in p.requests if r.id in now and now[r.id] != target[r.id]]
-    moves: list[Migration] = []
+        return _timed(p, where, clock)
+    pending = [
+        (i, r.instance, g)
+        for i, (r, g) in enumerate(zip(p.requests, where, strict=True))
+        if r.instance is not None and r.instance != g
+    ]
+    loads = _running(p)
+    moves: list[dict[str, Any]] = []
     progress = True
     while pending and progress:
-        progress = False
-        for name in list(pending):
-            before = now[name]
-            now[name] = target[name]
-            room = p.machines[target[name]].capacity
-            if room is None or residents(p, now)[target[name]] <= room:
-                moves.append(
-                    Migration.model_validate({"request": name, "from": before, "to": target[name]})
-                )
-                pending.remove(name)
-                progress = True
+        blocked = []
+        for i, source, g in pending:
+            _on_time(clock, len(pending))
+            if loads.units[g] + loads.extra(i, g) <= loads.room[g]:
+                loads.remove(i, source)
+                loads.add(i, g)
+                moves.append({"request": p.requests[i].id, "from": source, "to": g})
             else:
-                now[name] = before
+                blocked.append((i, source, g))
+        progress = len(blocked) < len(pending)
+        pending = blocked
     # What cannot move in any order is left for the checker to refuse.
-    moves += [
-        Migration.model_validate({"request": n, "from": now[n], "to": target[n]}) for n in pending
-    ]
+    moves += [{"request": p.requests[i].id, "from": source, "to": g} for i, source, g in pending]
     return _routed(p, where, moves)
 
 
-def _routed(p: ServingProblem, where: list[int], moves: list[Migration]) -> ServingSchedule:
-    return ServingSchedule(
-        requests=tuple(
-            Placed(request=r.id, instance=g, start=r.arrival, end=r.arrival + r.output)
-            for r, g in zip(p.requests, where, strict=True)
-        ),
-        migrations=tuple(moves),
-    )
+def _on_time(clock: Clock | None, work: int) -> None:
+    if clock is not None and work > NORMAL and clock.elapsed() > clock.limit + GRACE:
+        raise OutOfTime("the order of the migrations was not found in time")
 
 
-def _timed(p: ServingProblem, where: list[int]) -> ServingSchedule:
+def _routed(p: ServingProblem, where: list[int], moves: list[dict[str, Any]]) -> ServingSchedule:
+    placed = [
+        {"request": r.id, "instance": g, "start": r.arrival, "end": r.arrival + r.output}
+        for r, g in zip(p.requests, where, strict=True)
+    ]
+    return ServingSchedule.model_validate({"requests": placed, "migrations": moves})
+
+
+def _timed(p: ServingProblem, where: list[int], clock: Clock | None) -> ServingSchedule:
     """Live migrations over the network: longest first, each as early as lines and memory allow.
 
     A request is on both instances while it moves, so its room at the source is free at its end.
@@ -116,36 +136,30 @@ def _timed(p: ServingProblem, where: list[int]) -> ServingSchedule:
         if r.instance is not None and r.instance != g
     ]
     pending.sort(key=lambda one: -migration_rounds(p, p.requests[one[0]]))
-    loads = Loads(p)
-    for i, r in enumerate(p.requests):
-        if r.instance is not None:
-            loads.add(i, r.instance)
+    loads = _running(p)
     lines = p.network.transfers or len(pending)
     going: list[tuple[int, int, int]] = []
-    moves: list[Migration] = []
+    moves: list[dict[str, Any]] = []
     time = 0
     while pending or going:
         while going and going[0][0] <= time:
             _, i, source = heapq.heappop(going)
             loads.remove(i, source)
-        for one in list(pending):
-            i, source, g = one
-            if len(going) < lines and loads.units[g] + loads.extra(i, g) <= loads.room[g]:
-                pending.remove(one)
-                loads.add(i, g)
-                end = time + migration_rounds(p, p.requests[i])
-                heapq.heappush(going, (end, i, source))
-                moves.append(
-                    Migration.model_validate(
-                        {
-                            "request": p.requests[i].id,
-                            "from": source,
-                            "to": g,
-                            "start": time,
-                            "end": end,
-                        }
-                    )
-                )
+        blocked = []
+        for k, (i, source, g) in enumerate(pending):
+            if len(going) >= lines:
+                blocked += pending[k:]
+                break
+            _on_time(clock, len(pending))
+            if loads.units[g] + loads.extra(i, g) > loads.room[g]:
+                blocked.append((i, source, g))
+                continue
+            loads.add(i, g)
+            end = time + migration_rounds(p, p.requests[i])
+            heapq.heappush(going, (end, i, source))
+            name = p.requests[i].id
+            moves.append({"request": name, "from": source, "to": g, "start": time, "end": end})
+        pending = blocked
         if not going:
             break
         time = max(time, going[0][0])
@@ -154,7 +168,7 @@ def _timed(p: ServingProblem, where: list[int]) -> ServingSchedule:
 
 
 def _offer(p: ServingProblem, run: Run, where: list[int], source: str) -> bool:
-    schedule = schedule_of(p, where)
+    schedule = schedule_of(p, where, run.clock)
     return not check_routing(p, schedule) and run.offer(schedule, source)
 
 
@@ -163,6 +177,8 @@ def greedy(p: ServingProblem, run: Run) -> None:
     if all(r.instance is not None for r in p.requests):
         _offer(p, run, [r.instance or 0 for r in p.requests], "greedy:stay")
     for affinity in (True, False):
+        if run.incumbent is not None and run.clock.expired():
+            return
         loads = Loads(p)
         where = [-1] * len(p.requests)
         left = math.inf if p.move_limit is None else p.move_limit
@@ -172,10 +188,14 @@ def greedy(p: ServingProblem, run: Run) -> None:
         )
         if affinity:
             order.sort(key=lambda i: p.requests[i].prefix)
-        for i in order:
+        for count, i in enumerate(order):
+            if not count % 64 and len(order) * len(loads.every) > 100 * NORMAL:
+                if run.incumbent is not None:
+                    run.clock.check()
+                _on_time(run.clock, len(order) * len(loads.every))
             home = p.requests[i].instance
             best = None
-            for g in choices(p, i):
+            for g in loads.choices(i):
                 extra = loads.extra(i, g)
                 moved = held_units(p.requests[i]) if home is not None and g != home else 0
                 if moved > left:
@@ -204,21 +224,23 @@ def bounds(p: ServingProblem, run: Run) -> None:
 
 
 def _value(p: ServingProblem, argument: str, objective: str) -> Any:
-    loads = Loads(p)
-    speeds = [Fraction(s) for s in loads.speed]
     if objective in ("moves", "migration_rounds"):
         return 0
+    speeds = [Fraction(m.speed) for m in p.machines]
     if argument == "even-share":
-        work = sum(loads.private) + sum(loads.sizes)
+        tree = prefix_tree(p)
+        work = sum(tree.size) + sum(r.prompt + r.output - tree.shared(r.id) for r in p.requests)
         bound = Fraction(work) / sum(speeds)
         if all(s == 1 for s in speeds):
             return -(-bound.numerator // bound.denominator)
         return float(bound)
-    longest = max(
-        min(Fraction(r.prompt + r.output) / speeds[g] for g in choices(p, i))
-        for i, r in enumerate(p.requests)
-    )
-    return int(longest) if longest.denominator == 1 else float(longest)
+    longest: dict[Fraction, int] = {}
+    top = max(speeds)
+    for r in p.requests:
+        fastest = max(speeds[g] for g in r.candidates) if r.candidates else top
+        longest[fastest] = max(longest.get(fastest, 0), r.prompt + r.output)
+    alone = max(units / speed for speed, units in longest.items())
+    return int(alone) if alone.denominator == 1 else float(alone)
 
 
 def search(p: ServingProblem, run: Run) -> None:
@@ -260,10 +282,10 @@ def _local(p: ServingProblem, run: Run, share: float) -> None:
         if not mine or len(loads.speed) < 2:
             return
         i = rng.choice(mine)
-        steps = [(i, rng.choice(choices(p, i)))]
+        steps = [(i, rng.choice(loads.choices(i)))]
         if rng.random() < 0.5:
             j = rng.randrange(len(where))
-            if where[j] == steps[0][1] and top in choices(p, j):
+            if where[j] == steps[0][1] and top in loads.choices(j):
                 steps.append((j, top))
         before = [(k, where[k]) for k, _ in steps]
 
@@ -311,7 +333,7 @@ def _exact(p: ServingProblem, run: Run) -> None:
         for i, r in enumerate(p.requests):
             if not i % 64:
                 run.clock.check()
-            mine = {g: model.new_bool_var("") for g in choices(p, i)}
+            mine = {g: model.new_bool_var("") for g in loads.choices(i)}
             model.add_exactly_one(mine.values())
             x.append(mine)
             for g, literal in mine.items():
@@ -354,7 +376,7 @@ def _exact(p: ServingProblem, run: Run) -> None:
         def extract(found: list[int]) -> ServingSchedule:
             where = [next(g for g, b in mine.items() if found[b.index]) for mine in x]
             return (
-                schedule_of(p, where)
+                schedule_of(p, where, run.clock)
                 if plan is None
                 else _routed(p, where, plan.moves(found, where))
             )

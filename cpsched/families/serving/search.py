@@ -25,7 +25,8 @@ from cpsched.families.serving import (
     priced,
     quick,
 )
-from cpsched.families.serving.greedy import misses, offer_order, run_policy
+from cpsched.families.serving.greedy import offer_order, run_policy
+from cpsched.families.serving.measure import misses, value_of
 from cpsched.families.serving.prepare import UNLIMITED, Prepared, arrays_of
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def _shake(
             return
         best = run.incumbent.values[0]
         begin, group = arrays_of(run.incumbent.schedule, q)
-        if _value(q, name, start, machine) > best:
+        if value_of(q, start, machine, name) > best:
             start, machine = begin, group
         movable = every
         if len(every) > 2 * WINDOW:
@@ -194,7 +195,7 @@ def _shake(
         number += 1
         new = trial + origin
         start, machine = new, where
-        value = _value(q, name, new, where)
+        value = value_of(q, new, where, name)
         if value < best and (q.problem.slo_percent is None or misses(q, new, where) <= q.misses):
             run.offer(lambda s=new, g=where: q.schedule(s, g), "ruin-recreate")  # type: ignore[misc]
         if run.deterministic:
@@ -269,14 +270,6 @@ def _reorder(q: Prepared, run: Run, seconds: float) -> None:
         least = value
 
 
-def _value(q: Prepared, name: str, start: Ints, machine: Ints) -> int:
-    end = start + q.length[q.kind[machine], np.arange(q.n)]
-    if name == "makespan":
-        return int(end.max(initial=0))
-    arrival = np.array([r.arrival for r in q.problem.requests])
-    return int((q.weight * (end - arrival)).sum())
-
-
 def _exact(
     q: Prepared, run: Run, name: str, prices: Sequence[lagrange.Prices], shaking: bool
 ) -> None:
@@ -332,7 +325,7 @@ def _horizon(q: Prepared, run: Run, level: int) -> int:
         return min(horizon, value)
     if level == 0 and name in LATENCY and not q.problem.reject:
         # The others take at least their shortest time: the rest bounds how late one may end.
-        least = bound.earliest_ends(q)
+        least = q.earliest
         arrival = np.array([r.arrival for r in q.problem.requests])
         slack = value - int((q.weight * (least - arrival)).sum())
         worst = least + slack // np.maximum(1, q.weight)

@@ -7,18 +7,20 @@ order. `staged_model` is the exact model for small problems.
 from __future__ import annotations
 
 import itertools
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cpsched.errors import OutOfTime
 from cpsched.families.serving.check import check
+from cpsched.families.serving.dispatch import dispatch
 from cpsched.families.serving.greedy import POLICIES
-from cpsched.families.serving.prepare import GRACE, NORMAL, Prepared
+from cpsched.families.serving.measure import check_seconds, dispatch_seconds, energy_seconds
+from cpsched.families.serving.prepare import GRACE, NORMAL, Prepared, by_precedence
 from cpsched.families.serving.problem import Placed, ServingSchedule
-from cpsched.families.serving.quick import CHECK, by_precedence
 from cpsched.families.serving.staged_board import Board, ready_of
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 SLOWEST = 6e-4
 #: Combinations of machines tried for the fewest or cheapest that serve a trace.
 MIXES = 400
+#: Combinations looked at.
+COMBINATIONS = 20_000
 
 
 def serial(
@@ -57,49 +61,23 @@ def serial(
     return out
 
 
-def chains(q: Prepared, order: Sequence[int]) -> list[Placed] | None:
-    """One request after the other on routes that share nothing; None when one fits on none.
-
-    Whoever runs alone on its instances, with a line and tools to itself, fits if it fits at all.
-    """
-    p, machines = q.problem, q.problem.machines
-    roles = [[g for g, m in enumerate(machines) if m.role == role]
-             for role in ("mixed", "prefill", "decode")]  # fmt: skip
-    paths: list[tuple[int, int | None]] = [(g, None) for g in roles[0]]
-    pairs = list(zip(roles[1], roles[2], strict=False))
-    if p.network is not None and p.network.transfers is not None:
-        pairs = pairs[: p.network.transfers]
-    paths += pairs
-    if (q.tool >= 0).any():
-        paths = paths[: int(q.tool_capacity[q.tool[q.tool >= 0]].min())]
-    if not paths or (q.fixed_machine >= 0).any():
+def dispatched(
+    q: Prepared, order: Sequence[int], among: Sequence[int] | None = None
+) -> list[Placed] | None:
+    """A schedule at once, see `dispatch`; None where something runs, or fits nowhere."""
+    if (q.fixed_machine >= 0).any():
         return None
-    board = Board(q)
-    free = [int(q.release.min())] * len(paths)
-    out = []
-    for i in by_precedence(q, np.array(order, np.int64)).tolist():
-        r = p.requests[i]
-        before = q.preds[q.pred_offset[i] : q.pred_offset[i + 1]].tolist()
-        known = all(j in board.ends for j in before)
-        here = [k for k, (g, h) in enumerate(paths) if known and board.holds_alone(i, g, h)]
-        if not here:
-            if p.reject:
-                continue
-            return None
-        k = min(here, key=free.__getitem__)
-        g, h = paths[k]
-        start = max(free[k], board.earliest(i))
-        ready = start + int(q.prefill[q.kind[g], i])
-        end = ready + r.output + (0 if h is None else board.sending[i])
-        sent = None if h is None else ready
-        out.append(
-            Placed.model_construct(
-                request=r.id, instance=g, start=start, end=end, pauses=(), decode=h, sent=sent
-            )
-        )
-        board.ends[i] = end
-        free[k] = end + (r.tool_rounds if q.tool[i] >= 0 else 0)
-    return out
+    found = dispatch(q, np.array(order, np.int64), among=among)
+    if found is None:
+        return None
+    rows = zip(q.problem.requests, *found, strict=True)
+    placed = [
+        {"request": r.id, "instance": g, "start": start, "end": end}
+        | ({} if h < 0 else {"decode": h, "sent": sent})
+        for r, start, end, g, sent, h in rows
+        if g >= 0
+    ]
+    return list(ServingSchedule.model_validate({"requests": placed}).requests)
 
 
 def late(q: Prepared, placed: list[Placed]) -> int:
@@ -131,12 +109,12 @@ def greedy(q: Prepared, run: Run) -> None:
     """Serial schedules in the orders of the policies (capacity: on the cheapest mixes first)."""
     every = list(range(q.machines))
     left = run.clock.remaining() - SLOWEST * q.n * min(q.machines, 20)
-    due = run.clock.elapsed() + 1.3 * CHECK * q.n
     if left < 0.0 and not run.deterministic:
         # The serial scheduler may not get through.
-        if q.n > NORMAL and due > run.clock.limit + GRACE:
+        due = run.clock.elapsed() + dispatch_seconds(q) + check_seconds(q)
+        if q.n > NORMAL // 2 and due > run.clock.limit + 1.5 * GRACE:
             raise OutOfTime("there is no time for a first schedule of this size")
-        offer(q, run, chains(q, POLICIES["edf"][0](q).tolist()), "greedy:staged-chains")
+        offer(q, run, dispatched(q, POLICIES["edf"][0](q).tolist()), "greedy:staged-dispatch")
     if q.problem.question == "capacity":
         _mixes(q, run)
         return
@@ -148,23 +126,25 @@ def greedy(q: Prepared, run: Run) -> None:
         offer(q, run, serial(q, order, every, run), f"greedy:staged-{name}")
 
 
-def mixes(q: Prepared, objective: str) -> list[tuple[float, list[int]]]:
+def mixes(q: Prepared, objective: str) -> Iterator[tuple[float, list[int]]]:
     """Numbers of every kind of instance, as (value, machines), cheapest first."""
-    first, groups = 0, []
-    for one in q.problem.instances:
-        groups.append(list(range(first, first + one.count)))
-        first += one.count
-    out = []
+    kinds = q.problem.instances
     # Of many numbers, every one near the ends and a few between.
-    sizes = [sorted({*range(min(len(g), 24) + 1), len(g)}) for g in groups]
-    for counts in itertools.islice(itertools.product(*sizes), 200_000):
-        machines = [g for group, c in zip(groups, counts, strict=True) for g in group[:c]]
-        roles = {q.problem.machines[g].role for g in machines}
-        if "mixed" in roles or roles >= {"prefill", "decode"}:
-            price = sum(q.problem.machines[g].price for g in machines)
-            out.append((float(price if objective == "cost" else len(machines)), machines))
-    out.sort(key=lambda one: (one[0], len(one[1])))
-    return out
+    sizes = [sorted({*range(min(one.count, 24) + 1), one.count}) for one in kinds]
+    while math.prod(map(len, sizes)) > COMBINATIONS and max(map(len, sizes)) > 2:
+        del max(sizes, key=len)[1:-1:2]
+    grid = np.array(list(itertools.islice(itertools.product(*sizes), COMBINATIONS)))
+    first = np.cumsum([0, *(one.count for one in kinds)]).tolist()
+    there = {
+        role: (grid[:, [one.role == role for one in kinds]] > 0).any(axis=1)
+        for role in ("mixed", "prefill", "decode")
+    }
+    grid = grid[there["mixed"] | (there["prefill"] & there["decode"])]
+    count = grid.sum(axis=1)
+    value = grid @ np.array([one.price for one in kinds]) if objective == "cost" else count
+    for k in np.lexsort((count, value)).tolist():
+        numbers = zip(first, grid[k].tolist(), strict=False)
+        yield float(value[k]), [g for at, c in numbers for g in range(at, at + c)]
 
 
 def _mixes(q: Prepared, run: Run) -> None:
@@ -172,11 +152,11 @@ def _mixes(q: Prepared, run: Run) -> None:
     name = run.objectives[0].name if run.objectives else "instances"
     from cpsched.families.serving.capacity import energy_bound
 
-    least = energy_bound(q, name)
+    least = energy_bound(q, name) if energy_seconds(q) < 0.1 * run.clock.remaining() else 0
     every = list(range(q.machines))
-    trials = [(0.0, every)]
-    trials += [one for one in mixes(q, name) if one[0] >= least][:MIXES]
-    for value, machines in trials:
+    trials = [(0.0, every)] if run.incumbent is None else []
+    worthwhile = (one for one in mixes(q, name) if one[0] >= least)
+    for value, machines in itertools.chain(trials, itertools.islice(worthwhile, MIXES)):
         if run.clock.elapsed() > run.clock.limit + 0.5 * GRACE:
             return
         if run.incumbent is not None and (
@@ -186,7 +166,10 @@ def _mixes(q: Prepared, run: Run) -> None:
         for policy in ("edf", "fcfs"):
             order = POLICIES[policy][0](q).tolist()
             run.clock.spend(1e-3 * q.n)
-            if offer(q, run, serial(q, order, machines, run), f"greedy:mix-{len(machines)}"):
+            source = f"greedy:mix-{len(machines)}"
+            if offer(q, run, dispatched(q, order, machines), source):
+                break
+            if offer(q, run, serial(q, order, machines, run), source):
                 break
 
 
@@ -209,7 +192,8 @@ def search(q: Prepared, run: Run) -> None:
     while not run.done():
         placed = sorted(run.incumbent.schedule.requests, key=lambda one: one.start)
         order = [index[one.request] for one in placed]
-        order += [i for i in range(q.n) if i not in set(order)]
+        known = set(order)
+        order += [i for i in range(q.n) if i not in known]
         for _ in range(rng.randrange(1, 4)):
             a = rng.randrange(q.n)
             order.insert(rng.randrange(q.n), order.pop(a))

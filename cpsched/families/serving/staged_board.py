@@ -131,7 +131,7 @@ class Board:
 
     def add(self, i: int, one: Placed) -> None:
         """Place a request."""
-        p, r = self.p, self.p.requests[i]
+        r = self.p.requests[i]
         self.ends[i] = one.end
         self.touched |= {one.instance, one.instance if one.decode is None else one.decode}
         tool = int(self.q.tool[i])
@@ -145,7 +145,7 @@ class Board:
         if one.sent is not None:
             self.lines[self._columns(one.sent + 1, self.sending[i])] += 1
         for g in {one.instance, one.instance if one.decode is None else one.decode}:
-            for k, used in enumerate(staged_pieces(p, r, g, one, self.shared[i]).values()):
+            for k, used in enumerate(staged_pieces(machine, r, g, one, self.shared[i]).values()):
                 for a, b, base, slope in used:
                     at = self._columns(a + 1, b - a)
                     self.use[k, g, at] += base + slope * np.arange(1, b - a + 1)

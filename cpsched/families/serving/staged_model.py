@@ -9,7 +9,6 @@ import numpy as np
 from cpsched.core import exact
 from cpsched.errors import OutOfTime
 from cpsched.families.serving import staged_board
-from cpsched.families.serving.bound import earliest_ends
 from cpsched.families.serving.check import meets_slo
 from cpsched.families.serving.pieces import (
     bucket_of,
@@ -43,7 +42,7 @@ def horizon_of(q: Prepared, run: Run, level: int) -> int:
         return min(most, int(value))
     if name in ("total_latency", "weighted_latency") and (q.weight > 0).all():
         weight = q.weighing(name).weight
-        least = earliest_ends(q)
+        least = q.earliest
         arrival = np.array([r.arrival for r in p.requests])
         spare = int(value) - int((weight * (least - arrival)).sum())
         return min(most, int((least + spare // weight).max()))
@@ -159,7 +158,7 @@ class _Model:
                 # Where the chunks are free, `_chunks` says from when on the blocks are held.
                 for t in range((ready if free and g == one.instance else a) + 1, b + 1):
                     self._hold(i, g, t, [x])
-            for rule, used in staged_pieces(p, r, g, one, self.shared[r.id]).items():
+            for rule, used in staged_pieces(machine, r, g, one, self.shared[r.id]).items():
                 for a, b, base, slope in used:
                     for k in range(1, b - a + 1):
                         # The chunks of an interruptible prefill have variables of their own.
