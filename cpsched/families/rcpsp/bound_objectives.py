@@ -108,7 +108,7 @@ def earliest_value(instance: Instance, name: str) -> int | None:
     present = ~instance.optional
     ends = earliest_ends(instance)
     due = present & (instance.due < FAR)
-    late = (ends - instance.due)[due].tolist()
+    late: list[int] = (ends - instance.due)[due].tolist()
     if name == "weighted_flow_time":
         return _dot(instance.weight[present], ends[present])
     if name == "late_tasks":
