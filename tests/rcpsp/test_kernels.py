@@ -219,7 +219,7 @@ def test_restarts_are_repeatable():
 def test_a_search_stopped_before_its_first_member_offers_nothing():
     """A population thread may be stopped at once: its empty places are no schedules."""
     problem = plain_problem(9, n=20, modes=2)
-    run = run_of(problem)
+    run = run_of(problem, ("weighted_flow_time",))
     instance = prepare(problem, run)
     family("rcpsp").greedy(instance, run)
     before = run.incumbent
