@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,10 +29,22 @@ HORIZONS = (0.25, 0.75, 1.5, 4.0)
 
 
 def search(instance: Instance, run: Run) -> None:
-    """Find the smallest interval, prove it, and improve the further objectives."""
-    _Intervals(instance, run).search()
-    if run.incumbent is not None and not run.done():
-        improve_levels(instance, run)
+    """Find the smallest interval, prove it, and improve the further objectives.
+
+    In turns, since an interval that stays open leaves a part of the time to the others.
+    """
+    from cpsched.families.kernel import elsewhere
+
+    while True:
+        began = run.clock.used()
+        _Intervals(instance, run).search()
+        if run.incumbent is not None and not run.done():
+            improve_levels(instance, run)
+            elsewhere.search(instance, run)
+        # What ends at once would end at once again.
+        idle = run.clock.used() - began < 0.05 * run.clock.limit
+        if run.done() or idle or run.clock.limit == math.inf:
+            return
 
 
 # ---------------------------------------------------------------------- the interval
