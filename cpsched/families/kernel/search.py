@@ -426,8 +426,11 @@ def _improve(instance: Instance, run: Run, level: int, seconds: float) -> None:
         if name not in ("initiation_interval", "length"):
             model.model.add(EXPRESSIONS[name](model) <= values[name])
     target = EXPRESSIONS[names[level]](model)
+    # A proof at one interval says nothing of the others, unless an earlier objective fixes it.
+    proves = "initiation_interval" in names[:level]
     if isinstance(target, int):
-        run.raise_bound(Bound(target, "cp-sat", names[level], {}, incumbent.values[:level]))
+        if proves:
+            run.raise_bound(Bound(target, "cp-sat", names[level], {}, incumbent.values[:level]))
         return
     model.model.minimize(target)
     hint(instance, model, schedule)
@@ -437,8 +440,9 @@ def _improve(instance: Instance, run: Run, level: int, seconds: float) -> None:
         run.offer(lambda: extract(instance, model, found), "cp-sat", model=model.model)
 
     def on_bound(bound: float) -> None:
-        whole = int(-(-(bound - 1e-6) // 1))
-        run.raise_bound(Bound(whole, "cp-sat", names[level], {}, given))
+        if proves:
+            whole = int(-(-(bound - 1e-6) // 1))
+            run.raise_bound(Bound(whole, "cp-sat", names[level], {}, given))
 
     outcome = engine.solve(
         model.model,

@@ -129,7 +129,7 @@ def run_policy(
     if run is not None and not run.deterministic:
         each = (CHECKING + ROUND * float(q.length.mean())) * jit.slowdown()
         left = max(0.0, run.clock.remaining() - quick.CHECK * q.n)
-        work = min(work, q.n + int(0.4 * left / each))
+        work = int(min(work, q.n + 0.4 * left / each))
     running = q.fixed_machine[order] >= 0
     order = np.concatenate([order[running], order[~running]])
     limits = np.stack([q.capacity, q.max_batch, q.budget])
