@@ -6,16 +6,18 @@ import random
 import numpy as np
 import pytest
 
-from cpsched.errors import ProblemError
+from cpsched.errors import Infeasible, ProblemError
 from cpsched.families import family
 from cpsched.families.rcpsp import bound as bounds
 from cpsched.families.rcpsp.arrays import kit_of
+from cpsched.families.rcpsp.evaluate import evaluate
 from cpsched.families.rcpsp.heads import raise_heads
 from cpsched.families.rcpsp.modes import first_modes
 from cpsched.families.rcpsp.prepare import prepare
-from cpsched.families.rcpsp.problem import RcpspProblem
+from cpsched.families.rcpsp.problem import OBJECTIVES, RcpspProblem
 from cpsched.families.rcpsp.search import Prover
 from cpsched.result import Bound
+from tests.rcpsp.random_problems import random_problem, schedules
 from tests.rcpsp.test_kernels import run_of
 
 SEEDS = range(12)
@@ -205,3 +207,19 @@ def test_raised_heads_hold_in_the_best_schedules(seed):
     found = all_bounds(instance, run)
     assert all(b.value <= best for b in found)
     assert all(bounds.recompute(problem, b) == b.value for b in found)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_earliest_ends_are_below_the_optimum(seed):
+    """No schedule is better than all tasks at their earliest ends, in their cheapest modes."""
+    problem = random_problem(seed)
+    try:
+        instance = prepare(problem, run_of(problem))
+    except Infeasible:
+        return
+    found = list(schedules(problem, 7))
+    for name in OBJECTIVES:
+        value = bounds.earliest_ends(instance, name)
+        if value is not None:
+            assert all(value <= evaluate(problem, s, [name])[0] for s in found)
+            assert bounds.recompute(problem, Bound(value, "earliest-ends", name)) == value
