@@ -48,11 +48,11 @@ class Line:
 
 def bounds(instance: Instance, run: Run) -> None:
     """Give the run the quick bounds on every objective that has one."""
-    names = [o.name for o in run.objectives]
-    for name in names:
-        if name != "makespan" and (value := earliest_ends(instance, name)) is not None:
-            run.raise_bound(Bound(value, "earliest-ends", name))
-    if "makespan" not in names or not instance.n:
+    from cpsched.families.rcpsp.bound_objectives import objective_bounds
+
+    if instance.n:
+        objective_bounds(instance, run)
+    if "makespan" not in [o.name for o in run.objectives] or not instance.n:
         return
     if instance.optional.all():
         run.raise_bound(Bound(0, "trivial", "makespan"))
@@ -85,35 +85,6 @@ def _windows(instance: Instance, run: Run) -> None:
 def delays(instance: Instance) -> dict[str, bool]:
     """What the data of a bound must say about its heads and tails."""
     return {"delays": True} if "delays" in instance.extras else {}
-
-
-def earliest_ends(instance: Instance, objective: str) -> int | None:
-    """The objective when every task ends as early as its head allows, in its cheapest mode.
-
-    Tasks that may be left out count nothing; None for an objective that says nothing then.
-    """
-    from cpsched.families.rcpsp.arrays import mode_costs
-    from cpsched.families.rcpsp.prepare import FAR
-
-    sure = ~instance.optional
-    # What has happened already may have been shorter than its mode.
-    end = instance.head + np.where(instance.fixed, 0, shortest(instance))
-    due = sure & (instance.due < FAR)
-    late = np.where(due, end - instance.due, 0)
-    tardy = int((instance.weight * np.maximum(0, late)).sum())
-    if objective == "max_lateness":
-        return int(late[due].max()) if due.any() else None
-    if objective == "resource_cost":
-        return int(least_over_modes(instance, mode_costs(instance))[sure].sum())
-    values = {
-        "weighted_tardiness": tardy,
-        "earliness_tardiness": tardy,
-        "late_tasks": int((late > 0).sum()),
-        "weighted_flow_time": int((instance.weight * end)[sure].sum()),
-        "setup_cost": 0,
-        "resource_levelling": 0,
-    }
-    return values.get(objective)
 
 
 def critical_path(instance: Instance) -> Bound:
@@ -444,13 +415,12 @@ def recompute(problem: RcpspProblem, bound: Bound) -> int:
         from cpsched.families.rcpsp.heads import raise_heads
 
         raise_heads(instance)
+    if bound.argument in ("earliest-ends", "fluid", "cheapest-modes", "separate-use"):
+        from cpsched.families.rcpsp import bound_objectives
+
+        return bound_objectives.recompute(instance, bound)
     if bound.argument == "trivial":
         return 0
-    if bound.argument == "earliest-ends":
-        value = earliest_ends(instance, bound.objective)
-        if value is None:
-            raise ProblemError("the objective has no such bound", value=bound.objective)
-        return value
     if bound.argument == "critical-path":
         i = instance.ids.index(data["task"])
         return int(instance.head[i] + instance.tail[i])
