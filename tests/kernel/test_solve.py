@@ -333,3 +333,10 @@ def test_the_shortest_loop_may_have_a_longer_interval():
     assert result.schedule.initiation_interval > fastest.schedule.initiation_interval
     for b in result.bounds:
         assert recompute(problem, b) == b.value
+
+
+def test_a_use_longer_than_the_interval_meets_every_slot():
+    """The modulo table of the heuristics counts the rounds of a long reservation everywhere."""
+    problem = random_loop(859681, size=5, modes=True)
+    result = cpsched.solve(problem, 60.0, workers=1, strict=True)
+    assert result.stop_reason == "proved"
