@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import cpsched
+from cpsched.bound import recompute
 from cpsched.families.kernel import FAMILY
 from cpsched.families.kernel.check import check
 from cpsched.families.kernel.problem import KernelSchedule
@@ -319,3 +320,23 @@ def test_monotone_rule_holds_on_random_loops():
             groups = {p.operation: p.group for p in result.schedule.operations}
             data = schedule(period, starts, problem, groups)
             assert check(problem, KernelSchedule.parse(data)) == []
+
+
+def test_the_shortest_loop_may_have_a_longer_interval():
+    """Where the interval does not come first, every interval is asked before a value is proved."""
+    problem = random_loop(755935, grouped=True, size=9)
+    names = ["length", "groups"]
+    fastest = cpsched.solve(problem, 60.0, workers=1, strict=True)
+    result = cpsched.solve(problem, 60.0, workers=1, objective=names, strict=True)
+    assert result.stop_reason == "proved"
+    assert result.objective[0] < fastest.schedule.length
+    assert result.schedule.initiation_interval > fastest.schedule.initiation_interval
+    for b in result.bounds:
+        assert recompute(problem, b) == b.value
+
+
+def test_a_use_longer_than_the_interval_meets_every_slot():
+    """The modulo table of the heuristics counts the rounds of a long reservation everywhere."""
+    problem = random_loop(859681, size=5, modes=True)
+    result = cpsched.solve(problem, 60.0, workers=1, strict=True)
+    assert result.stop_reason == "proved"

@@ -216,6 +216,18 @@ def test_restarts_are_repeatable():
     assert found[0] == found[1]
 
 
+def test_a_search_stopped_before_its_first_member_offers_nothing():
+    """A population thread may be stopped at once: its empty places are no schedules."""
+    problem = plain_problem(9, n=20, modes=2)
+    run = run_of(problem, ("weighted_flow_time",))
+    instance = prepare(problem, run)
+    family("rcpsp").greedy(instance, run)
+    before = run.incumbent
+    restarts_of(instance, kit_of(instance), run, 5).finish(run)
+    assert run.contradiction is None
+    assert run.incumbent is before
+
+
 def test_improving_a_stretched_schedule():
     """A schedule later than the kernels' arrays reach is generated anew before it is improved."""
     problem = plain_problem(3, n=8)

@@ -9,6 +9,7 @@ import random
 import numpy as np
 import pytest
 
+import cpsched
 from cpsched.families.serving import branch, kernels_exact, lagrange, patterns
 from cpsched.families.serving.prepare import prepare
 from tests.serving.helpers import problem
@@ -47,6 +48,23 @@ def least_latency(p):
 
     ends = rest(0, frozenset(range(len(p.requests))), ())
     return ends - sum(r.arrival for r in p.requests)
+
+
+def test_waiting_for_the_last_arrival():
+    """Nobody starts in the first round of the best schedule: that is no state seen before."""
+    p = problem([(2, 1, 1), (2, 3, 0)], 6)
+    result = cpsched.solve(p, time_limit=60, workers=1, strict=True)
+    assert (result.status, result.objective) == ("OPTIMAL", least_latency(p))
+    search = branch.Search(prepare(p), [], 6 + branch._shift(prepare(p)))
+    while not search.run(1000):
+        pass
+    assert search.starts() is not None
+
+
+def test_no_time_limit():
+    """Without a limit a small problem is proved, too."""
+    p = problem([(2, 1, 1), (2, 3, 0)], 6)
+    assert cpsched.solve(p, time_limit=None, workers=1, strict=True).status == "OPTIMAL"
 
 
 def drawn(seed):

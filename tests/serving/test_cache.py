@@ -11,7 +11,13 @@ import cpsched
 from cpsched.bound import recompute
 from cpsched.families.serving.block_cache import belady
 from cpsched.families.serving.cache import best_ttl, gap_pins, gaps_of
-from cpsched.families.serving.problem import Instance, Request, ServingProblem
+from cpsched.families.serving.check_cache import evaluate_cache
+from cpsched.families.serving.problem import (
+    Instance,
+    Request,
+    ServingProblem,
+    ServingSchedule,
+)
 from tests.serving.test_solve import generated
 
 
@@ -129,6 +135,59 @@ def test_packing_is_optimal(seed):
         assert one.value <= result.objective
         if one.argument != "cp-sat":
             assert recompute(p, one) == one.value
+
+
+def evaluate_all(p, pins):
+    """Both counts of pins."""
+    schedule = ServingSchedule.parse({"pins": pins})
+    return {n: evaluate_cache(p, schedule, n) for n in ("hit_tokens", "recompute_tokens")}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("names", [("hit_tokens", "recompute_tokens"), ("recompute_tokens",)])
+def test_both_counts_of_a_cache(seed, names):
+    """One count after the other: the best of all places of all gaps, reloads at their price."""
+    rng = random.Random(seed)
+    rows = []
+    for k in range(2):
+        moment = rng.randint(0, 5)
+        for step in range(3):
+            rows.append(
+                Request(
+                    id=f"{k}:{step}", arrival=moment, prompt=rng.randint(2, 6) + 3 * step,
+                    output=1, duration=2, program=str(k), step=step,
+                )
+            )  # fmt: skip
+            moment += 2 + rng.randint(0, 5)
+    one = Instance(capacity=14, host_capacity=9)
+    p = ServingProblem(
+        question="cache", requests=tuple(rows), instances=(one,), reload_percent=35, block_tokens=3
+    )
+    best = None
+    for places in itertools.product((None, "gpu", "host"), repeat=4):
+        pins = [
+            {"item": name, "from": k, "to": k + 1, "place": place}
+            for (name, k), place in zip(gaps_of(p).gaps, places, strict=True)
+            if place
+        ]
+        report = cpsched.validate(p, {"pins": pins})
+        if report.valid:
+            found = evaluate_all(p, pins)
+            key = [-found[n] if n == "hit_tokens" else found[n] for n in names]
+            best = key if best is None else min(best, key)
+    result = cpsched.solve(p, time_limit=60, workers=1, objective=names, strict=True)
+    assert result.stop_reason == "proved"
+    values = result.objective if len(names) > 1 else [result.objective]
+    assert [-v if n == "hit_tokens" else v for n, v in zip(names, values, strict=True)] == best
+
+
+def test_expected_tokens_are_asked_alone():
+    """The rule of the problem's own objectives holds for those of a call, too."""
+    one = Request(id="0", prompt=2, output=1)
+    p = ServingProblem(question="cache", requests=(one,), instances=(Instance(capacity=20),))
+    for names in (["expected_tokens", "hit_tokens"], ["recompute_tokens", "expected_tokens"]):
+        with pytest.raises(cpsched.ProblemError, match="alone"):
+            cpsched.solve(p, time_limit=1, objective=names)
 
 
 def test_times_to_live_are_valid_and_beaten():

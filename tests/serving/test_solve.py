@@ -11,13 +11,16 @@ import pytest
 import cpsched
 from cpsched.bound import recompute
 from cpsched.core.clock import Clock
+from cpsched.core.run import Run
 from cpsched.errors import OutOfTime
+from cpsched.families import family
 from cpsched.families.serving import branch, kernels_pack, lagrange
 from cpsched.families.serving.generate import GENERATORS
 from cpsched.families.serving.greedy import POLICIES, peak_of_batch, run_policy
 from cpsched.families.serving.prepare import prepare
 from cpsched.families.serving.problem import Instance, Request, ServingProblem, Tool
 from cpsched.families.serving.program import TimeIndexed
+from cpsched.solve import objectives_of, run_pipeline
 from tests.serving.helpers import brute_force, problem, random_problem, requests
 
 MAKE = {g.name: g for g in GENERATORS}
@@ -458,3 +461,14 @@ def test_program_stops_at_the_clock():
     assert TimeIndexed(q, 60, False, Clock(10.0)).solve() is not None
     with pytest.raises(OutOfTime):
         TimeIndexed(q, 60, False, Clock(0.0))
+
+
+@pytest.mark.parametrize("name", ["capacity-120", "routing-40", "placement-experts-64"])
+def test_the_time_is_used(name):
+    """What is not proved is searched until counted work reaches the limit."""
+    p = cpsched.load(f"instances/serving/{name}.json")
+    run = Run(p, family("serving"), objectives_of(family("serving"), p, None),
+              Clock(0.4, deterministic=True), deterministic=True)  # fmt: skip
+    run.clock.limit, run.clock.started = 0.4, run.clock.started + 1e6  # no wall
+    run_pipeline(run, None)
+    assert run.optimal() or run.clock.remaining() == 0.0

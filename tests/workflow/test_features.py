@@ -12,6 +12,7 @@ import pytest
 from cpsched.families.workflow import terms
 from cpsched.families.workflow.check import check, evaluate
 from cpsched.families.workflow.consistent import dependencies, fits
+from cpsched.families.workflow.generate import layered
 from cpsched.families.workflow.problem import (
     MAXIMISED,
     OBJECTIVES,
@@ -197,3 +198,11 @@ def test_optimum_is_the_enumerated_one(seed):
     assert result.status == ("INFEASIBLE" if best is None else "OPTIMAL")
     if best is not None:
         assert values(p, result.schedule) == pytest.approx(best, rel=1e-6, abs=1e-6)
+
+
+def test_peak_storage_of_many_files_on_one_machine():
+    """Every file on every machine bounds the peak: larger domains overflow in the solver."""
+    p = layered(20, 1, 1.0, 1.0, 5.0, 213473)
+    result = solved(p, 5.0, workers=1, objective="peak_storage")
+    assert result.status != "INFEASIBLE"
+    assert result.objective >= result.bound

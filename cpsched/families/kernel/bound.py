@@ -24,6 +24,10 @@ def bounds(instance: Instance, run: Run) -> None:
     run.raise_bound(Bound(value, "recurrence", "initiation_interval", {"edges": list(cycle)}))
     incumbent = run.incumbent
     names = [o.name for o in run.objectives]
+    for name in names:
+        least = least_value(instance, name)
+        if least is not None:
+            run.raise_bound(Bound(least, "any-interval", name))
     if names[:2] == ["initiation_interval", "length"] and incumbent is not None:
         interval = incumbent.schedule.initiation_interval
         shortest = critical_path(instance, interval)
@@ -31,6 +35,19 @@ def bounds(instance: Instance, run: Run) -> None:
             run.raise_bound(
                 Bound(shortest, "critical-path", "length", {"interval": interval}, (interval,))
             )
+
+
+def least_value(instance: Instance, objective: str) -> int | None:
+    """What an objective besides the interval has at least, whatever the interval.
+
+    The length is that of the dependences within an iteration; amounts are never negative.
+    """
+    if objective == "initiation_interval":
+        return None
+    if objective == "length":
+        limit = instance.problem.max_initiation_interval
+        return critical_path(instance, 2**31 if limit is None else limit)
+    return int(objective == "groups" and instance.problem.grouped and instance.n > 0)
 
 
 def critical_path(instance: Instance, interval: int) -> int | None:
@@ -66,6 +83,8 @@ def recompute(problem: KernelProblem, bound: Bound) -> int:
         return max(1, -(-int(instance.delay[cycle].sum()) // int(instance.reach()[cycle].sum())))
     if bound.argument == "critical-path":
         return critical_path(instance, bound.data["interval"]) or 0
+    if bound.argument == "any-interval":
+        return least_value(instance, bound.objective) or 0
     if bound.argument == "no-schedule":
         return _without_schedule(instance, int(bound.data["infeasible"]))
     if bound.argument == "cp-sat":

@@ -132,9 +132,11 @@ class Table:
         for k, offset, cycles, amount in self.grid.uses[o]:
             whole, rest = divmod(cycles, self.period)
             room = self.instance.capacity[k] - whole * amount
-            full = self._over(k, room - amount if rest else room)
+            if whole and self._over(k, room):
+                return self.everywhere  # a use around the whole circle meets every slot
+            full = self._over(k, room - amount) if rest else 0
             if full:
-                blocked |= self._before(full, offset, rest or 1)
+                blocked |= self._before(full, offset, rest)
         return blocked | self._stalls(o)
 
     def _over(self, unit: int, level: int) -> int:
@@ -236,7 +238,8 @@ class Table:
                     continue
                 gap = (self.start[other] + off - slot - offset) % period
                 if gap < cycles or period - gap < length:
-                    full = self._over(k, self.instance.capacity[k] - amount)
+                    most = amount * -(-cycles // period)
+                    full = self._over(k, self.instance.capacity[k] - most)
                     if full & self._run(slot + offset, cycles):
                         return True
         if self._grouped and grid.group[o] == grid.group[other]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,10 +29,22 @@ HORIZONS = (0.25, 0.75, 1.5, 4.0)
 
 
 def search(instance: Instance, run: Run) -> None:
-    """Find the smallest interval, prove it, and improve the further objectives."""
-    _Intervals(instance, run).search()
-    if run.incumbent is not None and not run.done():
-        improve_levels(instance, run)
+    """Find the smallest interval, prove it, and improve the further objectives.
+
+    In turns, since an interval that stays open leaves a part of the time to the others.
+    """
+    from cpsched.families.kernel import elsewhere
+
+    while True:
+        began = run.clock.used()
+        _Intervals(instance, run).search()
+        if run.incumbent is not None and not run.done():
+            improve_levels(instance, run)
+            elsewhere.search(instance, run)
+        # What ends at once would end at once again.
+        idle = run.clock.used() - began < 0.05 * run.clock.limit
+        if run.done() or idle or run.clock.limit == math.inf:
+            return
 
 
 # ---------------------------------------------------------------------- the interval
@@ -413,8 +426,11 @@ def _improve(instance: Instance, run: Run, level: int, seconds: float) -> None:
         if name not in ("initiation_interval", "length"):
             model.model.add(EXPRESSIONS[name](model) <= values[name])
     target = EXPRESSIONS[names[level]](model)
+    # A proof at one interval says nothing of the others, unless an earlier objective fixes it.
+    proves = "initiation_interval" in names[:level]
     if isinstance(target, int):
-        run.raise_bound(Bound(target, "cp-sat", names[level], {}, incumbent.values[:level]))
+        if proves:
+            run.raise_bound(Bound(target, "cp-sat", names[level], {}, incumbent.values[:level]))
         return
     model.model.minimize(target)
     hint(instance, model, schedule)
@@ -424,8 +440,9 @@ def _improve(instance: Instance, run: Run, level: int, seconds: float) -> None:
         run.offer(lambda: extract(instance, model, found), "cp-sat", model=model.model)
 
     def on_bound(bound: float) -> None:
-        whole = int(-(-(bound - 1e-6) // 1))
-        run.raise_bound(Bound(whole, "cp-sat", names[level], {}, given))
+        if proves:
+            whole = int(-(-(bound - 1e-6) // 1))
+            run.raise_bound(Bound(whole, "cp-sat", names[level], {}, given))
 
     outcome = engine.solve(
         model.model,

@@ -27,6 +27,9 @@ from cpsched.result import Bound
 #: Tensors with uses up to which the whole model is solved before neighbourhoods of it.
 MOST_WHOLE = 250
 
+#: Up to so many of them the model gets so many seconds before any bound by prices.
+FEW, AT_ONCE = 30, 0.2
+
 #: Seconds from which on the whole model is made anew with what is known after some of them.
 LEAST_SPLIT = 4.0
 
@@ -264,6 +267,11 @@ class MappingSolver:
         run.raise_bound(Bound(use_knapsack(problem), "use-knapsack", "execution_time"))
         if not run.objectives:
             return
+        if run.incumbent is not None and len(self.used) <= FEW and engine.ready(run.clock):
+            # What the model decides in a moment needs no prices.
+            solve_levels(run, self._build, seconds=min(AT_ONCE, 0.2 * run.clock.remaining()))
+            if run.done():
+                return
         stop_at = 0.8 * run.clock.remaining() if run.clock.limit < math.inf else 0.0
 
         def goes_on() -> bool:

@@ -18,6 +18,8 @@ from cpsched.result import Bound
 
 #: Blocks up to which the bounds step looks at subsets.
 MOST_LOOKED_AT = 20_000
+#: Up to so many blocks CP-SAT gets so many seconds before the approximate searches.
+FEW, AT_ONCE = 30, 0.2
 
 
 class AllocationSolver:
@@ -92,10 +94,13 @@ class AllocationSolver:
         if self.instance.simple:
             self.allocator.search()
             return
-        self.allocator.search(seconds=0.2 * self.run.clock.remaining())
+        left = self.run.clock.remaining()
+        if self.instance.n <= FEW:
+            self._search_model(min(AT_ONCE, 0.2 * left))
+        self.allocator.search(seconds=0.2 * left)
         self._search_model()
 
-    def _search_model(self) -> None:
+    def _search_model(self, seconds: float = math.inf) -> None:
         """CP-SAT: exact for windows and in-place reuse, which the others only approximate."""
         from cpsched.families.memory.model import MOST_PAIRS, AllocationModel, meeting_pairs
 
@@ -120,4 +125,4 @@ class AllocationSolver:
                 minimise=self.minimise, least=least, hint=hint
             )
 
-        solve_levels(run, build)
+        solve_levels(run, build, seconds=seconds)

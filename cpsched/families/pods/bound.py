@@ -13,6 +13,11 @@ from cpsched.families.pods.prepare import Instance
 from cpsched.families.pods.problem import PodsProblem
 from cpsched.result import Bound, Number
 
+#: Minimised objectives that are counts, costs or shares.
+NEVER_NEGATIVE = (
+    "disruption", "nodes_used", "node_cost", "fragmentation", "fragment_rate", "balance",
+)  # fmt: skip
+
 
 def bounds(instance: Instance, run: Run) -> None:
     """Give the run the bounds that need no search."""
@@ -20,7 +25,8 @@ def bounds(instance: Instance, run: Run) -> None:
     for tier, priority in enumerate(instance.tiers):
         value = int(sum(counts[: tier + 1]))
         run.raise_bound(Bound(value, "pods-that-fit", f"placed@{priority}"))
-    run.raise_bound(Bound(0, "zero", "disruption"))
+    for name in NEVER_NEGATIVE:
+        run.raise_bound(Bound(0, "zero", name))
 
 
 def placeable(instance: Instance) -> list[int]:

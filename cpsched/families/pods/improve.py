@@ -42,17 +42,25 @@ def size_of(instance: Instance) -> int:
 
 
 def stated(instance: Instance, run: Run) -> bool:
-    """Whether the model states the problem: no cells, and every objective."""
+    """Whether the model states the problem: no cells, and the first objective that is open."""
+    level = run.level() or 0
+    return not instance.cell_resources and level < max(1, _levels(instance, run))
+
+
+def _levels(instance: Instance, run: Run) -> int:
+    """How many of the objectives, from the first on, the model states."""
     names = {"disruption", "nodes_used", "node_cost", "fragmentation", "preference", "balance"}
-    return not instance.cell_resources and all(
-        o.name in names or o.name.startswith("placed@") for o in run.objectives
-    )
+    if not any(n.cells for n in instance.problem.nodes):
+        names.add("fragment_rate")
+    known = [o.name in names or o.name.startswith("placed@") for o in run.objectives]
+    return (*known, False).index(False)
 
 
 def solve_whole(instance: Instance, run: Run, seconds: float = math.inf) -> None:
     """Solve the levels in order on the whole cluster, with bounds where the model is exact."""
     stop_at = run.clock.remaining() - seconds
-    for level in range(max(1, len(run.objectives))):
+    levels = _levels(instance, run)
+    for level in range(levels if run.objectives else 1):
         if run.done():
             return
         if run.objectives and run.proved(level):
@@ -60,7 +68,7 @@ def solve_whole(instance: Instance, run: Run, seconds: float = math.inf) -> None
         left = run.clock.remaining() - max(0.0, stop_at)
         if left <= 0:
             return
-        last = level >= len(run.objectives) - 1
+        last = level >= levels - 1
         _solve_level(instance, run, level, left if last else 0.6 * left)
         if run.incumbent is None:
             return
@@ -181,12 +189,12 @@ def better(
     for objective, value in zip(run.objectives, run.incumbent.values, strict=True):
         linear = linear_objective(state, objective.name)
         if linear is None:
-            return None
+            break
         linears.append((linear, int(value), objective.maximise))
-    if not linears:
-        return None
     # Lexicographic: the first open level must improve, or stay and the next improve, and so on.
     first = run.level() or 0
+    if first >= len(linears):
+        return None
     total: Linear = ([], [], 0)
     factor = 1
     for k in range(len(linears) - 1, -1, -1):

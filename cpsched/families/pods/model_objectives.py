@@ -23,6 +23,8 @@ def objective(state: EndState, name: str) -> Linear | None:
                 v, w, k = state.placed(group.index)
                 parts.append((v, [group.weight * a for a in w], group.weight * k))
         return state.sum(parts)
+    if name == "fragment_rate" and not any(n.cells for n in state.instance.problem.nodes):
+        return [], [], 0
     stated = {
         "disruption": _disruption,
         "nodes_used": _nodes_used,

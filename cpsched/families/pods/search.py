@@ -19,6 +19,7 @@ from cpsched.families.pods import (
     disrupt,
     dive,
     patterns,
+    states,
     vm,
     volume,
     warm,
@@ -61,7 +62,13 @@ def search(instance: Instance, run: Run) -> None:
     if plain(instance) and run.incumbent is not None:
         place(instance, run)
         least_disruption(instance, run)
-    if run.done() or not stated(instance, run) or not warm.ready(run.clock):
+    if run.done():
+        return
+    if states.applies(instance):
+        states.search(instance, run)
+        if run.done():
+            return
+    if not stated(instance, run) or not warm.ready(run.clock):
         return
     size = size_of(instance)
     small = size <= WHOLE

@@ -238,7 +238,8 @@ class Restarts:
     def finish(self, run: Run) -> None:
         """Offer what is held back, at the end of the search."""
         self._next_offer = 0.0
-        self._share(run, int(self.population.worth.argmin()))
+        if self.population.filled:  # a thread may be stopped before its first member
+            self._share(run, int(self.population.worth.argmin()))
 
     def _share(self, run: Run, best: int) -> None:
         """Offer a member that is better than what was offered; rarely, where checks are slow."""

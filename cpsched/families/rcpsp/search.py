@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 PROVABLE = 200
 #: Above this many tasks a lone worker spends half of its time on neighbourhoods.
 HUGE = 2000
+#: Up to this many tasks CP-SAT gets so many seconds before anything else under all rules.
+FEW, AT_ONCE = 30, 0.2
 #: Seconds of one slice of population search.
 SLICE = 0.02
 #: Up to this many tasks a refutation by plain clause learning ends within seconds.
@@ -97,8 +99,13 @@ def search(instance: Instance, run: Run) -> None:
 
 
 def _under_all_rules(instance: Instance, run: Run) -> None:
-    """Random changes of the list for a while, then CP-SAT and neighbourhoods in turns."""
+    """Random changes of the list for a while, then CP-SAT and neighbourhoods in turns.
+
+    What CP-SAT decides in a moment needs none of it.
+    """
     left = run.clock.remaining()
+    if instance.n <= FEW:
+        _exact(instance, run, run.workers, min(AT_ONCE, 0.2 * left))
     share = 0.5 if instance.n > HUGE else 0.1
     improve_lists(instance, run, share * left if math.isfinite(left) else 5.0)
     if not run.done():

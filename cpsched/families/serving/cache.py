@@ -390,16 +390,17 @@ def search(p: ServingProblem, run: Run) -> None:
     g = gaps_of(p)
     if int(np.subtract(*g.spans[::-1]).sum()) > LARGEST_PROGRAM:
         return
-    name = run.objectives[0].name
+    names = [o.name for o in run.objectives]
 
     def build(level: int) -> exact.Built:
         from ortools.sat.python import cp_model
 
         model = cp_model.CpModel()
         first, last = g.spans
-        reload = 100 - (p.reload_percent if name == "recompute_tokens" else 0)
+        name = names[level]
         terms: list[Any] = []
-        gains: list[int] = []
+        #: What each term saves by objective, in percent of a unit.
+        gains: dict[str, list[int]] = {n: [] for n in names[: level + 1]}
         rows: dict[tuple[int, int], list[tuple[Any, int]]] = {}
         chosen = []
         for j in range(len(g.gaps)):
@@ -410,7 +411,9 @@ def search(p: ServingProblem, run: Run) -> None:
                     x = model.new_bool_var("")
                     mine.append((where, x))
                     terms.append(x)
-                    gains.append(int(g.value[j]) * (100 if where == 1 else reload))
+                    for n, listed in gains.items():
+                        paid = where == 2 and n == "recompute_tokens"
+                        listed.append(int(g.value[j]) * (100 - paid * p.reload_percent))
                     for t in range(first[j], last[j]):
                         rows.setdefault((where, t), []).append((x, int(g.size[j])))
                     for t in g.crossing(j).tolist() if where == 2 else ():
@@ -423,12 +426,16 @@ def search(p: ServingProblem, run: Run) -> None:
             limit = int(g.room[t]) if where == 1 else g.host
             if sum(c for _, c in entries) > limit:
                 model.add(weighted([x for x, _ in entries], [c for _, c in entries]) <= limit)
-        model.maximize(weighted(terms, gains))
+        model.maximize(weighted(terms, gains[name]))
         if run.incumbent is not None:
             kept = {(pin.item, pin.from_): pin.place for pin in run.incumbent.schedule.pins}
             for gap, mine in zip(g.gaps, chosen, strict=True):
                 for where, x in mine:
                     model.add_hint(x, kept.get(gap) == ("gpu" if where == 1 else "host"))
+            for n, reached in zip(names[:level], run.incumbent.values, strict=False):
+                units = int(reached) // p.block_tokens
+                least = units if n == "hit_tokens" else int(g.value.sum()) - units
+                model.add(weighted(terms, gains[n]) >= 100 * least)
 
         def extract(values: list[int]) -> ServingSchedule:
             place = np.zeros(len(g.gaps), np.int64)

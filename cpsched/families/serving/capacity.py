@@ -9,7 +9,7 @@ import numpy as np
 
 from cpsched.families.serving import model, quick
 from cpsched.families.serving.greedy import POLICIES, run_policy
-from cpsched.families.serving.measure import check_seconds, energy_seconds, misses
+from cpsched.families.serving.measure import check_seconds, energy_seconds, late, misses
 from cpsched.families.serving.prepare import UNLIMITED, Prepared
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Windows looked at by the energy bound: this many begins times this many ends.
 WINDOWS = 400
+#: Orders tried on one choice of machines.
+SHAKES = 60
 
 
 def energy_bound(q: Prepared, objective: str) -> int:
@@ -220,7 +222,7 @@ def greedy(q: Prepared, run: Run) -> None:
 
 
 def search(q: Prepared, run: Run) -> None:
-    """Drop machines one by one (mixes of types), then CP-SAT where the model is small enough."""
+    """Drop machines one by one (mixes of types), CP-SAT where small enough, then shaken orders."""
     from cpsched.core import exact
 
     if run.incumbent is not None and run.objectives and quick.affordable(q, run):
@@ -231,6 +233,46 @@ def search(q: Prepared, run: Run) -> None:
     if model.size_until(q, horizon) <= model.LARGEST_MODEL:
         options = model.options_until(q, horizon)
         exact.solve_levels(run, lambda level: model.build(q, run, level, options))
+    # Without a limit nothing would end them.
+    if run.objectives and quick.affordable(q, run) and run.clock.limit < np.inf:
+        _shaken(q, run)
+
+
+def _shaken(q: Prepared, run: Run) -> None:
+    """Serve the trace with a machine less, or a cheaper one, by orders that learn from misses.
+
+    Squeaky wheels (Joslin and Clements 1999): what was late moves forward in the order.
+    """
+    if (q.fixed_machine >= 0).any() or q.problem.slo_percent is None:
+        return
+    rng = np.random.default_rng(run.seed + 5)
+    rank = np.argsort(POLICIES["edf"][0](q)).astype(np.float64)
+    prices = [m.price for m in q.problem.machines]
+    while run.incumbent is not None and not run.done():
+        used = sorted({o.instance for o in run.incumbent.schedule.requests if o.instance >= 0})
+        victim = int(rng.choice(used))
+        rest = [g for g in used if g != victim]
+        others = [g for g in range(q.machines) if g not in used and prices[g] < prices[victim]]
+        if others and rng.random() < 0.5:
+            rest.append(int(rng.choice(others)))
+        if not rest:
+            return
+        part, machines = subset(q, sorted(rest)), np.array(sorted(rest))
+        ahead = np.zeros(q.n)
+        for _ in range(SHAKES):
+            if run.done():
+                return
+            order = np.argsort(rank - ahead + rng.normal(0.0, 0.02 * q.n, q.n), kind="stable")
+            start, machine = run_policy(part, order, skip=True, run=run)
+            run.clock.spend(5e-5 * q.n)
+            missed = late(part, start, machine)
+            ahead[missed] += 0.1 * q.n * rng.random(int(missed.sum()))
+            refused = (machine < 0).any() and not q.problem.reject
+            if refused or missed.sum() > q.misses:
+                continue
+            where = np.where(machine >= 0, machines[machine], -1)
+            if run.offer(lambda s=start, w=where: q.schedule(s, w), "shaken"):  # type: ignore[misc]
+                break
 
 
 def _drop(q: Prepared, run: Run) -> None:

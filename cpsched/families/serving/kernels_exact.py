@@ -330,6 +330,9 @@ def branch(
                         # Before the last arrival the same state at another time is another state.
                         first = (first + marks[0, n] * (7 + 2 * t)) & MASK
                         second = (second + marks[1, n] * (7 + 2 * t)) & MASK
+                    if first == 0:
+                        # Nothing runs and nothing came later: zeros are what an empty entry has.
+                        first = np.int64(1)
                     spot = ((first >> 7) ^ first) & (slots - 1)
                     for _ in range(16):
                         if seen[spot, 0] == 0 and seen[spot, 1] == 0:

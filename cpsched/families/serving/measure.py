@@ -35,12 +35,19 @@ def energy_seconds(q: Prepared) -> float:
 
 
 def misses(q: Prepared, start: Ints, machine: Ints) -> int:
-    """Requests that miss their SLO."""
+    """How many requests miss their SLO."""
+    return int(late(q, start, machine).sum())
+
+
+def late(q: Prepared, start: Ints, machine: Ints) -> NDArray[np.bool_]:
+    """Which requests miss their SLO, (n,)."""
     kind = q.kind[np.maximum(machine, 0)]
     each = np.arange(q.n)
     first = start + q.prefill[kind, each] + np.minimum(1, q.output)
-    late = (first > q.first_by) | (start + q.length[kind, each] > q.end_by) | (machine < 0)
-    return int(late.sum())
+    missed: NDArray[np.bool_] = (
+        (first > q.first_by) | (start + q.length[kind, each] > q.end_by) | (machine < 0)
+    )
+    return missed
 
 
 def value_of(q: Prepared, start: Ints, machine: Ints, name: str) -> int:

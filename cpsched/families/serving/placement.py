@@ -246,16 +246,23 @@ def search(p: ServingProblem, run: Run) -> None:
     most = LARGEST_MODEL if run.incumbent is not None else 50 * LARGEST_MODEL
     if not run.done() and size <= most:
         _exact(p, run)
-    if run.incumbent is not None and run.objectives and run.objectives[0].name == "max_load":
-        _improve(p, run, seconds=math.inf, source="swaps")
+    turn = 1
+    while run.incumbent is not None and run.objectives and run.objectives[0].name == "max_load":
+        _improve(p, run, seconds=math.inf, source="swaps", turn=turn)
+        turn += 1
+        if run.done() or run.clock.limit == math.inf:
+            return
 
 
-def _improve(p: ServingProblem, run: Run, *, seconds: float, source: str) -> None:
-    """Best swaps between the fullest GPU and the others; random shifts where there are none."""
+def _improve(p: ServingProblem, run: Run, *, seconds: float, source: str, turn: int = 0) -> None:
+    """Best swaps between the fullest GPU and the others; random shifts where there are none.
+
+    Ends when many shifts in a row led nowhere; every ``turn`` takes shifts of its own.
+    """
     assert run.incumbent is not None
     state = _State(p)
     state.read(run.incumbent.schedule)
-    rng = random.Random(run.seed + 11)
+    rng = random.Random(run.seed + 11 + 7919 * turn)
     total = total_replicas(p)
     best = state.held.copy()
     best_value = float(state.loads().max())

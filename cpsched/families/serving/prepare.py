@@ -14,6 +14,7 @@ from cpsched.families.serving.check import allowed_misses, check_admission
 from cpsched.families.serving.check_static import PrefixTree, prefix_tree
 from cpsched.families.serving.pieces import prefill_rounds, transfer_rounds
 from cpsched.families.serving.problem import Instance, ServingProblem, ServingSchedule
+from cpsched.families.serving.rules import asked_alone
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -225,8 +226,11 @@ def prepare(problem: ServingProblem, run: Run | None = None) -> Prepared | Servi
     Infeasible
         When a request fits on no instance, or cannot meet a demanded SLO even alone.
     ProblemError
-        When outputs are so long that their profiles exceed memory.
+        When outputs are so long that their profiles exceed memory, or a call asks for objectives
+        that do not go together.
     """
+    if run is not None:
+        asked_alone([o.name for o in run.objectives])
     if problem.question not in ("admission", "capacity"):
         return problem
     blocks = sum(len(r.prefix) for r in problem.requests)

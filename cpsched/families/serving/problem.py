@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from cpsched.errors import ProblemError
 from cpsched.families.serving.rules import (
+    asked_alone,
     check_placement,
     check_precedence,
     check_requests,
@@ -311,10 +312,7 @@ class ServingProblem(ProblemBase):
                     value=name,
                     remedy="Choose one of them.",
                 )
-        if "expected_tokens" in self.objectives and len(self.objectives) > 1:
-            complain(
-                "expected_tokens is asked alone", "objectives", self.objectives, "Drop the others."
-            )
+        asked_alone(self.objectives)
         unique([r.id for r in self.requests], "requests", "id")
         unique([t.name for t in self.tools], "tools", "name")
         if self.question == "placement":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 import random
 from collections.abc import Sequence
@@ -244,19 +245,27 @@ def _value(p: ServingProblem, argument: str, objective: str) -> Any:
 
 
 def search(p: ServingProblem, run: Run) -> None:
-    """Local search, CP-SAT, and local search again."""
+    """Local search, CP-SAT, and both again, each time for longer, until the run is done."""
     _local(p, run, 0.3)
-    if not run.done() and len(p.requests) * len(p.machines) <= 100_000:
-        _exact(p, run)
-    if run.incumbent is not None:
-        _local(p, run, 1.0)
+    small = len(p.requests) * len(p.machines) <= 100_000
+    share = 0.7
+    for turn in itertools.count(1):
+        exact_ran = small and not run.done() and _exact(p, run, share)
+        moved = _local(p, run, 1.0, turn)
+        if run.done() or run.clock.limit == math.inf or not (exact_ran or moved):
+            return
+        share = 1.0
 
 
-def _local(p: ServingProblem, run: Run, share: float) -> None:
-    """Move or swap requests off the fullest instance; keep what does not raise the top."""
+def _local(p: ServingProblem, run: Run, share: float, turn: int = 0) -> bool:
+    """Move or swap requests off the fullest instance; keep what does not raise the top.
+
+    Ends when many steps in a row did not lower the top; every ``turn`` takes steps of its own.
+    Returns whether there is anything to move at all.
+    """
     if run.incumbent is None or not run.objectives or run.objectives[0].name != "max_load":
-        return
-    rng = random.Random(run.seed + 1)
+        return False
+    rng = random.Random(run.seed + 1 + 7919 * turn)
     end = run.clock.remaining() * (1.0 - share)
     loads = Loads(p)
     index = {r.id: i for i, r in enumerate(p.requests)}
@@ -280,7 +289,7 @@ def _local(p: ServingProblem, run: Run, share: float) -> None:
         top = max(range(len(loads.speed)), key=loads.load)
         mine = [i for i, g in enumerate(where) if g == top]
         if not mine or len(loads.speed) < 2:
-            return
+            return False
         i = rng.choice(mine)
         steps = [(i, rng.choice(loads.choices(i)))]
         if rng.random() < 0.5:
@@ -312,11 +321,13 @@ def _local(p: ServingProblem, run: Run, share: float) -> None:
             best = value
             misses = 0
             _offer(p, run, where, "local-search")
+    return True
 
 
-def _exact(p: ServingProblem, run: Run) -> None:
+def _exact(p: ServingProblem, run: Run, share: float) -> bool:
+    """CP-SAT for a share of the time left; whether there is a model."""
     if any(m.speed != 1.0 for m in p.machines):
-        return
+        return False
 
     def build(level: int) -> exact.Built:
         from ortools.sat.python import cp_model
@@ -390,8 +401,9 @@ def _exact(p: ServingProblem, run: Run) -> None:
         or any(o.name == "migration_rounds" for o in run.objectives)
     )
     if stepwise and not MigrationPlan.applies(p):
-        return
-    exact.solve_levels(run, build, seconds=0.7 * run.clock.remaining())
+        return False
+    exact.solve_levels(run, build, seconds=share * run.clock.remaining())
+    return True
 
 
 def recompute(p: ServingProblem, bound: Bound) -> Any:

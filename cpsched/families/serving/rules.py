@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cpsched.errors import ProblemError
@@ -21,6 +22,12 @@ def unique(names: list[str], place: str, field: str) -> None:
     if len(set(names)) < len(names):
         name, times = Counter(names).most_common(1)[0]
         complain(f"{field} must be unique, one occurs {times} times", place, name, "Rename one.")
+
+
+def asked_alone(objectives: Sequence[str]) -> None:
+    """Refuse ``expected_tokens`` beside others: its schedules are times to live."""
+    if "expected_tokens" in objectives and len(objectives) > 1:
+        complain("expected_tokens is asked alone", "objectives", objectives, "Drop the others.")
 
 
 def check_requests(p: ServingProblem) -> None:

@@ -127,7 +127,7 @@ def storage(v: Variables, peak: Any = None) -> None:
                     if (file, q) in v.transfers:
                         arrival = v.transfers[file, q][1]
                     model.add(until >= arrival).only_enforce_if(both)
-            copy = _copy(model, begin, until, [] if home is not None else here)
+            copy = _copy(v, begin, until, [] if home is not None else here)
             held[p].append((copy, amount))
             everything.append((copy, amount))
         for q in {q for t in readers for q in machines_of(v, t)}:
@@ -156,7 +156,7 @@ def storage(v: Variables, peak: Any = None) -> None:
                         if home is None:
                             enforced += _literals(model, v, u, p)
                         model.add(until >= ready + lag).only_enforce_if(enforced)
-            copy = _copy(model, since, until, [present])
+            copy = _copy(v, since, until, [present])
             held[q].append((copy, amount))
             everything.append((copy, amount))
     for p in limited:
@@ -174,8 +174,8 @@ def storage_scale(sizes: Sequence[float]) -> Fraction:
     return integers(list(sizes))[1]
 
 
-def _copy(model: CpModel, begin: Any, until: Any, present: list[Any]) -> Any:
-    size = model.new_int_var(0, 2**50, "")
+def _copy(v: Variables, begin: Any, until: Any, present: list[Any]) -> Any:
+    size = v.model.new_int_var(0, v.horizon, "")
     if present and not isinstance(present[0], int):
-        return model.new_optional_interval_var(begin, size, until, present[0], "")
-    return model.new_interval_var(begin, size, until, "")
+        return v.model.new_optional_interval_var(begin, size, until, present[0], "")
+    return v.model.new_interval_var(begin, size, until, "")

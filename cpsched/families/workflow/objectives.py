@@ -425,10 +425,15 @@ def _peak_storage(v: Variables) -> Expression:
     sizes += [mc.storage for mc in problem.machines if mc.storage is not None]
     scale = storage_scale([s for s in sizes if s > 0])
     least = max((exact(size) for size in terms.held_at_once(problem)), default=Fraction(0))
-    peak = v.model.new_int_var(math.floor(least * scale), 2**55, "peak")
+    # Far larger domains overflow in the solver: all files on all machines are enough.
+    most = math.ceil(sum(map(exact, sizes), Fraction(0)) * scale) * v.inst.m
+    peak = v.model.new_int_var(0, min(most, 2**55), "peak")
     storage(v, peak)
     v.notes["stored"] = True
-    return Expression(peak, v.notes.get("storage_scale", scale), Fraction(0))
+    # The model has units of its own, of the files that it knows.
+    scale = v.notes.get("storage_scale", scale)
+    v.model.add(peak >= math.floor(least * scale))
+    return Expression(peak, scale, Fraction(0))
 
 
 _MAKERS: dict[str, Callable[[Variables], Expression]] = {
