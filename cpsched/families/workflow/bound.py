@@ -211,6 +211,11 @@ def recompute(problem: WorkflowProblem, bound: Bound) -> Number:
     if bound.argument == "grain":
         a, b = bound.data["window"]
         return inst.time(grain_value(inst, a, b, bound.data["least"]))
+    if bound.argument == "packing":
+        from cpsched.families.workflow.packing import packing_value
+
+        a, b = bound.data["window"]
+        return inst.time(packing_value(inst, a, b, bound.data["least"]))
     if bound.argument == "shaving":
         from cpsched.families.workflow.shave import shaved_value
 

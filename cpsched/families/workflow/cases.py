@@ -20,8 +20,6 @@ from cpsched.families.workflow.prepare import Instance, Ints
 from cpsched.families.workflow.shave import Prover, Shaved, fixed, machines_left, shave
 from cpsched.result import Bound
 
-#: Below this relative gap it is how durations add up that counts, and cases do not help.
-CLOSE = 2e-4
 #: Tasks that are looked at for the next case distinction.
 CANDIDATES = 12
 #: Cases are given a part of so many seconds at most.
@@ -36,7 +34,7 @@ def close_gap(inst: Instance, run: Run, background: local.Background | None) -> 
     while not run.done() and clock.used() < end:
         best, bound = _best(inst, run), local.target(inst, run)
         gap = best - bound
-        if gap <= CLOSE * best:
+        if gap <= local.CLOSE * best:
             return
         most = best - 1 if hard or gap <= 4 else bound + gap // 4
         possible = _possible(inst, run, background, most, clock.used() + 0.7 * (end - clock.used()))

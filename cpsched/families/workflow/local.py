@@ -10,22 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from cpsched.core.clock import Clock
 from cpsched.core.run import Run
 from cpsched.families.workflow import greedy, kernels, kernels_search
-from cpsched.families.workflow.extract import Plan
+from cpsched.families.workflow.balance import NEAR, Balancer
+from cpsched.families.workflow.extract import Plan, order_of
 from cpsched.families.workflow.prepare import NEVER, Instance, Ints
+
+#: Below this relative gap it is how durations add up that counts: models do not see more than that.
+CLOSE = 2e-4
 
 #: First temperatures of the rounds of annealing, as parts of the makespan over the root of the
 #: number of tasks.
 HOT = (1.0, 0.3, 0.1, 0.005)
 COLD = (0.02, 0.005, 0.001)
-
-
-def order_of(inst: Instance, plan: Plan) -> Ints:
-    """Tasks by start; ties in topological order."""
-    position = np.empty(inst.n, dtype=np.int64)
-    position[inst.topo] = np.arange(inst.n)
-    return np.lexsort((position, plan.end(inst), plan.start)).astype(np.int64)
 
 
 def is_simple(inst: Instance) -> bool:
@@ -52,6 +50,7 @@ class Annealer:
         if not self.simple and inst.m * room > 20_000_000:
             room = max(64, 16 * inst.n // inst.m)
         self.use = greedy.unused(inst, room)
+        self.balancer = Balancer(inst, seed)
 
     def anneal(self, moves: int, target: int) -> Plan | None:
         """One round of ``moves``; the plan when it is better than any before."""
@@ -75,6 +74,28 @@ class Annealer:
             self.best = int(value)
             return self.decode(*best)
         return None
+
+    def balance(self, clock: Clock, target: int, seconds: float) -> Plan | None:
+        """Exchange sets of tasks for some seconds of the clock; the plan when it is better.
+
+        Nothing happens where machines have breaks or take several tasks, or far from the target.
+        """
+        # A makespan within the tolerance of proofs is as good.
+        goal = target + target // 2_000_000_000
+        end = clock.used() + min(seconds, clock.remaining())
+        balancer, out = self.balancer, None
+        plan = self.decode(self.order, self.row, self.mach)
+        while self.simple and 0 < self.best - goal <= NEAR * self.best and clock.used() < end:
+            start = self.decode(*balancer.kicked(plan)) if balancer.round % 2 else plan
+            found = balancer.step(start, self.best, goal, clock)
+            if found is None:
+                continue
+            made = self.decode(*found)
+            late = bool((made.end(self.inst) > self.inst.deadline).any())
+            if made.makespan(self.inst) < self.best and not late:
+                self.adopt(made)
+                out = plan = made
+        return out
 
     def decode(self, order: Ints, row: Ints, mach: Ints) -> Plan:
         """The plan of an order and assignment."""
@@ -164,6 +185,7 @@ def _anneal_for(
         clock.spend(moves * (2e-8 * (inst.n + 2 * len(inst.pred_src)) + 1e-6))
         if not clock.deterministic:
             annealer.learn((time.perf_counter() - begun) / moves)
+        plan = annealer.balance(clock, target(inst, run), 0.5 * slice_) or plan
         offers.put(plan)
         for one in beside:
             one.merge()
@@ -195,8 +217,9 @@ class Background:
             while self.given:
                 annealer.adopt(self.given.pop())
                 improved = time.perf_counter()
-            at_target = annealer.best <= target(self.inst, self.run)
-            if at_target or time.perf_counter() - improved > self.patience:
+            goal = target(self.inst, self.run)
+            patience = math.inf if annealer.best - goal <= CLOSE * annealer.best else self.patience
+            if annealer.best <= goal or time.perf_counter() - improved > patience:
                 # The cores are worth more to the solver now.
                 self.over.wait(0.1)
                 continue
@@ -204,6 +227,7 @@ class Background:
             begun = time.perf_counter()
             plan = annealer.anneal(moves, target(self.inst, self.run))
             annealer.learn((time.perf_counter() - begun) / moves)
+            plan = annealer.balance(self.run.clock, target(self.inst, self.run), 0.2) or plan
             if plan is not None:
                 improved = time.perf_counter()
                 self.found.append(plan)

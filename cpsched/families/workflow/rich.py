@@ -13,8 +13,7 @@ import numpy as np
 
 from cpsched.core.run import Run
 from cpsched.families.workflow import greedy, kernels, terms
-from cpsched.families.workflow.extract import Plan, needed_data
-from cpsched.families.workflow.local import order_of
+from cpsched.families.workflow.extract import Plan, needed_data, order_of
 from cpsched.families.workflow.prepare import NEVER, Instance, Ints
 from cpsched.families.workflow.problem import Option
 

@@ -14,6 +14,7 @@ from cpsched.families.workflow import (
     merge,
     model,
     model_redundant,
+    packing,
 )
 from cpsched.families.workflow.extract import Plan, plan_of
 from cpsched.families.workflow.prepare import NEVER, Instance
@@ -81,6 +82,7 @@ def search(inst: Instance, run: Run) -> None:
 def _makespan(inst: Instance, run: Run) -> None:
     """Only the makespan counts: annealing beside the exact model, and bounds once more."""
     assert run.incumbent is not None
+    original = inst
     if inst.n <= 20_000:
         inst = merge.without_idle_tasks(inst)
     compiled = greedy.is_compiled(inst, run)
@@ -104,6 +106,7 @@ def _makespan(inst: Instance, run: Run) -> None:
     limit = run.clock.limit if math.isfinite(run.clock.limit) else 60.0
     if compiled or not small:
         local.anneal_for(inst, run, annealer, min(0.05 * limit, 1.0))
+    packing.prove(original, run)
     if run.done():
         return
     threads = run.workers - 1 if compiled and not run.deterministic else 0

@@ -1,0 +1,191 @@
+"""Exchange of sets of tasks between machines until the machines finish together.
+
+Annealing moves one or two tasks at a time: where many tasks wait for nothing but a machine, the
+machines then finish within some ten-thousandths of each other. Here tens of such tasks are spread
+over the machines anew, by `packing.partition`, so that every machine finishes at a goal.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpsched.core.clock import Clock
+from cpsched.families.workflow.area import least_span
+from cpsched.families.workflow.extract import Plan, order_of
+from cpsched.families.workflow.heads import heads_and_tails
+from cpsched.families.workflow.packing import MOST_PACKED, partition, works
+from cpsched.families.workflow.prepare import NEVER, Instance, Ints
+
+#: The order, options and machines of a plan that is still to be decoded.
+Placed = tuple[Ints, Ints, Ints]
+
+#: Above this gap to the goal it is not how durations add up that counts.
+NEAR = 2e-3
+
+#: Numbers of tasks that are spread anew at a time, where more could be.
+SIZES = (16, 22, 28, 34)
+
+#: The goal lies so far, as a part, from what the machines could reach to the best makespan.
+SHARES = (0.0, 0.1, 0.5)
+
+#: Subsets for a machine that are given up, one after the other, before the set of tasks is.
+TRIES = 12
+
+
+def seconds_of(size: int) -> float:
+    """Estimated seconds of spreading ``size`` tasks anew."""
+    return 1e-3 + 1e-7 * 2.0 ** (size / 2)
+
+
+class Balancer:
+    """Exchanges around a plan, one set of tasks after the other."""
+
+    def __init__(self, inst: Instance, seed: int) -> None:
+        self.inst = inst
+        self.rng = np.random.default_rng(seed)
+        self.round = 0
+
+    def step(self, plan: Plan, best: int, goal: int, clock: Clock) -> Placed | None:
+        """What may take less than ``best`` ticks, from a plan near it.
+
+        Only decoding shows whether it does.
+        """
+        rng = self.rng
+        seconds = 0.1 * clock.remaining()
+        self.round += 1
+        pool = movable(self.inst, plan, rng)
+        size = SIZES[int(rng.integers(len(SIZES)))]
+        if len(pool) <= MOST_PACKED and seconds_of(len(pool)) <= seconds:
+            size = MOST_PACKED
+        while seconds_of(size) > seconds and size > SIZES[0]:
+            size -= 6
+        if len(pool) > size:
+            pool = np.sort(rng.choice(pool, size, replace=False))
+        clock.spend(seconds_of(len(pool)))
+        return rebalanced(self.inst, plan, pool, best, goal, SHARES[self.round % 3], rng)
+
+    def kicked(self, plan: Plan) -> Placed:
+        """The plan with the machines of two tasks of about the same length exchanged."""
+        inst, rng = self.inst, self.rng
+        length = inst.dur[plan.row, plan.mach]
+        mach = plan.mach.copy()
+        t = int(rng.choice(np.flatnonzero(length > 0)))
+        allowed = inst.dur[plan.row] >= 0
+        fits = allowed[:, mach[t]] & allowed[t, mach] & (mach != mach[t]) & (length > 0)
+        others = np.flatnonzero(fits)
+        if len(others):
+            apart = np.abs(inst.dur[plan.row[others], mach[t]] - length[t])
+            near = others[np.argsort(apart, kind="stable")[:6]]
+            u = int(rng.choice(near))
+            mach[t], mach[u] = mach[u], mach[t]
+        return order_of(inst, plan), plan.row, mach
+
+
+def movable(inst: Instance, plan: Plan, rng: np.random.Generator) -> Ints:
+    """Tasks that could take each other's places: all wait for nothing, and none waits for them.
+
+    All of them could start at some time before the first of them starts, on any machine, and what
+    comes after them starts when the last of them has started.
+    """
+    end = plan.end(inst)
+    ready = np.maximum(inst.release, 0 if inst.inputs is None else inst.inputs.max(axis=1))
+    target = np.repeat(np.arange(inst.n), np.diff(inst.pred_ptr))
+    slow, late = float(inst.tpb.max()), int(inst.lat.max())
+    carried = inst.pred_bytes >= 0
+    lag = np.where(carried, np.rint(np.maximum(inst.pred_bytes, 0.0) * slow) + late, 0.0)
+    np.maximum.at(ready, target, end[inst.pred_src] + lag.astype(np.int64))
+    after = np.full(inst.n, NEVER, dtype=np.int64)
+    source = np.repeat(np.arange(inst.n), np.diff(inst.succ_ptr))
+    np.minimum.at(after, source, plan.start[inst.succ_dst])
+    able = (inst.dur[plan.row] > 0).all(axis=1) & (ready <= plan.start)
+    able &= inst.deadline >= NEVER
+    if not able.any():
+        return np.zeros(0, dtype=np.int64)
+    best = np.zeros(0, dtype=np.int64)
+    times = rng.choice(plan.start[able], 4)
+    for since in times.tolist():
+        inside = able & (ready <= since) & (plan.start >= since)
+        for until in {NEVER, *rng.choice(after[inside], 3).tolist()}:
+            found = np.flatnonzero(inside & (plan.start < until) & (after >= until))
+            if len(found) > len(best):
+                best = found
+    return best
+
+
+def rebalanced(
+    inst: Instance,
+    plan: Plan,
+    pool: Ints,
+    best: int,
+    goal: int,
+    share: float,
+    rng: np.random.Generator,
+) -> Placed | None:
+    """Machines (and an order) with which the tasks may finish at the goal, or None.
+
+    The goal is moved by ``share`` from the earliest time, ``goal`` or later, that the machines
+    have room for towards the best makespan.
+    """
+    related = works(inst.dur[plan.row[pool]]) if len(pool) > 1 else None
+    if related is None:
+        return None
+    work, grain = related
+    need, most = int(work.sum()), best - 1
+    tails = heads_and_tails(inst)[1]
+    free = _room(inst, plan, pool, tails)
+
+    def room(span: int) -> Ints:
+        return np.maximum(0, span + free) // grain
+
+    # With much more room than that the tasks of the pool are not what counts.
+    if most <= goal or not need <= int(room(most).sum()) <= 1.02 * need:
+        return None
+    span = least_span(lambda span: int(room(span).sum()) >= need, goal)
+    where = partition(work, room(span + int(share * (most - span))), rng, TRIES)
+    if where is None:
+        return None
+    mach = plan.mach.copy()
+    mach[pool] = where
+    order = order_of(inst, plan)
+    places = np.flatnonzero(np.isin(order, pool))
+    # In each other's places, long tails first.
+    order[places] = pool[np.argsort(-tails[pool, where], kind="stable")]
+    return order, plan.row, mach
+
+
+def _room(inst: Instance, plan: Plan, pool: Ints, tails: Ints) -> Ints:
+    """Ticks that the tasks of the pool may take per machine, less the makespan aimed at.
+
+    For tasks that come after the whole pool and wait for some of it the tails stand.
+    """
+    end = plan.end(inst)
+    chosen = np.zeros(inst.n, dtype=np.bool_)
+    chosen[pool] = True
+    later = _descendants(inst, chosen) & (plan.start >= int(end[pool].max()))
+    out = np.zeros(inst.m, dtype=np.int64)
+    least = tails[pool].min(axis=0)
+    first = int(plan.start[pool].min())
+    for p in range(inst.m):
+        here = np.flatnonzero((plan.mach == p) & ~later)
+        own = pool[plan.mach[pool] == p]
+        if not len(here):
+            out[p] = -first - int(least[p])
+            continue
+        last = int(here[np.argmax(end[here])])
+        after = int(least[p] if chosen[last] else min(tails[last, p], NEVER))
+        load = int((end[own] - plan.start[own]).sum())
+        out[p] = load - max(int(end[last]), first) - after
+    return out
+
+
+def _descendants(inst: Instance, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    out = np.zeros(inst.n, dtype=np.bool_)
+    stack = np.flatnonzero(chosen).tolist()
+    while stack:
+        t = stack.pop()
+        for u in inst.succ_dst[inst.succ_ptr[t] : inst.succ_ptr[t + 1]].tolist():
+            if not out[u]:
+                out[u] = True
+                stack.append(u)
+    return out
