@@ -45,6 +45,8 @@ class Balancer:
         self.inst = inst
         self.rng = np.random.default_rng(seed)
         self.round = 0
+        #: Rounds in which sets of tasks could be spread at all.
+        self.spread = 0
 
     def step(self, plan: Plan, best: int, goal: int, clock: Clock) -> Placed | None:
         """What may take less than ``best`` ticks, from a plan near it.
@@ -63,7 +65,14 @@ class Balancer:
         if len(pool) > size:
             pool = np.sort(rng.choice(pool, size, replace=False))
         clock.spend(seconds_of(len(pool)))
-        return rebalanced(self.inst, plan, pool, best, goal, SHARES[self.round % 3], rng)
+        target = _target(self.inst, plan, pool, best, goal)
+        if target is None:
+            return None
+        self.spread += 1
+        work, free, grain, span = target
+        span += int(SHARES[self.round % 3] * (best - 1 - span))
+        where = partition(work, np.maximum(0, span + free) // grain, rng, TRIES)
+        return None if where is None else _placed(self.inst, plan, pool, where)
 
     def kicked(self, plan: Plan) -> Placed:
         """The plan with the machines of two tasks of about the same length exchanged."""
@@ -113,44 +122,38 @@ def movable(inst: Instance, plan: Plan, rng: np.random.Generator) -> Ints:
     return best
 
 
-def rebalanced(
-    inst: Instance,
-    plan: Plan,
-    pool: Ints,
-    best: int,
-    goal: int,
-    share: float,
-    rng: np.random.Generator,
-) -> Placed | None:
-    """Machines (and an order) with which the tasks may finish at the goal, or None.
+def _target(
+    inst: Instance, plan: Plan, pool: Ints, best: int, goal: int
+) -> tuple[Ints, Ints, Ints, int] | None:
+    """(work, free, grain, span): what is to be spread, and what there is room for.
 
-    The goal is moved by ``share`` from the earliest time, ``goal`` or later, that the machines
-    have room for towards the best makespan.
+    ``free`` plus a makespan are the ticks of each machine for the pool, ``span`` is the least
+    makespan from the goal on that has room for all. None where there is not, or far too much of it:
+    then the tasks of the pool are not what counts.
     """
     related = works(inst.dur[plan.row[pool]]) if len(pool) > 1 else None
-    if related is None:
+    if related is None or best - 1 <= goal:
         return None
     work, grain = related
-    need, most = int(work.sum()), best - 1
-    tails = heads_and_tails(inst)[1]
-    free = _room(inst, plan, pool, tails)
+    need = int(work.sum())
+    free = _room(inst, plan, pool, heads_and_tails(inst)[1])
 
-    def room(span: int) -> Ints:
-        return np.maximum(0, span + free) // grain
+    def room(span: int) -> int:
+        return int((np.maximum(0, span + free) // grain).sum())
 
-    # With much more room than that the tasks of the pool are not what counts.
-    if most <= goal or not need <= int(room(most).sum()) <= 1.02 * need:
+    if not need <= room(best - 1) <= 1.02 * need:
         return None
-    span = least_span(lambda span: int(room(span).sum()) >= need, goal)
-    where = partition(work, room(span + int(share * (most - span))), rng, TRIES)
-    if where is None:
-        return None
+    return work, free, grain, least_span(lambda span: room(span) >= need, goal)
+
+
+def _placed(inst: Instance, plan: Plan, pool: Ints, where: Ints) -> Placed:
+    """The tasks of the pool on their machines in each other's places, long tails first."""
     mach = plan.mach.copy()
     mach[pool] = where
     order = order_of(inst, plan)
     places = np.flatnonzero(np.isin(order, pool))
-    # In each other's places, long tails first.
-    order[places] = pool[np.argsort(-tails[pool, where], kind="stable")]
+    tails = heads_and_tails(inst)[1][pool, where]
+    order[places] = pool[np.argsort(-tails, kind="stable")]
     return order, plan.row, mach
 
 

@@ -22,14 +22,18 @@ from cpsched.result import Bound
 
 #: Tasks that are looked at for the next case distinction.
 CANDIDATES = 12
-#: Cases are given a part of so many seconds at most.
+#: With so few ticks between bound and schedule what shaving does not refute is left alone.
+FEW = 12
+#: Cases are given most of so many seconds.
 MOST_SECONDS = 100.0
 
 
 def close_gap(inst: Instance, run: Run, background: local.Background | None) -> None:
     """Ask for better and better schedules until there is none, or most of the time is over."""
     clock = run.clock
-    end = clock.used() + 0.6 * min(clock.remaining(), MOST_SECONDS)
+    end = clock.used() + 0.9 * min(clock.remaining(), MOST_SECONDS)
+    # The last makespan that shaving alone did not refute, and what is left for it.
+    asked, left = 0, inst.dur
     hard = False
     while not run.done() and clock.used() < end:
         best, bound = _best(inst, run), local.target(inst, run)
@@ -37,7 +41,21 @@ def close_gap(inst: Instance, run: Run, background: local.Background | None) -> 
         if gap <= local.CLOSE * best:
             return
         most = best - 1 if hard or gap <= 4 else bound + gap // 4
-        possible = _possible(inst, run, background, most, clock.used() + 0.7 * (end - clock.used()))
+        again = most <= asked
+        case = dataclasses.replace(inst, dur=left if again else inst.dur, cache={})
+        shaved = shave(case, clock, most, 0.4 * (end - clock.used()))
+        if shaved.bound > most:
+            data = {"most": most, "struck": shaved.struck, "merged": inst.merged is not None}
+            # What was struck out before, for a larger makespan, is not part of the argument.
+            argument, given = ("cp-sat", {}) if again else ("shaving", data)
+            run.raise_bound(Bound(inst.time(most + 1), argument, "makespan", given))
+            continue
+        if not hard and most < best - 1 and gap <= FEW:
+            hard = True
+            continue
+        asked, left = most, shaved.dur
+        until = end if most == best - 1 else 0.5 * (clock.used() + end)
+        possible = _possible(inst, run, background, shaved, until)
         if possible is None:
             if most == best - 1:
                 return
@@ -52,37 +70,34 @@ def _best(inst: Instance, run: Run) -> int:
 
 
 def _possible(
-    inst: Instance, run: Run, background: local.Background | None, most: int, end: float
+    inst: Instance, run: Run, background: local.Background | None, shaved: Shaved, end: float
 ) -> bool | None:
-    """Whether there is a schedule within ``most`` ticks (then it was offered); None: unknown."""
-    clock = run.clock
-    cases: list[Ints] = [inst.dur]
-    first = True
-    while cases:
-        if background is not None:
-            background.merge()
-        if _best(inst, run) <= most:
-            return True
-        left = end - clock.used()
-        if run.done() or left <= 0:
-            return None
-        case = dataclasses.replace(inst, dur=cases.pop(), cache={})
-        shaved = shave(case, clock, most, 0.4 * left)
-        if shaved.bound > most:
-            if first:
-                data = {"most": most, "struck": shaved.struck, "merged": inst.merged is not None}
-                run.raise_bound(Bound(inst.time(most + 1), "shaving", "makespan", data))
-            continue
-        first = False
-        solved = _solve(inst, run, background, shaved, min(1.0, end - clock.used()))
+    """Whether what was not struck out has a schedule (then it was offered); None: unknown."""
+    clock, most = run.clock, shaved.most
+    cases: list[Ints] = []
+    while True:
+        solved = _solve(inst, run, background, shaved, end - clock.used())
+        if solved:
+            return True if _best(inst, run) <= most else None
         if solved is None:
             parts = _split(inst, run, shaved)
             if not parts:
                 return None
             cases += parts
-        elif solved:
-            return True if _best(inst, run) <= most else None
-    return False
+        while True:
+            if background is not None:
+                background.merge()
+            if _best(inst, run) <= most:
+                return True
+            if not cases:
+                return False
+            left = end - clock.used()
+            if run.done() or left <= 0:
+                return None
+            case = dataclasses.replace(inst, dur=cases.pop(), cache={})
+            shaved = shave(case, clock, most, 0.4 * left)
+            if shaved.bound <= most:
+                break
 
 
 def _solve(
@@ -90,9 +105,10 @@ def _solve(
     run: Run,
     background: local.Background | None,
     shaved: Shaved,
-    seconds: float,
+    left: float,
 ) -> bool | None:
     """Whether the solver finds a schedule of a case, None when it gives up."""
+    seconds = min(left, max(1.0, 0.2 * left))
     if seconds <= 0:
         return None
     case = dataclasses.replace(inst, dur=shaved.dur, cache={})
@@ -117,7 +133,10 @@ def _solve(
 
 
 def _split(inst: Instance, run: Run, shaved: Shaved) -> list[Ints]:
-    """The cases of the task whose machines make the largest difference to the bounds."""
+    """The cases of the task whose machines make the largest difference to the bounds.
+
+    The case with the least bound, where a schedule is most likely, comes last.
+    """
     prover = Prover(inst, run.clock, shaved.most)
     prover.root(shaved.dur)
     case = dataclasses.replace(inst, dur=shaved.dur, cache={})
@@ -129,5 +148,6 @@ def _split(inst: Instance, run: Run, shaved: Shaved) -> list[Ints]:
         values = [prover.value(part) for part in parts]
         score = sum(values) / len(values) + min(values)
         if score > best[0]:
-            best = (score, parts)
+            ranked = sorted(range(len(parts)), key=lambda k: -values[k])
+            best = (score, [parts[k] for k in ranked])
     return best[1]

@@ -20,6 +20,9 @@ from cpsched.families.workflow.prepare import NEVER, Instance, Ints
 #: Below this relative gap it is how durations add up that counts: models do not see more than that.
 CLOSE = 2e-4
 
+#: Moves per task in a round of annealing. Longer ones were seen to end in one and the same basin.
+LONGEST_ROUND = 1250
+
 #: First temperatures of the rounds of annealing, as parts of the makespan over the root of the
 #: number of tasks.
 HOT = (1.0, 0.3, 0.1, 0.005)
@@ -51,6 +54,12 @@ class Annealer:
             room = max(64, 16 * inst.n // inst.m)
         self.use = greedy.unused(inst, room)
         self.balancer = Balancer(inst, seed)
+        #: Whether exchanges of sets of tasks apply, as far as was seen.
+        self.balances = False
+
+    def moves_of(self, seconds: float) -> int:
+        """Moves of a round of at most some seconds; few tasks gain more from many short rounds."""
+        return max(20, min(int(seconds / self.move), LONGEST_ROUND * self.inst.n))
 
     def anneal(self, moves: int, target: int) -> Plan | None:
         """One round of ``moves``; the plan when it is better than any before."""
@@ -84,10 +93,14 @@ class Annealer:
         goal = target + target // 2_000_000_000
         end = clock.used() + min(seconds, clock.remaining())
         balancer, out = self.balancer, None
+        first, spread = balancer.round, balancer.spread
+        self.balances = self.simple
         plan = self.decode(self.order, self.row, self.mach)
-        while self.simple and 0 < self.best - goal <= NEAR * self.best and clock.used() < end:
+        while self.balances and 0 < self.best - goal <= NEAR * self.best and clock.used() < end:
             start = self.decode(*balancer.kicked(plan)) if balancer.round % 2 else plan
             found = balancer.step(start, self.best, goal, clock)
+            tried = balancer.round - first
+            self.balances = tried < 40 or balancer.spread - spread > 0.1 * tried
             if found is None:
                 continue
             made = self.decode(*found)
@@ -179,7 +192,7 @@ def _anneal_for(
     end = clock.remaining() - seconds
     while not run.done() and clock.remaining() > end:
         slice_ = min(0.2, max(0.01, clock.remaining() - end), seconds / 4)
-        moves = max(20, int(slice_ / annealer.move))
+        moves = annealer.moves_of(slice_)
         begun = time.perf_counter()
         plan = annealer.anneal(moves, target(inst, run))
         clock.spend(moves * (2e-8 * (inst.n + 2 * len(inst.pred_src)) + 1e-6))
@@ -212,25 +225,34 @@ class Background:
 
     def _work(self) -> None:
         annealer = self.annealer
-        improved = time.perf_counter()
+        improved, rounds = time.perf_counter(), 0
         while not self.over.is_set() and not self.run.clock.expired():
             while self.given:
                 annealer.adopt(self.given.pop())
                 improved = time.perf_counter()
             goal = target(self.inst, self.run)
-            patience = math.inf if annealer.best - goal <= CLOSE * annealer.best else self.patience
-            if annealer.best <= goal or time.perf_counter() - improved > patience:
+            close = self.is_close()
+            patient = close or time.perf_counter() - improved <= self.patience
+            if annealer.best <= goal or not patient:
                 # The cores are worth more to the solver now.
                 self.over.wait(0.1)
                 continue
-            moves = max(20, int(min(0.2, 0.2 * self.run.clock.remaining()) / annealer.move))
-            begun = time.perf_counter()
-            plan = annealer.anneal(moves, target(self.inst, self.run))
-            annealer.learn((time.perf_counter() - begun) / moves)
-            plan = annealer.balance(self.run.clock, target(self.inst, self.run), 0.2) or plan
+            plan = None
+            rounds += 1
+            if not close or rounds % 4 == 0:
+                moves = annealer.moves_of(min(0.2, 0.2 * self.run.clock.remaining()))
+                begun = time.perf_counter()
+                plan = annealer.anneal(moves, goal)
+                annealer.learn((time.perf_counter() - begun) / moves)
+            plan = annealer.balance(self.run.clock, goal, 0.2) or plan
             if plan is not None:
                 improved = time.perf_counter()
                 self.found.append(plan)
+
+    def is_close(self) -> bool:
+        """Whether it is how durations add up that counts, which exchanges see best."""
+        best = self.annealer.best
+        return self.annealer.balances and best - target(self.inst, self.run) <= CLOSE * best
 
     def merge(self) -> None:
         """Offer what was found since the last call."""

@@ -197,7 +197,9 @@ def _exact_makespan(
         return again or run.done()
 
     begun = run.clock.elapsed()
-    workers = max(1, run.workers - (background is not None and run.workers > 2))
+    workers = run.workers
+    if background is not None and (run.workers > 2 or background.is_close()):
+        workers = max(1, workers - 1)
     outcome = engine.solve(
         v.model,
         run.clock,
