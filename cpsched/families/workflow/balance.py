@@ -75,19 +75,23 @@ class Balancer:
         return None if where is None else _placed(self.inst, plan, pool, where)
 
     def kicked(self, plan: Plan) -> Placed:
-        """The plan with the machines of two tasks of about the same length exchanged."""
+        """The plan with the machines of a few tasks of about the same length exchanged."""
         inst, rng = self.inst, self.rng
         length = inst.dur[plan.row, plan.mach]
-        mach = plan.mach.copy()
-        t = int(rng.choice(np.flatnonzero(length > 0)))
         allowed = inst.dur[plan.row] >= 0
-        fits = allowed[:, mach[t]] & allowed[t, mach] & (mach != mach[t]) & (length > 0)
-        others = np.flatnonzero(fits)
-        if len(others):
-            apart = np.abs(inst.dur[plan.row[others], mach[t]] - length[t])
-            near = others[np.argsort(apart, kind="stable")[:6]]
-            u = int(rng.choice(near))
-            mach[t], mach[u] = mach[u], mach[t]
+        mach = plan.mach.copy()
+        for _ in range(int(rng.integers(1, 4))):
+            # Every machine is as likely: those with few tasks have the fewest sums to choose from.
+            here = np.flatnonzero((mach == rng.integers(inst.m)) & (length > 0))
+            if not len(here):
+                continue
+            t = int(rng.choice(here))
+            fits = allowed[:, mach[t]] & allowed[t, mach] & (mach != mach[t]) & (length > 0)
+            others = np.flatnonzero(fits)
+            if len(others):
+                apart = np.abs(inst.dur[plan.row[others], mach[t]] - inst.dur[plan.row[t], mach[t]])
+                u = int(rng.choice(others[np.argsort(apart, kind="stable")[:6]]))
+                mach[t], mach[u] = mach[u], mach[t]
         return order_of(inst, plan), plan.row, mach
 
 

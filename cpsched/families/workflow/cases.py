@@ -28,19 +28,22 @@ FEW = 12
 MOST_SECONDS = 100.0
 
 
-def close_gap(inst: Instance, run: Run, background: local.Background | None) -> None:
+def close_gap(
+    inst: Instance, run: Run, annealer: local.Annealer, background: local.Background | None
+) -> None:
     """Ask for better and better schedules until there is none, or most of the time is over."""
     clock = run.clock
     end = clock.used() + 0.9 * min(clock.remaining(), MOST_SECONDS)
     # The last makespan that shaving alone did not refute, and what is left for it.
     asked, left = 0, inst.dur
     hard = False
+    step = 0.25
     while not run.done() and clock.used() < end:
         best, bound = _best(inst, run), local.target(inst, run)
         gap = best - bound
-        if gap <= local.CLOSE * best:
+        if annealer.is_close(bound):
             return
-        most = best - 1 if hard or gap <= 4 else bound + gap // 4
+        most = best - 1 if hard or gap <= 4 else bound + int(step * gap)
         again = most <= asked
         case = dataclasses.replace(inst, dur=left if again else inst.dur, cache={})
         shaved = shave(case, clock, most, 0.4 * (end - clock.used()))
@@ -61,6 +64,7 @@ def close_gap(inst: Instance, run: Run, background: local.Background | None) -> 
                 return
             hard = True
         elif not possible:
+            step = 0.5 * (1.0 + step)
             run.raise_bound(Bound(inst.time(most + 1), "cp-sat", "makespan"))
 
 

@@ -97,18 +97,30 @@ class Annealer:
         self.balances = self.simple
         plan = self.decode(self.order, self.row, self.mach)
         while self.balances and 0 < self.best - goal <= NEAR * self.best and clock.used() < end:
-            start = self.decode(*balancer.kicked(plan)) if balancer.round % 2 else plan
+            start = plan
+            if balancer.round % 2:
+                start = self.decode(*balancer.kicked(plan))
+                if self._as_good(start):
+                    plan = start
             found = balancer.step(start, self.best, goal, clock)
             tried = balancer.round - first
             self.balances = tried < 40 or balancer.spread - spread > 0.1 * tried
             if found is None:
                 continue
             made = self.decode(*found)
-            late = bool((made.end(self.inst) > self.inst.deadline).any())
-            if made.makespan(self.inst) < self.best and not late:
+            if self._as_good(made):
+                out = made if made.makespan(self.inst) < self.best else out
                 self.adopt(made)
-                out = plan = made
+                plan = made
         return out
+
+    def is_close(self, target: int) -> bool:
+        """Whether it is how durations add up that counts, which exchanges see best."""
+        return self.balances and self.best - target <= CLOSE * self.best
+
+    def _as_good(self, plan: Plan) -> bool:
+        end = plan.end(self.inst)
+        return int(end.max()) <= self.best and not bool((end > self.inst.deadline).any())
 
     def decode(self, order: Ints, row: Ints, mach: Ints) -> Plan:
         """The plan of an order and assignment."""
@@ -231,7 +243,7 @@ class Background:
                 annealer.adopt(self.given.pop())
                 improved = time.perf_counter()
             goal = target(self.inst, self.run)
-            close = self.is_close()
+            close = annealer.is_close(goal)
             patient = close or time.perf_counter() - improved <= self.patience
             if annealer.best <= goal or not patient:
                 # The cores are worth more to the solver now.
@@ -248,11 +260,6 @@ class Background:
             if plan is not None:
                 improved = time.perf_counter()
                 self.found.append(plan)
-
-    def is_close(self) -> bool:
-        """Whether it is how durations add up that counts, which exchanges see best."""
-        best = self.annealer.best
-        return self.annealer.balances and best - target(self.inst, self.run) <= CLOSE * best
 
     def merge(self) -> None:
         """Offer what was found since the last call."""

@@ -107,6 +107,11 @@ def _makespan(inst: Instance, run: Run) -> None:
     if compiled or not small:
         local.anneal_for(inst, run, annealer, min(0.05 * limit, 1.0))
     packing.prove(original, run)
+    if small and compiled and not run.done():
+        # Many problems of this size need no cases.
+        _exact_makespan(inst, run, None, fine=False, seconds=min(1.0, 0.1 * limit))
+        if run.incumbent is not None:
+            annealer.adopt(plan_of(inst, run.incumbent.schedule))
     if run.done():
         return
     threads = run.workers - 1 if compiled and not run.deterministic else 0
@@ -118,9 +123,11 @@ def _makespan(inst: Instance, run: Run) -> None:
         local.anneal_for(inst, run, annealer, run.clock.remaining(), beside)
         return
     background = local.Background(inst, run, annealer) if threads else None
+    if background is None and annealer.is_close(local.target(inst, run)):
+        local.anneal_for(inst, run, annealer, 0.5 * run.clock.remaining())
     try:
         if small and compiled:
-            cases.close_gap(inst, run, background)
+            cases.close_gap(inst, run, annealer, background)
         for fine in (False, True):
             while not run.done() and _exact_makespan(inst, run, background, fine=fine):
                 pass
@@ -198,8 +205,9 @@ def _exact_makespan(
 
     begun = run.clock.elapsed()
     workers = run.workers
-    if background is not None and (run.workers > 2 or background.is_close()):
-        workers = max(1, workers - 1)
+    if background is not None:
+        close = background.annealer.is_close(local.target(inst, run))
+        workers = max(1, workers - (close or workers > 2))
     outcome = engine.solve(
         v.model,
         run.clock,
