@@ -113,16 +113,23 @@ def movable(inst: Instance, plan: Plan, rng: np.random.Generator) -> Ints:
     np.minimum.at(after, source, plan.start[inst.succ_dst])
     able = (inst.dur[plan.row] > 0).all(axis=1) & (ready <= plan.start)
     able &= inst.deadline >= NEVER
-    if not able.any():
+    starts = plan.start[able]
+    if not len(starts):
         return np.zeros(0, dtype=np.int64)
+    # Times at which many tasks are ready that have not started are tried more often.
+    if len(starts) > 200:
+        starts = rng.choice(starts, 200)
+    waiting = (ready[able][None, :] <= starts[:, None]) & (
+        plan.start[able][None, :] >= starts[:, None]
+    )
+    weight = waiting.sum(axis=1).astype(np.float64) ** 3
+    since = int(rng.choice(starts, p=weight / weight.sum()))
+    inside = able & (ready <= since) & (plan.start >= since)
     best = np.zeros(0, dtype=np.int64)
-    times = rng.choice(plan.start[able], 4)
-    for since in times.tolist():
-        inside = able & (ready <= since) & (plan.start >= since)
-        for until in {NEVER, *rng.choice(after[inside], 3).tolist()}:
-            found = np.flatnonzero(inside & (plan.start < until) & (after >= until))
-            if len(found) > len(best):
-                best = found
+    for until in (NEVER, *rng.choice(after[inside], 4).tolist()):
+        found = np.flatnonzero(inside & (plan.start < until) & (after >= until))
+        if len(found) > len(best):
+            best = found
     return best
 
 

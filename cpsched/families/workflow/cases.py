@@ -41,7 +41,7 @@ def close_gap(
     while not run.done() and clock.used() < end:
         best, bound = _best(inst, run), local.target(inst, run)
         gap = best - bound
-        if annealer.is_close(bound):
+        if annealer.is_close(bound) or gap < 2 * model.choose_factor(inst, best, fine=False):
             return
         most = best - 1 if hard or gap <= 4 else bound + int(step * gap)
         again = most <= asked

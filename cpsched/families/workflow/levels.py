@@ -18,12 +18,10 @@ def constrained(
     inst: Instance, run: Run, horizon: int, factor: int | None = None
 ) -> model.Variables:
     """All variables and constraints, without objective."""
-    run.clock.check()
-    v = model.variables(inst, horizon, factor or model.choose_factor(inst, horizon))
-    run.clock.check()
+    factor = factor or model.choose_factor(inst, horizon)
+    v = model.variables(inst, horizon, factor, run.clock.check)
     model.release(v)
     model.precedence(v)
-    run.clock.check()
     model.resources(v)
     if inst.problem.contention:
         model_data.contention(v)
@@ -63,6 +61,7 @@ def build(
         objectives.freeze(v, other, value)
     maximise = name in MAXIMISED
     value_of: Any = round
+    v.check()
     if name is not None:
         e = objectives.expression(v, name)
         if maximise:
