@@ -123,9 +123,9 @@ def _solve(
     model_redundant.energy(v, shaved.rows)
     model_redundant.joins(v)
     model_redundant.symmetry(v)
-    outcome = engine.solve(
-        v.model, run.clock, workers=max(1, run.workers - 1), seed=run.seed, seconds=seconds
-    )
+    beside = background is not None and not background.idle
+    workers = max(1, run.workers - beside)
+    outcome = engine.solve(v.model, run.clock, workers=workers, seed=run.seed, seconds=seconds)
     if outcome.status == "INFEASIBLE":
         return False
     if outcome.values is None:

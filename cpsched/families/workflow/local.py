@@ -228,10 +228,12 @@ class Background:
     def __init__(self, inst: Instance, run: Run, annealer: Annealer) -> None:
         self.inst, self.run, self.annealer = inst, run, annealer
         self.offers = Offers(inst, run)
-        self.patience = 4.0 if inst.rows * inst.m <= 250 else math.inf
+        self.patience = 2.0 if inst.rows * inst.m <= 250 else math.inf
         self.found: list[Plan] = []
         self.given: list[Plan] = []
         self.over = threading.Event()
+        #: Whether the thread waits because more rounds would not help.
+        self.idle = False
         self.thread = threading.Thread(target=self._work, name="cpsched-anneal", daemon=True)
         self.thread.start()
 
@@ -245,7 +247,8 @@ class Background:
             goal = target(self.inst, self.run)
             close = annealer.is_close(goal)
             patient = close or time.perf_counter() - improved <= self.patience
-            if annealer.best <= goal or not patient:
+            self.idle = annealer.best <= goal or not patient
+            if self.idle:
                 # The cores are worth more to the solver now.
                 self.over.wait(0.1)
                 continue

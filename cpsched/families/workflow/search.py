@@ -17,6 +17,7 @@ from cpsched.families.workflow import (
     packing,
 )
 from cpsched.families.workflow.extract import Plan, plan_of
+from cpsched.families.workflow.neighbourhood import improve_levels
 from cpsched.families.workflow.prepare import NEVER, Instance
 from cpsched.families.workflow.problem import WorkflowSchedule
 from cpsched.families.workflow.relist import relist
@@ -74,8 +75,6 @@ def search(inst: Instance, run: Run) -> None:
             )
         exact.solve_levels(run, lambda level: levels.build(inst, run, level)[1], seconds=seconds)
     if not run.done() and run.incumbent is not None:
-        from cpsched.families.workflow.neighbourhood import improve_levels
-
         improve_levels(inst, run)
 
 
@@ -108,10 +107,11 @@ def _makespan(inst: Instance, run: Run) -> None:
         local.anneal_for(inst, run, annealer, min(0.05 * limit, 1.0))
     packing.prove(original, run)
     if small and compiled and not run.done():
-        # Many problems of this size need no cases.
-        _exact_makespan(inst, run, None, fine=False, seconds=min(1.0, 0.1 * limit))
-        if run.incumbent is not None:
-            annealer.adopt(plan_of(inst, run.incumbent.schedule))
+        # Many problems of this size need no cases; the others need a good schedule first.
+        _exact_makespan(inst, run, None, fine=False, seconds=min(0.5, 0.05 * limit))
+        if not run.done() and not annealer.is_close(local.target(inst, run)):
+            improve_levels(inst, run, seconds=min(1.0, 0.1 * limit), call_seconds=0.3)
+        annealer.adopt(plan_of(inst, run.incumbent.schedule))
     if run.done():
         return
     threads = run.workers - 1 if compiled and not run.deterministic else 0
