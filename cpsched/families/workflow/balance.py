@@ -20,9 +20,6 @@ from cpsched.families.workflow.prepare import NEVER, Instance, Ints
 #: The order, options and machines of a plan that is still to be decoded.
 Placed = tuple[Ints, Ints, Ints]
 
-#: Above this gap to the goal it is not how durations add up that counts.
-NEAR = 2e-3
-
 #: Numbers of tasks that are spread anew at a time, where more could be.
 SIZES = (16, 22, 28, 34)
 

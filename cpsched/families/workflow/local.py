@@ -13,8 +13,9 @@ import numpy as np
 from cpsched.core.clock import Clock
 from cpsched.core.run import Run
 from cpsched.families.workflow import greedy, kernels, kernels_search
-from cpsched.families.workflow.balance import NEAR, Balancer
+from cpsched.families.workflow.balance import Balancer
 from cpsched.families.workflow.extract import Plan, order_of
+from cpsched.families.workflow.packing import NEAR
 from cpsched.families.workflow.prepare import NEVER, Instance, Ints
 
 #: Below this relative gap it is how durations add up that counts: models do not see more than that.
