@@ -1,4 +1,4 @@
-"""What whole tasks add up to: the bound, partitions that meet a goal, exchanges of sets of tasks."""
+"""Sums of whole tasks: the bound, partitions that meet a goal, exchanges of sets of tasks."""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ over the machines anew, by `packing.partition`, so that every machine finishes a
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,7 +34,7 @@ TRIES = 12
 
 def seconds_of(size: int) -> float:
     """Estimated seconds of spreading ``size`` tasks anew."""
-    return 1e-3 + 1e-7 * 2.0 ** (size / 2)
+    return 1e-3 + 1e-7 * math.exp2(size / 2)
 
 
 class Balancer:

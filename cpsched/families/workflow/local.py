@@ -99,7 +99,7 @@ class Annealer:
         plan = self.decode(self.order, self.row, self.mach)
         while self.balances and 0 < self.best - goal <= NEAR * self.best and clock.used() < end:
             start = plan
-            if balancer.round % 2:
+            if balancer.round % 8:  # without a change the same sets come again soon
                 start = self.decode(*balancer.kicked(plan))
                 if self._as_good(start):
                     plan = start
