@@ -6,17 +6,22 @@ import random
 import numpy as np
 import pytest
 
-from cpsched.errors import ProblemError
+import cpsched
+from cpsched.errors import Infeasible, ProblemError
 from cpsched.families import family
 from cpsched.families.rcpsp import bound as bounds
+from cpsched.families.rcpsp import bound_objectives
 from cpsched.families.rcpsp.arrays import kit_of
+from cpsched.families.rcpsp.check import evaluate
 from cpsched.families.rcpsp.heads import raise_heads
 from cpsched.families.rcpsp.modes import first_modes
 from cpsched.families.rcpsp.prepare import prepare
-from cpsched.families.rcpsp.problem import RcpspProblem
+from cpsched.families.rcpsp.problem import RcpspProblem, RcpspSchedule, ScheduledTask
 from cpsched.families.rcpsp.search import Prover
 from cpsched.result import Bound
+from tests.rcpsp.random_problems import schedules
 from tests.rcpsp.test_kernels import run_of
+from tests.rcpsp.test_oracle import HORIZON, OBJECTIVES, problem_of
 
 SEEDS = range(12)
 
@@ -205,3 +210,94 @@ def test_raised_heads_hold_in_the_best_schedules(seed):
     found = all_bounds(instance, run)
     assert all(b.value <= best for b in found)
     assert all(bounds.recompute(problem, b) == b.value for b in found)
+
+
+OTHERS = [name for name in OBJECTIVES if name != "makespan"]
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_bounds_on_objectives_are_below_the_optimum_and_recomputed(seed):
+    """On problems that mix all constraints no quick bound exceeds the best of all schedules."""
+    problem = problem_of(seed)
+    run = run_of(problem)
+    try:
+        instance = prepare(problem, run)
+    except Infeasible:
+        return
+    values = [evaluate(problem, s, OTHERS) for s in schedules(problem, HORIZON)]
+    for name, *found in zip(OTHERS, *values, strict=True) if values else ():
+        proved = bound_objectives.quick(instance, name)
+        if name in bound_objectives.FLUID:
+            proved += [
+                bound_objectives.fluid(instance, name, lines)
+                for lines in bound_objectives.groups(instance)
+            ]
+        assert proved or name == "max_lateness"
+        for bound in proved:
+            assert bound.value <= min(found)
+            assert bounds.recompute(problem, bound) == bound.value
+
+
+def loaded_machine(objective, seed, n=6):
+    """Tasks of one machine with due dates, weights and releases."""
+    rng = random.Random(seed)
+    return RcpspProblem.parse(
+        {
+            "tasks": [
+                {
+                    "id": f"t{i}",
+                    "release": rng.choice([0, 0, 3, 8]),
+                    "due": rng.randint(4, 20),
+                    "weight": rng.randint(1, 5),
+                    "modes": [{"duration": rng.randint(1, 6), "demands": {"M": 1}}],
+                }
+                for i in range(n)
+            ],
+            "resources": [{"name": "M", "capacity": 1}],
+            "objectives": [objective],
+        }
+    )
+
+
+@pytest.mark.parametrize("objective", sorted(bound_objectives.FLUID))
+def test_work_on_a_machine_bounds_better_than_earliest_ends(objective):
+    """On a loaded machine the relaxation is above the earliest ends, and never above the best."""
+    above = 0
+    for seed in range(6):
+        problem = loaded_machine(objective, seed)
+        instance = prepare(problem, run_of(problem))
+        found = bound_objectives.fluid(instance, objective, [["M"]])
+        above += found.value > bound_objectives.earliest_value(instance, objective)
+        assert found.value <= least_on_one_machine(problem, objective)
+    assert above >= 2
+
+
+def least_on_one_machine(problem, objective):
+    """The best value over all orders; waiting never helps these objectives."""
+    best = 10**9
+    for order in itertools.permutations(problem.tasks):
+        now, done = 0, []
+        for task in order:
+            start = max(now, task.release)
+            now = start + task.modes[0].duration
+            done.append(ScheduledTask(task=task.id, mode=0, start=start, end=now))
+        best = min(best, evaluate(problem, RcpspSchedule(tasks=tuple(done)), [objective])[0])
+    return best
+
+
+def test_no_task_is_late_is_proved_at_once():
+    """A large machine where nothing is late needs no search: 0 is a bound of its own."""
+    tasks = [
+        {"id": f"t{i}", "due": 10_000, "modes": [{"duration": 3, "demands": {"M": 1}}]}
+        for i in range(300)
+    ]
+    problem = RcpspProblem.parse(
+        {
+            "tasks": tasks,
+            "resources": [{"name": "M", "capacity": 1}],
+            "objectives": ["weighted_tardiness"],
+        }
+    )
+    result = cpsched.solve(problem, 30.0, workers=1)
+    assert (result.status, result.objective, result.bound) == ("OPTIMAL", 0, 0)
+    assert [b.argument for b in result.bounds] == ["earliest-ends"]

@@ -188,9 +188,11 @@ def _serials(instance: Instance, run: Run, before: list[_Candidate]) -> list[_Ca
 def fits(instance: Instance, schedule: KernelSchedule) -> bool:
     """Whether a heuristic's schedule is valid.
 
-    Without groups and limits on live results it is by construction, and offering it checks it.
+    Without groups, buffers and limits on live results it is by construction, and offering it
+    checks it.
     """
-    sure = not instance.problem.grouped and not has_live_limits(instance)
+    problem = instance.problem
+    sure = not problem.grouped and not problem.buffers and not has_live_limits(instance)
     return sure or not check(instance.original, schedule)
 
 

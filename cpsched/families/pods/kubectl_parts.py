@@ -48,6 +48,15 @@ def as_list(value: Any, place: str) -> list[Any]:
     return value
 
 
+def as_text(value: Any, place: str) -> str:
+    """The value as text, an absent one empty."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ProblemError("a text is expected", place=place, value=value, remedy="Correct it.")
+    return value
+
+
 def name_of(place: str, item: Json) -> str:
     """Name of an object."""
     name = as_object(item.get("metadata"), f"{place}.metadata").get("name")

@@ -13,6 +13,7 @@ from cpsched.families.pods.kubectl_parts import (
     Json,
     as_list,
     as_object,
+    as_text,
     container_requests,
     exact_amounts,
     full_name,
@@ -96,7 +97,7 @@ class PodReader:
         reason = self._why_fixed(meta, spec, owner, terminating, priority)
         out: dict[str, Any] = {
             "name": name,
-            "node": spec.get("nodeName") or None,
+            "node": as_text(spec.get("nodeName"), f"{place}.spec.nodeName") or None,
             "requests": self._requests(place, spec),
             "labels": labels_of(item, place),
             "priority": priority,

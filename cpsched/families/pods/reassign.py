@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -18,6 +22,13 @@ from cpsched.result import Bound
 #: Estimated seconds of one step of the compiled and of the interpreted kernel.
 STEP_SECONDS = 1e-6
 SLOW_STEP_SECONDS = 4e-5
+#: First and last temperature of a round, by the cost at its start. Where processes depend on each
+#: other a hot start only loses what the cold one gains; where they do not, it is the other way.
+SCHEDULES = ((2e-5, 1e-9), (3e-3, 1e-6))
+#: Rounds from the best assignment known start at this share of the first temperature.
+REHEAT = 0.1
+#: Seconds of a round when there is no limit.
+LONG = 60.0
 
 
 class State:
@@ -117,21 +128,69 @@ def greedy(problem: PodsProblem, run: Run) -> None:
         run.offer(lambda: schedule_of(problem, state.best), "greedy:descent", (state.best_cost,))
 
 
+class Annealing:
+    """Rounds of falling temperature: each schedule from the start, then from the best known."""
+
+    def __init__(
+        self, problem: PodsProblem, run: Run, seed: int, schedules: Sequence[tuple[float, float]]
+    ) -> None:
+        assert problem.reassignment is not None
+        self.problem, self.run, self.seed, self.schedules = problem, run, seed, schedules
+        self.best = State(problem.reassignment, seed)
+
+    def rounds(self, others: Sequence[Annealing]) -> None:
+        """Anneal until the run is done; ``others`` share their best assignments."""
+        data, run = self.problem.reassignment, self.run
+        assert data is not None
+        for k in count():
+            if run.done():
+                return
+            fresh = k < len(self.schedules)
+            hot, cold = self.schedules[k % len(self.schedules)]
+            state = State(data, self.seed + 2 * k)
+            if not fresh:
+                best = min((self, *others), key=lambda one: one.best.best_cost).best
+                _restore(state, best.best)
+                hot *= REHEAT
+            left = run.clock.remaining()
+            share = 0.5 if k == len(self.schedules) - 1 else 0.34
+            seconds = share * left if math.isfinite(left) else LONG
+            self._round(state, seconds, hot * state.cost, cold * state.cost)
+            if state.best_cost < self.best.best_cost:
+                self.best = state
+
+    def _round(self, state: State, seconds: float, hot: float, cold: float) -> None:
+        run = self.run
+        fast = jit.ready(run.clock.remaining())
+        each = STEP_SECONDS if fast else SLOW_STEP_SECONDS
+        start = run.clock.used()
+        hot, cold = max(1.0, hot), max(0.2, cold)
+        steps = max(200, min(100_000, int(0.02 * seconds / each)))
+        while not run.done():
+            gone = (run.clock.used() - start) / max(1e-9, seconds)
+            if gone >= 1.0:
+                return
+            temperature = hot * (cold / hot) ** gone
+            known = state.best_cost
+            state.anneal(steps, temperature, temperature * 0.97)
+            run.clock.spend(steps * each)
+            if state.best_cost < known and state.best_cost < (run.value() or math.inf):
+                run.offer(schedule_of(self.problem, state.best), "annealing", (state.best_cost,))
+
+
 def search(problem: PodsProblem, run: Run) -> None:
-    """Anneal until the run is done: rounds of falling temperature, each from the best so far."""
-    assert problem.reassignment is not None
-    round_ = 0
-    best: Ints | None = None
-    while not run.done():
-        state = State(problem.reassignment, run.seed + round_)
-        if best is not None:
-            _restore(state, best)
-        share = 0.5 if round_ == 0 else 0.34
-        _anneal_round(
-            problem, run, state, share * run.clock.remaining(), 1.0 if best is None else 0.1
-        )
-        best = state.best
-        round_ += 1
+    """Anneal until the run is done, by different schedules of the temperature side by side."""
+    threads = 1 if run.deterministic else max(1, run.workers)
+    if threads == 1:
+        Annealing(problem, run, run.seed, SCHEDULES).rounds(())
+        return
+    searches = [
+        Annealing(problem, run, run.seed + 1000 * k, [SCHEDULES[k % len(SCHEDULES)]])
+        for k in range(threads)
+    ]
+    with ThreadPoolExecutor(threads, "cpsched-annealing") as pool:
+        for done in [pool.submit(one.rounds, searches) for one in searches]:
+            done.result()
 
 
 def _restore(state: State, at: Ints) -> None:
@@ -161,27 +220,6 @@ def cost_of(state: State) -> int:
     total += int(state.process_cost[gone].sum())
     total += int(state.machine_move[state.home, state.at].sum())
     return total + state.service_weight * int(state.moved.max(initial=0))
-
-
-def _anneal_round(
-    problem: PodsProblem, run: Run, state: State, seconds: float, heat: float
-) -> None:
-    fast = jit.ready(run.clock.remaining())
-    each = STEP_SECONDS if fast else SLOW_STEP_SECONDS
-    start = run.clock.remaining()
-    hot = max(1.0, heat * 2e-5 * state.cost)
-    cold = max(0.2, 1e-9 * state.cost)
-    steps = max(200, min(100_000, int(0.02 * seconds / each)))
-    while not run.done():
-        gone = (start - run.clock.remaining()) / max(1e-9, seconds)
-        if gone >= 1.0:
-            return
-        temperature = hot * (cold / hot) ** gone
-        known = state.best_cost
-        state.anneal(steps, temperature, temperature * 0.97)
-        run.clock.spend(steps * each)
-        if state.best_cost < known:
-            run.offer(schedule_of(problem, state.best), "annealing", (state.best_cost,))
 
 
 def raise_bounds(problem: PodsProblem, run: Run) -> None:

@@ -48,8 +48,11 @@ class Line:
 
 def bounds(instance: Instance, run: Run) -> None:
     """Give the run the quick bounds on every objective that has one."""
-    names = [o.name for o in run.objectives]
-    if "makespan" not in names or not instance.n:
+    from cpsched.families.rcpsp.bound_objectives import objective_bounds
+
+    if instance.n:
+        objective_bounds(instance, run)
+    if "makespan" not in [o.name for o in run.objectives] or not instance.n:
         return
     if instance.optional.all():
         run.raise_bound(Bound(0, "trivial", "makespan"))
@@ -412,6 +415,10 @@ def recompute(problem: RcpspProblem, bound: Bound) -> int:
         from cpsched.families.rcpsp.heads import raise_heads
 
         raise_heads(instance)
+    if bound.argument in ("earliest-ends", "fluid", "cheapest-modes", "separate-use"):
+        from cpsched.families.rcpsp import bound_objectives
+
+        return bound_objectives.recompute(instance, bound)
     if bound.argument == "trivial":
         return 0
     if bound.argument == "critical-path":

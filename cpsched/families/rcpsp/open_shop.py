@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from cpsched.core.run import Run
     from cpsched.families.rcpsp.prepare import Instance
 
+#: Seconds of the first calls, which decide tiny shops.
+GLANCE = 0.3
+
 
 def open_shop_of(instance: Instance) -> UnitShop | None:
     """The open shop that an instance is, or None: jobs and machines take one task at a time."""
@@ -39,20 +42,29 @@ def search(instance: Instance, shop: UnitShop, run: Run) -> None:
     """
     left = run.clock.remaining()
     whole = left if math.isfinite(left) else 60.0
+    _from_below(instance, shop, run, min(GLANCE, 0.1 * whole))
     improve_lists(instance, run, 0.1 * whole)
     neighbourhoods = order_neighbourhoods(instance, shop)
     seconds = 0.05 * whole
     while not run.done() and seconds < 0.5 * whole:
-        _meet_bound(instance, shop, run, seconds)
+        _from_below(instance, shop, run, seconds)
         lns.search(run, neighbourhoods, call_seconds=0.5, seconds=0.5 * seconds)
         seconds *= 2.0
 
 
-def _meet_bound(instance: Instance, shop: UnitShop, run: Run, seconds: float) -> None:
+def _from_below(instance: Instance, shop: UnitShop, run: Run, seconds: float) -> None:
+    """Ask for schedules that meet the bound, which every refutation raises."""
+    end = run.clock.remaining() - seconds
+    while not run.done() and run.clock.remaining() > end:
+        if _meet_bound(instance, shop, run, run.clock.remaining() - end) != "INFEASIBLE":
+            return
+
+
+def _meet_bound(instance: Instance, shop: UnitShop, run: Run, seconds: float) -> str:
     """Decide with all workers whether the bound can be met."""
     limit = run.bound()
-    if limit is None or run.incumbent is None or run.done():
-        return
+    if limit is None or run.incumbent is None:
+        return "UNKNOWN"
     state = state_of(instance, run.incumbent.schedule)
     model = sub_model(instance, shop, state, np.ones(instance.n, bool), int(limit))
     status = "INFEASIBLE"
@@ -71,3 +83,4 @@ def _meet_bound(instance: Instance, shop: UnitShop, run: Run, seconds: float) ->
             run.offer(model.extract(outcome.values), "cp-sat", model=model.model)
     if status == "INFEASIBLE":
         run.raise_bound(Bound(int(limit) + 1, "destructive", "makespan", {"limit": int(limit)}))
+    return status

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 PROVABLE = 500
 #: Up to this many operations a proof is likely once the best schedule is optimal.
 SMALL = 320
+#: Up to this many operations the first calls may decide a shop; they have so many seconds.
+TINY, GLANCE = 60, 0.3
 #: Gap of a flexible shop above which refutations are not tried after the short calls.
 HOPELESS = 0.02
 #: Operations of a flexible shop that float in a neighbourhood at first.
@@ -97,6 +99,10 @@ def _prove(instance: Instance, jobs: Jobs, run: Run, workers: int, seed: int) ->
     """
     more: TabuSearch | None = None
     refuter = Refuter(instance, run)
+    if instance.n <= TINY:
+        end = run.clock.remaining() - GLANCE
+        while not run.done() and run.clock.remaining() > end:
+            refuter.decide(int(run.value() or 0) - 1, workers, run.clock.remaining() - end)
     units = unit_shop_of(instance)
     floating = 0 if instance.single_mode else FLOATING
     neighbourhoods = (
