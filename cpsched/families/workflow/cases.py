@@ -24,23 +24,27 @@ from cpsched.result import Bound
 CANDIDATES = 12
 #: With so few ticks between bound and schedule what shaving does not refute is left alone.
 FEW = 12
-#: Cases are given most of so many seconds.
+#: Cases are given a part of so many seconds at most.
 MOST_SECONDS = 100.0
 
 
 def close_gap(
     inst: Instance, run: Run, annealer: local.Annealer, background: local.Background | None
 ) -> None:
-    """Ask for better and better schedules until there is none, or most of the time is over."""
+    """Ask for better and better schedules until there is none, or the time for it is over."""
     clock = run.clock
-    end = clock.used() + 0.9 * min(clock.remaining(), MOST_SECONDS)
+    begun, seconds = clock.used(), min(clock.remaining(), MOST_SECONDS)
     # The last makespan that shaving alone did not refute, and what is left for it.
     asked, left = 0, inst.dur
     hard = False
     step = 0.25
-    while not run.done() and clock.used() < end:
+    while not run.done():
         best, bound = _best(inst, run), local.target(inst, run)
         gap = best - bound
+        # Many ticks in between are closed sooner by the model of the whole problem.
+        end = begun + (0.9 if gap <= FEW else 0.4) * seconds
+        if clock.used() >= end:
+            return
         if annealer.is_close(bound) or gap < 2 * model.choose_factor(inst, best, fine=False):
             return
         most = best - 1 if hard or gap <= 4 else bound + int(step * gap)
