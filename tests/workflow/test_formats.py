@@ -200,6 +200,14 @@ BAD = {
         "cycle: ",
     ),
     "double": (broken(lambda d: _tasks(d)[1].update(id="a")), "unique"),
+    "two sizes": (
+        broken(
+            lambda d: d["workflow"]["specification"]["files"].append(
+                {**d["workflow"]["specification"]["files"][0], "sizeInBytes": 1}
+            )
+        ),
+        "described twice",
+    ),
     "no list": (broken(lambda d: _tasks(d)[1].update(parents="a")), "list"),
 }  # fmt: skip
 
@@ -258,6 +266,38 @@ def test_bad_problem(name):
     fields, text = BAD_FIELDS[name]
     with pytest.raises(ProblemError, match=text):
         cpsched.solve(problem(**fields), time_limit=1)
+
+
+PLACES = {
+    "tasks.1.work": {"tasks": [{"id": "a", "work": 1}, {"id": "b"}]},
+    "tasks.0.options.1": {"tasks": [{"id": "a", "options": [{"work": 1}, {}]}]},
+    "machines.1.windows.0": {
+        "tasks": [],
+        "machines": [{"name": "m"}, {"name": "n", "windows": [[5, 3]]}],
+    },
+    "machines.0.prices": {"tasks": [], "machines": [{"name": "m", "prices": [[1, 3]]}]},
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_faults_within_records_have_a_place(place):
+    """A fault within a task or a machine names which one."""
+    with pytest.raises(ProblemError) as caught:
+        problem(**PLACES[place])
+    assert caught.value.place == place
+
+
+def test_bad_machine_file(tmp_path):
+    """A fault of the machine file is reported under its name."""
+    with pytest.raises(ProblemError, match="speed") as caught:
+        load(tmp_path, "a.json", wfformat(), machines={"machines": [{"name": "m", "speed": -1}]})
+    assert caught.value.file.endswith("machines.json")
+
+
+def test_inputs_must_be_a_machine(tmp_path):
+    """The option inputs names one of the machines, also when no file lies there."""
+    with pytest.raises(ProblemError, match="must name a machine"):
+        load(tmp_path, "a.json", wfformat(), machines=MACHINES, inputs="zzz")
 
 
 @pytest.mark.parametrize("text", ["2\n 0 0 0\n", "x\n", "1\n0 0 0\n1 4 1\n2 0 1 1\n"])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cpsched.core.clock import Clock
 from cpsched.families.workflow.greedy import least_durations
@@ -237,20 +238,31 @@ def area_lp(
     return best
 
 
+def windows(inst: Instance, a: int, b: int, least: int) -> tuple[NDArray[np.bool_], Ints]:
+    """Tasks with head and tail at least (a, b) and duration at least ``least`` wherever they run.
+
+    With them, per machine, the ticks before and after all of those that run there.
+    """
+    heads, tails = heads_and_tails(inst)
+    inside = (heads.min(axis=1) >= a) & (tails.min(axis=1) >= b) & ~inst.conditional
+    inside &= least_durations(inst).min(axis=1) >= least
+    if not inside.any():
+        return inside, np.zeros(inst.m, dtype=np.int64)
+    return inside, heads[inside].min(axis=0) + np.minimum(tails[inside].min(axis=0), NEVER)
+
+
 def grain_value(inst: Instance, a: int, b: int, least: int = 0) -> int:
     """Ticks proved by an area argument in whole grains; unit machines only.
 
-    Of the tasks that take at least ``least`` ticks wherever they run, the durations on machine
-    ``p`` are multiples of their common divisor ``g[p]``, so between ``a`` and the makespan C less
-    ``b`` it processes at most ``floor((C - a - b) / g[p])`` grains of them. With every grain
-    weighing the same, the least C that has room for those with head at least ``a`` and tail at
-    least ``b``, each where it weighs least, is a bound.
+    Of the tasks with head and tail at least (a, b) that take at least ``least`` ticks wherever they
+    run, the durations on machine ``p`` are multiples of their common divisor ``g[p]``. With
+    ``around[p]`` the least head plus the least tail of any of them there, the machine processes at
+    most ``floor((C - around[p]) / g[p])`` grains of them within the makespan C. With every grain
+    weighing the same, the least C that has room for all, each where it weighs least, is a bound.
     """
-    heads, tails = heads_and_tails(inst)
-    if not bool(inst.unit.all()) or a + b > critical_path(inst):
+    if not bool(inst.unit.all()):
         return 0
-    inside = (heads.min(axis=1) >= a) & (tails.min(axis=1) >= b) & ~inst.conditional
-    inside &= least_durations(inst).min(axis=1) >= least
+    inside, around = windows(inst, a, b, least)
     rows = inst.dur[inside[inst.row_task]]
     if not (rows > 0).any():
         return 0
@@ -259,19 +271,23 @@ def grain_value(inst: Instance, a: int, b: int, least: int = 0) -> int:
     starts = np.flatnonzero(np.diff(inst.row_task[inside[inst.row_task]], prepend=-1))
     fewest = np.minimum.reduceat(np.min(counts, axis=0), starts)
     need = int(fewest.sum())
-    used = [g for g in grains if g > 0]
+    used = [(g, int(w)) for g, w in zip(grains, around, strict=True) if g > 0]
+    return least_span(lambda span: sum(max(0, span - w) // g for g, w in used) >= need)
 
-    def room(span: int) -> int:
-        return sum(span // g for g in used)
 
-    low, high = 0, need * min(used)
+def least_span(enough: Callable[[int], bool], low: int = 0) -> int:
+    """The least span from ``low`` on that is enough, where every longer one is too."""
+    step = 1
+    while not enough(low + step):
+        step *= 2
+    high = low + step
     while low < high:
         middle = (low + high) // 2
-        if room(middle) >= need:
+        if enough(middle):
             high = middle
         else:
             low = middle + 1
-    return a + b + low
+    return low
 
 
 def best_grain(inst: Instance, a: int, b: int) -> tuple[int, int, int, int]:

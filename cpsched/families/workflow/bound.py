@@ -192,7 +192,9 @@ def separate_value(inst: Instance, name: str) -> float:
 
 def _separate(inst: Instance, run: Run) -> None:
     for objective in run.objectives:
-        if objective.name != "makespan" and inst.rows * inst.m <= 2_000_000:
+        seconds = 1e-5 * inst.rows * inst.m
+        if objective.name != "makespan" and seconds <= 0.3 * run.clock.remaining():
+            run.clock.spend(seconds)
             value = separate_value(inst, objective.name) if inst.n else 0.0
             run.raise_bound(Bound(value, "separate", objective.name))
 
@@ -211,6 +213,11 @@ def recompute(problem: WorkflowProblem, bound: Bound) -> Number:
     if bound.argument == "grain":
         a, b = bound.data["window"]
         return inst.time(grain_value(inst, a, b, bound.data["least"]))
+    if bound.argument == "packing":
+        from cpsched.families.workflow.packing import packing_value
+
+        a, b = bound.data["window"]
+        return inst.time(packing_value(inst, a, b, bound.data["least"]))
     if bound.argument == "shaving":
         from cpsched.families.workflow.shave import shaved_value
 

@@ -20,31 +20,55 @@ from cpsched.families.workflow.prepare import Instance, Ints
 from cpsched.families.workflow.shave import Prover, Shaved, fixed, machines_left, shave
 from cpsched.result import Bound
 
-#: Below this relative gap it is how durations add up that counts, and cases do not help.
-CLOSE = 2e-4
 #: Tasks that are looked at for the next case distinction.
 CANDIDATES = 12
+#: With so few ticks between bound and schedule what shaving does not refute is left alone.
+FEW = 12
 #: Cases are given a part of so many seconds at most.
 MOST_SECONDS = 100.0
 
 
-def close_gap(inst: Instance, run: Run, background: local.Background | None) -> None:
-    """Ask for better and better schedules until there is none, or most of the time is over."""
+def close_gap(
+    inst: Instance, run: Run, annealer: local.Annealer, background: local.Background | None
+) -> None:
+    """Ask for better and better schedules until there is none, or the time for it is over."""
     clock = run.clock
-    end = clock.used() + 0.6 * min(clock.remaining(), MOST_SECONDS)
+    begun, seconds = clock.used(), min(clock.remaining(), MOST_SECONDS)
+    # The last makespan that shaving alone did not refute, and what is left for it.
+    asked, left = 0, inst.dur
     hard = False
-    while not run.done() and clock.used() < end:
+    step = 0.25
+    while not run.done():
         best, bound = _best(inst, run), local.target(inst, run)
         gap = best - bound
-        if gap <= CLOSE * best:
+        # Many ticks in between are closed sooner by the model of the whole problem.
+        end = begun + (0.9 if gap <= FEW else 0.4) * seconds
+        if clock.used() >= end:
             return
-        most = best - 1 if hard or gap <= 4 else bound + gap // 4
-        possible = _possible(inst, run, background, most, clock.used() + 0.7 * (end - clock.used()))
+        if annealer.is_close(bound) or gap < 2 * model.choose_factor(inst, best, fine=False):
+            return
+        most = best - 1 if hard or gap <= 4 else bound + int(step * gap)
+        again = most <= asked
+        case = dataclasses.replace(inst, dur=left if again else inst.dur, cache={})
+        shaved = shave(case, clock, most, 0.4 * (end - clock.used()))
+        if shaved.bound > most:
+            data = {"most": most, "struck": shaved.struck, "merged": inst.merged is not None}
+            # What was struck out before, for a larger makespan, is not part of the argument.
+            argument, given = ("cp-sat", {}) if again else ("shaving", data)
+            run.raise_bound(Bound(inst.time(most + 1), argument, "makespan", given))
+            continue
+        if not hard and most < best - 1 and gap <= FEW:
+            hard = True
+            continue
+        asked, left = most, shaved.dur
+        until = end if most == best - 1 else 0.5 * (clock.used() + end)
+        possible = _possible(inst, run, background, shaved, until)
         if possible is None:
             if most == best - 1:
                 return
             hard = True
         elif not possible:
+            step = 0.5 * (1.0 + step)
             run.raise_bound(Bound(inst.time(most + 1), "cp-sat", "makespan"))
 
 
@@ -54,37 +78,34 @@ def _best(inst: Instance, run: Run) -> int:
 
 
 def _possible(
-    inst: Instance, run: Run, background: local.Background | None, most: int, end: float
+    inst: Instance, run: Run, background: local.Background | None, shaved: Shaved, end: float
 ) -> bool | None:
-    """Whether there is a schedule within ``most`` ticks (then it was offered); None: unknown."""
-    clock = run.clock
-    cases: list[Ints] = [inst.dur]
-    first = True
-    while cases:
-        if background is not None:
-            background.merge()
-        if _best(inst, run) <= most:
-            return True
-        left = end - clock.used()
-        if run.done() or left <= 0:
-            return None
-        case = dataclasses.replace(inst, dur=cases.pop(), cache={})
-        shaved = shave(case, clock, most, 0.4 * left)
-        if shaved.bound > most:
-            if first:
-                data = {"most": most, "struck": shaved.struck, "merged": inst.merged is not None}
-                run.raise_bound(Bound(inst.time(most + 1), "shaving", "makespan", data))
-            continue
-        first = False
-        solved = _solve(inst, run, background, shaved, min(1.0, end - clock.used()))
+    """Whether what was not struck out has a schedule (then it was offered); None: unknown."""
+    clock, most = run.clock, shaved.most
+    cases: list[Ints] = []
+    while True:
+        solved = _solve(inst, run, background, shaved, end - clock.used())
+        if solved:
+            return True if _best(inst, run) <= most else None
         if solved is None:
             parts = _split(inst, run, shaved)
             if not parts:
                 return None
             cases += parts
-        elif solved:
-            return True if _best(inst, run) <= most else None
-    return False
+        while True:
+            if background is not None:
+                background.merge()
+            if _best(inst, run) <= most:
+                return True
+            if not cases:
+                return False
+            left = end - clock.used()
+            if run.done() or left <= 0:
+                return None
+            case = dataclasses.replace(inst, dur=cases.pop(), cache={})
+            shaved = shave(case, clock, most, 0.4 * left)
+            if shaved.bound <= most:
+                break
 
 
 def _solve(
@@ -92,9 +113,10 @@ def _solve(
     run: Run,
     background: local.Background | None,
     shaved: Shaved,
-    seconds: float,
+    left: float,
 ) -> bool | None:
     """Whether the solver finds a schedule of a case, None when it gives up."""
+    seconds = min(left, max(1.0, 0.2 * left))
     if seconds <= 0:
         return None
     case = dataclasses.replace(inst, dur=shaved.dur, cache={})
@@ -105,9 +127,9 @@ def _solve(
     model_redundant.energy(v, shaved.rows)
     model_redundant.joins(v)
     model_redundant.symmetry(v)
-    outcome = engine.solve(
-        v.model, run.clock, workers=max(1, run.workers - 1), seed=run.seed, seconds=seconds
-    )
+    beside = background is not None and not background.idle
+    workers = max(1, run.workers - beside)
+    outcome = engine.solve(v.model, run.clock, workers=workers, seed=run.seed, seconds=seconds)
     if outcome.status == "INFEASIBLE":
         return False
     if outcome.values is None:
@@ -119,7 +141,10 @@ def _solve(
 
 
 def _split(inst: Instance, run: Run, shaved: Shaved) -> list[Ints]:
-    """The cases of the task whose machines make the largest difference to the bounds."""
+    """The cases of the task whose machines make the largest difference to the bounds.
+
+    The case with the least bound, where a schedule is most likely, comes last.
+    """
     prover = Prover(inst, run.clock, shaved.most)
     prover.root(shaved.dur)
     case = dataclasses.replace(inst, dur=shaved.dur, cache={})
@@ -131,5 +156,6 @@ def _split(inst: Instance, run: Run, shaved: Shaved) -> list[Ints]:
         values = [prover.value(part) for part in parts]
         score = sum(values) / len(values) + min(values)
         if score > best[0]:
-            best = (score, parts)
+            ranked = sorted(range(len(parts)), key=lambda k: -values[k])
+            best = (score, [parts[k] for k in ranked])
     return best[1]

@@ -39,6 +39,13 @@ class Plan:
         return int(self.end(inst).max()) if inst.n else 0
 
 
+def order_of(inst: Instance, plan: Plan) -> Ints:
+    """Tasks by start; ties in topological order."""
+    position = np.empty(inst.n, dtype=np.int64)
+    position[inst.topo] = np.arange(inst.n)
+    return np.lexsort((position, plan.end(inst), plan.start)).astype(np.int64)
+
+
 @dataclass(frozen=True)
 class Merged:
     """How the tasks of a coarser instance come from those of another one.

@@ -19,6 +19,9 @@ from cpsched.families.workflow import kernels, kernels_paths
 from cpsched.families.workflow.extract import Plan, schedule_of
 from cpsched.families.workflow.prepare import NEVER, Floats, Instance, Ints
 
+#: Building and checking a schedule takes about so many seconds per task and edge.
+SECONDS_OF_CHECK = 4e-5
+
 
 def least_durations(inst: Instance) -> Ints:
     """Least ticks per task and machine over its options; NEVER where it cannot run."""
@@ -252,6 +255,10 @@ def latest_start(inst: Instance) -> Plan | None:
 def offer(run: Run, inst: Instance, plan: Plan | None, source: str) -> bool:
     """Offer a heuristic's plan; one that breaks a limit the heuristic does not know is dropped."""
     if plan is None or bool(np.any(plan.end(inst) > inst.deadline)):
+        return False
+    seconds = SECONDS_OF_CHECK * (inst.n + len(inst.pred_src))
+    late = run.clock.elapsed() + seconds > run.clock.limit + 0.1
+    if inst.n > 2000 and late and not run.deterministic:
         return False
     plain = len(run.objectives) == 1 and run.objectives[0].name == "makespan"
     values = (inst.time(plan.makespan(inst)),) if plain else None

@@ -7,8 +7,8 @@ from typing import Any
 
 from cpsched.core import exact
 from cpsched.core.run import Run
-from cpsched.families.workflow import greedy, local, model, model_data, objectives, terms
-from cpsched.families.workflow.extract import Plan, plan_of, schedule_of
+from cpsched.families.workflow import greedy, model, model_data, objectives, terms
+from cpsched.families.workflow.extract import Plan, order_of, plan_of, schedule_of
 from cpsched.families.workflow.merge import undominated
 from cpsched.families.workflow.prepare import Instance
 from cpsched.families.workflow.problem import MAXIMISED
@@ -18,12 +18,10 @@ def constrained(
     inst: Instance, run: Run, horizon: int, factor: int | None = None
 ) -> model.Variables:
     """All variables and constraints, without objective."""
-    run.clock.check()
-    v = model.variables(inst, horizon, factor or model.choose_factor(inst, horizon))
-    run.clock.check()
+    factor = factor or model.choose_factor(inst, horizon)
+    v = model.variables(inst, horizon, factor, run.clock.check)
     model.release(v)
     model.precedence(v)
-    run.clock.check()
     model.resources(v)
     if inst.problem.contention:
         model_data.contention(v)
@@ -63,6 +61,7 @@ def build(
         objectives.freeze(v, other, value)
     maximise = name in MAXIMISED
     value_of: Any = round
+    v.check()
     if name is not None:
         e = objectives.expression(v, name)
         if maximise:
@@ -105,6 +104,4 @@ def may_start_between(inst: Instance, run: Run, level: int) -> bool:
 def settle(inst: Instance, v: model.Variables, values: Sequence[int]) -> Plan | None:
     """The solver's order and choices with exact times, every task as early as they allow."""
     rough = model.plan_from(v, values)
-    return greedy.list_plan(
-        inst, local.order_of(inst, rough), fix_row=rough.row, fix_mach=rough.mach
-    )
+    return greedy.list_plan(inst, order_of(inst, rough), fix_row=rough.row, fix_mach=rough.mach)

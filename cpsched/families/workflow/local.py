@@ -10,22 +10,24 @@ from typing import Any
 
 import numpy as np
 
+from cpsched.core.clock import Clock
 from cpsched.core.run import Run
 from cpsched.families.workflow import greedy, kernels, kernels_search
-from cpsched.families.workflow.extract import Plan
+from cpsched.families.workflow.balance import Balancer
+from cpsched.families.workflow.extract import Plan, order_of
+from cpsched.families.workflow.packing import NEAR
 from cpsched.families.workflow.prepare import NEVER, Instance, Ints
+
+#: Below this relative gap it is how durations add up that counts: models do not see more than that.
+CLOSE = 2e-4
+
+#: Moves per task in a round of annealing. Longer ones were seen to end in one and the same basin.
+LONGEST_ROUND = 1250
 
 #: First temperatures of the rounds of annealing, as parts of the makespan over the root of the
 #: number of tasks.
 HOT = (1.0, 0.3, 0.1, 0.005)
 COLD = (0.02, 0.005, 0.001)
-
-
-def order_of(inst: Instance, plan: Plan) -> Ints:
-    """Tasks by start; ties in topological order."""
-    position = np.empty(inst.n, dtype=np.int64)
-    position[inst.topo] = np.arange(inst.n)
-    return np.lexsort((position, plan.end(inst), plan.start)).astype(np.int64)
 
 
 def is_simple(inst: Instance) -> bool:
@@ -52,6 +54,13 @@ class Annealer:
         if not self.simple and inst.m * room > 20_000_000:
             room = max(64, 16 * inst.n // inst.m)
         self.use = greedy.unused(inst, room)
+        self.balancer = Balancer(inst, seed)
+        #: Whether exchanges of sets of tasks apply, as far as was seen.
+        self.balances = False
+
+    def moves_of(self, seconds: float) -> int:
+        """Moves of a round of at most some seconds; few tasks gain more from many short rounds."""
+        return max(20, min(int(seconds / self.move), LONGEST_ROUND * self.inst.n))
 
     def anneal(self, moves: int, target: int) -> Plan | None:
         """One round of ``moves``; the plan when it is better than any before."""
@@ -75,6 +84,44 @@ class Annealer:
             self.best = int(value)
             return self.decode(*best)
         return None
+
+    def balance(self, clock: Clock, target: int, seconds: float) -> Plan | None:
+        """Exchange sets of tasks for some seconds of the clock; the plan when it is better.
+
+        Nothing happens where machines have breaks or take several tasks, or far from the target.
+        """
+        # A makespan within the tolerance of proofs is as good.
+        goal = target + target // 2_000_000_000
+        end = clock.used() + min(seconds, clock.remaining())
+        balancer, out = self.balancer, None
+        first, spread = balancer.round, balancer.spread
+        self.balances = self.simple
+        plan = self.decode(self.order, self.row, self.mach)
+        while self.balances and 0 < self.best - goal <= NEAR * self.best and clock.used() < end:
+            start = plan
+            if balancer.round % 8:  # without a change the same sets come again soon
+                start = self.decode(*balancer.kicked(plan))
+                if self._as_good(start):
+                    plan = start
+            found = balancer.step(start, self.best, goal, clock)
+            tried = balancer.round - first
+            self.balances = tried < 40 or balancer.spread - spread > 0.1 * tried
+            if found is None:
+                continue
+            made = self.decode(*found)
+            if self._as_good(made):
+                out = made if made.makespan(self.inst) < self.best else out
+                self.adopt(made)
+                plan = made
+        return out
+
+    def is_close(self, target: int) -> bool:
+        """Whether it is how durations add up that counts, which exchanges see best."""
+        return self.balances and self.best - target <= CLOSE * self.best
+
+    def _as_good(self, plan: Plan) -> bool:
+        end = plan.end(self.inst)
+        return int(end.max()) <= self.best and not bool((end > self.inst.deadline).any())
 
     def decode(self, order: Ints, row: Ints, mach: Ints) -> Plan:
         """The plan of an order and assignment."""
@@ -158,12 +205,13 @@ def _anneal_for(
     end = clock.remaining() - seconds
     while not run.done() and clock.remaining() > end:
         slice_ = min(0.2, max(0.01, clock.remaining() - end), seconds / 4)
-        moves = max(20, int(slice_ / annealer.move))
+        moves = annealer.moves_of(slice_)
         begun = time.perf_counter()
         plan = annealer.anneal(moves, target(inst, run))
         clock.spend(moves * (2e-8 * (inst.n + 2 * len(inst.pred_src)) + 1e-6))
         if not clock.deterministic:
             annealer.learn((time.perf_counter() - begun) / moves)
+        plan = annealer.balance(clock, target(inst, run), 0.5 * slice_) or plan
         offers.put(plan)
         for one in beside:
             one.merge()
@@ -181,29 +229,38 @@ class Background:
     def __init__(self, inst: Instance, run: Run, annealer: Annealer) -> None:
         self.inst, self.run, self.annealer = inst, run, annealer
         self.offers = Offers(inst, run)
-        self.patience = 4.0 if inst.rows * inst.m <= 250 else math.inf
+        self.patience = 2.0 if inst.rows * inst.m <= 250 else math.inf
         self.found: list[Plan] = []
         self.given: list[Plan] = []
         self.over = threading.Event()
+        #: Whether the thread waits because more rounds would not help.
+        self.idle = False
         self.thread = threading.Thread(target=self._work, name="cpsched-anneal", daemon=True)
         self.thread.start()
 
     def _work(self) -> None:
         annealer = self.annealer
-        improved = time.perf_counter()
+        improved, rounds = time.perf_counter(), 0
         while not self.over.is_set() and not self.run.clock.expired():
             while self.given:
                 annealer.adopt(self.given.pop())
                 improved = time.perf_counter()
-            at_target = annealer.best <= target(self.inst, self.run)
-            if at_target or time.perf_counter() - improved > self.patience:
+            goal = target(self.inst, self.run)
+            close = annealer.is_close(goal)
+            patient = close or time.perf_counter() - improved <= self.patience
+            self.idle = annealer.best <= goal or not patient
+            if self.idle:
                 # The cores are worth more to the solver now.
                 self.over.wait(0.1)
                 continue
-            moves = max(20, int(min(0.2, 0.2 * self.run.clock.remaining()) / annealer.move))
-            begun = time.perf_counter()
-            plan = annealer.anneal(moves, target(self.inst, self.run))
-            annealer.learn((time.perf_counter() - begun) / moves)
+            plan = None
+            rounds += 1
+            if not close or rounds % 4 == 0:
+                moves = annealer.moves_of(min(0.2, 0.2 * self.run.clock.remaining()))
+                begun = time.perf_counter()
+                plan = annealer.anneal(moves, goal)
+                annealer.learn((time.perf_counter() - begun) / moves)
+            plan = annealer.balance(self.run.clock, goal, 0.2) or plan
             if plan is not None:
                 improved = time.perf_counter()
                 self.found.append(plan)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,8 @@ class Variables:
     transfers: dict[tuple[str, int], tuple[Any, Any, Any]] = field(default_factory=dict)
     ended: set[int] = field(default_factory=set)
     notes: dict[str, Any] = field(default_factory=dict)
+    #: Called in every loop of model building; raises when the time is over.
+    check: Callable[[], object] = lambda: None
 
     def coarse(self, ticks: int) -> int:
         """Ticks in the model's unit, rounded down."""
@@ -101,17 +103,21 @@ def machine_classes(inst: Instance) -> list[tuple[int, ...]]:
     return [tuple(g) for g in groups.values()]
 
 
-def variables(inst: Instance, horizon: int, factor: int) -> Variables:
+def variables(
+    inst: Instance, horizon: int, factor: int, check: Callable[[], object] = lambda: None
+) -> Variables:
     """Starts, ends and choices with the domains that heads and tails leave."""
     from ortools.sat.python import cp_model
 
     model = cp_model.CpModel()
     heads, _ = heads_and_tails(inst)
     v = Variables(model, inst, factor, horizon // factor, [], [], [], None)  # type: ignore[arg-type]
+    v.check = check
     classes = machine_classes(inst)
     v.makespan = model.new_int_var(0, v.horizon, "makespan")
     needless = dominators(inst)
     for t in range(inst.n):
+        check()
         last = min(int(inst.deadline[t]), horizon)
         choices: list[tuple[int, tuple[int, ...], Any]] = []
         for r in inst.rows_of(t):
@@ -168,6 +174,7 @@ def release(v: Variables) -> None:
     """Earliest starts per machine; later machines of a task are reached only with their head."""
     heads, _ = heads_and_tails(v.inst)
     for t in range(v.inst.n):
+        v.check()
         if not v.use[t]:
             continue
         first = min(v.coarse(heads[t, g[0]]) for _, g, _ in v.use[t])
@@ -181,6 +188,7 @@ def precedence(v: Variables) -> None:
     inst, model = v.inst, v.model
     for t in range(inst.n):
         for e in range(int(inst.pred_ptr[t]), int(inst.pred_ptr[t + 1])):
+            v.check()
             u = int(inst.pred_src[e])
             model.add(v.start[t] >= v.end[u])
             size = float(inst.pred_bytes[e])
@@ -264,6 +272,7 @@ def resources(v: Variables) -> None:
     inst, model = v.inst, v.model
     loads: dict[tuple[int, ...], list[tuple[int, int, Any]]] = defaultdict(list)
     for t in range(inst.n):
+        v.check()
         for r, group, x in v.use[t]:
             d = v.length(r, group[0])
             if d == 0:
@@ -336,6 +345,7 @@ def makespan(v: Variables) -> None:
     _, tails = heads_and_tails(inst)
     if v.notes.get("tails", True):
         for t in range(inst.n):
+            v.check()
             if not v.use[t]:
                 continue
             ways = [v.coarse(tails[t, g[0]]) for _, g, _ in v.use[t]]
@@ -357,6 +367,7 @@ def hint(v: Variables, plan: Plan) -> None:
     model = v.model
     ends = plan.end(v.inst)
     for t in range(v.inst.n):
+        v.check()
         if not v.use[t]:
             continue
         model.add_hint(v.start[t], v.coarse(plan.start[t]))

@@ -26,6 +26,7 @@ def contention(v: Variables) -> None:
         for file, size in carried:
             waits[file].append((u, t, home, size))
     for file, uses in waits.items():
+        v.check()
         u, _, home, size = uses[0]
         sources = [inst.machine_index[home]] if home is not None else machines_of(v, u)
         targets = sorted({q for _, t, _, _ in uses for q in machines_of(v, t)})
@@ -100,6 +101,7 @@ def storage(v: Variables, peak: Any = None) -> None:
     everything: list[tuple[Any, int]] = []
     held: dict[int, list[tuple[Any, int]]] = defaultdict(list)
     for file, uses in groups.items():
+        v.check()
         u, _, home, size = uses[0]
         amount = math.floor(terms.exact(size) * scale)
         if amount == 0:

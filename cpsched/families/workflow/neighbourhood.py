@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,9 @@ from cpsched.families.workflow.prepare import Instance
 from cpsched.families.workflow.problem import MAXIMISED
 
 
-def improve_levels(inst: Instance, run: Run) -> None:
+def improve_levels(
+    inst: Instance, run: Run, *, seconds: float = math.inf, call_seconds: float = 2.0
+) -> None:
     """Improve the objectives that are not proved by neighbourhoods until the run is done."""
     if run.level() is None or inst.n < 4:
         return
@@ -57,7 +60,8 @@ def improve_levels(inst: Instance, run: Run) -> None:
             neighbourhood("machines", machines),
             neighbourhood("random", anywhere),
         ],
-        call_seconds=2.0,
+        call_seconds=call_seconds,
+        seconds=seconds,
     )
 
 

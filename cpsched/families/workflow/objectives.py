@@ -181,6 +181,7 @@ def _sum_of_choices(
     literals, coefficients = [], []
     worst = Fraction(0)
     for t in range(v.inst.n):
+        v.check()
         largest = Fraction(0)
         for r, group, x in v.use[t]:
             amount = amounts.get((t, r, group[0]), Fraction(0)) * scale
@@ -198,6 +199,7 @@ def _log_success(v: Variables) -> Expression:
     chance = terms.probabilities(problem)
     amounts = {}
     for t, task in enumerate(problem.tasks):
+        v.check()
         for r, group, _ in v.use[t]:
             option = task.choices[int(v.inst.row_option[r])]
             value = chance.get(task.id, 1.0) * terms.log_success(option)
@@ -215,6 +217,7 @@ def _spend(
     problem = inst.problem
     out = {}
     for t, task in enumerate(problem.tasks):
+        v.check()
         for r, group, _ in v.use[t]:
             option = task.choices[int(inst.row_option[r])]
             machine = problem.machines[group[0]]
@@ -263,6 +266,7 @@ def _varying(
             continue
         begins = [math.floor(exact(s) / per_tick) for s, _ in steps]
         for t, task in enumerate(inst.problem.tasks):
+            v.check()
             for r, group, x in v.use[t]:
                 if group != (p,) or v.length(r, p) == 0:
                     continue
@@ -306,6 +310,7 @@ def _leases(v: Variables, scale: Fraction) -> list[tuple[Any, int]]:
             last = model.new_int_var(0, v.horizon, f"lease_{p}_to")
             model.add(last >= first)
             for t in range(inst.n):
+                v.check()
                 for r, group, x in v.use[t]:
                     if group == (p,):
                         on = [] if isinstance(x, int) else [x]
@@ -339,6 +344,7 @@ def _money(
         # What one unit of time adds must be whole too.
         per_tick = v.factor / v.inst.scale
         for t, task in enumerate(v.inst.problem.tasks):
+            v.check()
             own = [
                 _portion(task.choices[int(v.inst.row_option[r])], machines[group[0]])
                 * factor(t, r)
@@ -361,6 +367,7 @@ def _money(
     parts: dict[int, list[Any]] = defaultdict(list)
     slack = Fraction(0)
     for t in range(v.inst.n):
+        v.check()
         largest = Fraction(0)
         for r, group, x in v.use[t]:
             amount = amounts[t, r, group[0]] * scale

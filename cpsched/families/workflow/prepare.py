@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -146,8 +146,11 @@ class Instance:
         return bool(np.any(self.tpb > 0) or np.any(self.lat > 0))
 
 
-def prepare(problem: WorkflowProblem) -> Instance:
-    """Arrays of a problem; raises `ProblemError` when its times leave exact arithmetic."""
+def prepare(problem: WorkflowProblem, check: Callable[[], object] = lambda: None) -> Instance:
+    """Arrays of a problem; raises `ProblemError` when its times leave exact arithmetic.
+
+    ``check`` is called now and then, and may raise to stop.
+    """
     machines = problem.machines
     tasks = problem.tasks
     n, m = len(tasks), len(machines)
@@ -158,10 +161,13 @@ def prepare(problem: WorkflowProblem) -> Instance:
     row_task = np.repeat(np.arange(n, dtype=np.int64), np.diff(row_ptr))
     row_option = np.arange(len(options), dtype=np.int64) - row_ptr[row_task]
     needs = dependencies(problem)
+    check()
     allowed = _allowed(problem, [tasks[t] for t in row_task.tolist()], options)
+    check()
     link, rates = _links(problem)
     data = {k: math.fsum(s for _, s in v) if v else -1.0 for k, v in needs.items()}
     scale, is_exact = _tick(problem, options, data, rates)
+    check()
     dur = _durations(options, machines, allowed, scale)
     unit = np.array([mc.cores is None for mc in machines], dtype=np.bool_)
     demand, cap = _resources(options, machines)
@@ -176,6 +182,7 @@ def prepare(problem: WorkflowProblem) -> Instance:
     for bound in [problem.limits.get("makespan")]:
         if bound is not None:
             overall = ticks(bound) if overall is None else min(overall, ticks(bound))
+    check()
     for i, task in enumerate(tasks):
         flow = flows.get(task.workflow or "")
         release[i] = ticks(max(task.release, flow.release if flow else 0.0))
@@ -192,6 +199,7 @@ def prepare(problem: WorkflowProblem) -> Instance:
             for task in owned:
                 i = index[task.id]
                 deadline[i] = min(deadline[i], latest)
+    check()
     src = np.array([index[u] for u, _ in data], dtype=np.int64)
     dst = np.array([index[v] for _, v in data], dtype=np.int64)
     size = np.array(list(data.values()), dtype=np.float64)

@@ -37,6 +37,10 @@ Rate = Annotated[float, Field(ge=1e-9, le=HUGE)]
 Probability = Annotated[float, Field(gt=0, le=1)]
 
 
+class _Misfit(ProblemError, ValueError):
+    """A complaint of a record within a problem: pydantic adds where the record is."""
+
+
 def _from_pair(data: Any, *fields: str) -> Any:
     """A record written as a list of its fields, as a dict."""
     if isinstance(data, list | tuple) and len(data) == len(fields):
@@ -58,7 +62,7 @@ class Window(Record):
     @model_validator(mode="after")
     def _forward(self) -> Window:
         if self.end <= self.start:
-            raise ProblemError(
+            raise _Misfit(
                 "a window must end after it starts",
                 value=(self.start, self.end),
                 remedy="Swap or correct start and end.",
@@ -111,7 +115,7 @@ class Machine(Record):
             steps = getattr(self, field)
             starts = [step.start for step in steps]
             if starts and (starts[0] != 0 or any(b <= a for a, b in pairwise(starts))):
-                raise ProblemError(
+                raise _Misfit(
                     "steps must start at 0 and go forward in time",
                     place=field,
                     value=starts,
@@ -119,14 +123,14 @@ class Machine(Record):
                 )
         for before, after in pairwise(self.windows):
             if after.start < before.end:
-                raise ProblemError(
+                raise _Misfit(
                     "windows must be sorted and must not overlap",
                     place="windows",
                     value=(after.start, after.end),
                     remedy="Sort and merge the windows.",
                 )
         if self.prices and self.billing_quantum:
-            raise ProblemError(
+            raise _Misfit(
                 "prices over time and a billing quantum exclude each other",
                 place="prices",
                 remedy="Give one of the two.",
@@ -199,7 +203,7 @@ class Task(Option):
     @model_validator(mode="after")
     def _has_duration(self) -> Task:
         if self.options and (self.work is not None or self.durations is not None):
-            raise ProblemError(
+            raise _Misfit(
                 "a task with options has no duration of its own",
                 place="work",
                 value=self.id,
@@ -207,7 +211,7 @@ class Task(Option):
             )
         for number, option in enumerate(self.choices):
             if (option.work is None) == (option.durations is None):
-                raise ProblemError(
+                raise _Misfit(
                     "exactly one of work and durations must be given",
                     place=f"options.{number}" if self.options else "work",
                     value=self.id,

@@ -51,6 +51,12 @@ def read_machines(path: str) -> dict[str, Any]:
                 place=key,
                 remedy="Remove the field, or correct its name.",
             )
+    from cpsched.families.workflow.problem import WorkflowProblem
+
+    try:
+        WorkflowProblem.parse({"tasks": [], **data})
+    except ProblemError as error:
+        raise error.in_file(path) from None
     return data
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from cpsched.core.run import Run
 from cpsched.families.workflow import greedy, kernels_paths, local
-from cpsched.families.workflow.extract import Plan
+from cpsched.families.workflow.extract import Plan, order_of
 from cpsched.families.workflow.prepare import NEVER, Instance
 
 
@@ -95,5 +95,5 @@ def justified(inst: Instance, backwards: Instance, plan: Plan, run: Run) -> Plan
 def _again(there: Instance, plan: Plan, here: Instance) -> Plan | None:
     """A plan of ``here`` placed anew in the other direction, on the same machines."""
     turned = Plan(plan.makespan(here) - plan.end(here), plan.row, plan.mach)
-    order = local.order_of(there, turned)
+    order = order_of(there, turned)
     return greedy.list_plan(there, order, fix_row=plan.row, fix_mach=plan.mach)

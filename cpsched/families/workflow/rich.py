@@ -13,25 +13,29 @@ import numpy as np
 
 from cpsched.core.run import Run
 from cpsched.families.workflow import greedy, kernels, terms
-from cpsched.families.workflow.extract import Plan, needed_data
-from cpsched.families.workflow.local import order_of
+from cpsched.families.workflow.extract import Plan, needed_data, order_of
 from cpsched.families.workflow.prepare import NEVER, Instance, Ints
 from cpsched.families.workflow.problem import Option
 
 
 def rich_portfolio(inst: Instance, run: Run) -> None:
     """Offer plans of every strategy while time remains."""
-    if inst.rows * inst.m > 2_000_000:
+    seconds = 1e-5 * inst.rows * inst.m  # of what one strategy looks at
+    large = inst.rows * inst.m > 20_000
+    if large and run.incumbent is not None and seconds > 0.3 * run.clock.remaining():
         return
     order = greedy.by_rank(inst, greedy.upward_ranks(inst))
     for name, row, mach in _strategies(inst):
-        if run.clock.expired() and run.incumbent is not None:
+        # Small problems get a schedule also when the time is over already.
+        if run.clock.expired() and (run.incumbent is not None or large):
             return
-        run.clock.spend(1e-5 * inst.rows * inst.m)
+        run.clock.spend(seconds)
         plan = greedy.list_plan(inst, order, fix_row=row, fix_mach=mach)
         if plan is not None and inst.problem.contention:
             plan = with_links(inst, order_of(inst, plan), plan.row, plan.mach)
         greedy.offer(run, inst, plan, f"greedy:{name}")
+        if large and seconds > 0.3 * run.clock.remaining():
+            return
 
 
 def _strategies(inst: Instance) -> Iterator[tuple[str, Ints | None, Ints | None]]:

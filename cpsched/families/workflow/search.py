@@ -14,8 +14,10 @@ from cpsched.families.workflow import (
     merge,
     model,
     model_redundant,
+    packing,
 )
 from cpsched.families.workflow.extract import Plan, plan_of
+from cpsched.families.workflow.neighbourhood import improve_levels
 from cpsched.families.workflow.prepare import NEVER, Instance
 from cpsched.families.workflow.problem import WorkflowSchedule
 from cpsched.families.workflow.relist import relist
@@ -73,14 +75,13 @@ def search(inst: Instance, run: Run) -> None:
             )
         exact.solve_levels(run, lambda level: levels.build(inst, run, level)[1], seconds=seconds)
     if not run.done() and run.incumbent is not None:
-        from cpsched.families.workflow.neighbourhood import improve_levels
-
         improve_levels(inst, run)
 
 
 def _makespan(inst: Instance, run: Run) -> None:
     """Only the makespan counts: annealing beside the exact model, and bounds once more."""
     assert run.incumbent is not None
+    original = inst
     if inst.n <= 20_000:
         inst = merge.without_idle_tasks(inst)
     compiled = greedy.is_compiled(inst, run)
@@ -104,6 +105,13 @@ def _makespan(inst: Instance, run: Run) -> None:
     limit = run.clock.limit if math.isfinite(run.clock.limit) else 60.0
     if compiled or not small:
         local.anneal_for(inst, run, annealer, min(0.05 * limit, 1.0))
+    packing.prove(original, run)
+    if small and compiled and not run.done():
+        # Many problems of this size need no cases; the others need a good schedule first.
+        _exact_makespan(inst, run, None, fine=False, seconds=min(0.5, 0.05 * limit))
+        if not run.done() and not annealer.is_close(local.target(inst, run)):
+            improve_levels(inst, run, seconds=min(1.0, 0.1 * limit), call_seconds=0.3)
+        annealer.adopt(plan_of(inst, run.incumbent.schedule))
     if run.done():
         return
     threads = run.workers - 1 if compiled and not run.deterministic else 0
@@ -115,9 +123,11 @@ def _makespan(inst: Instance, run: Run) -> None:
         local.anneal_for(inst, run, annealer, run.clock.remaining(), beside)
         return
     background = local.Background(inst, run, annealer) if threads else None
+    if background is None and annealer.is_close(local.target(inst, run)):
+        local.anneal_for(inst, run, annealer, 0.5 * run.clock.remaining())
     try:
         if small and compiled:
-            cases.close_gap(inst, run, background)
+            cases.close_gap(inst, run, annealer, background)
         for fine in (False, True):
             while not run.done() and _exact_makespan(inst, run, background, fine=fine):
                 pass
@@ -194,7 +204,10 @@ def _exact_makespan(
         return again or run.done()
 
     begun = run.clock.elapsed()
-    workers = max(1, run.workers - (background is not None and run.workers > 2))
+    workers = run.workers
+    if background is not None:
+        close = background.annealer.is_close(local.target(inst, run))
+        workers = max(1, workers - (close or workers > 2))
     outcome = engine.solve(
         v.model,
         run.clock,

@@ -40,16 +40,21 @@ def read_wfformat(text: str, file: str, options: Mapping[str, str]) -> WorkflowP
     place = "workflow.specification.tasks"
     tasks = as_list(specification.get("tasks"), place)
     execution = as_dict(flow.get("execution", {}), "workflow.execution")
-    runs = {}
+    runs: dict[str, tuple[int, dict[str, Any]]] = {}
     for i, run in enumerate(as_list(execution.get("tasks", []), "workflow.execution.tasks")):
-        run = as_dict(run, f"workflow.execution.tasks.{i}")
-        runs[text_of(run, "id", f"workflow.execution.tasks.{i}")] = (i, run)
-    sizes = {}
+        where = f"workflow.execution.tasks.{i}"
+        name = text_of(as_dict(run, where), "id", where)
+        if runs.setdefault(name, (i, run))[1] != run:
+            raise _told_twice("task", where, name)
+    sizes: dict[str, float] = {}
     for i, entry in enumerate(
         as_list(specification.get("files", []), "workflow.specification.files")
     ):
         where = f"workflow.specification.files.{i}"
-        sizes[text_of(as_dict(entry, where), "id", where)] = number_of(entry, "sizeInBytes", where)
+        name = text_of(as_dict(entry, where), "id", where)
+        size = number_of(entry, "sizeInBytes", where)
+        if sizes.setdefault(name, size) != size:
+            raise _told_twice("file", where, name)
     names = [text_of(as_dict(t, f"{place}.{i}"), "id", f"{place}.{i}") for i, t in enumerate(tasks)]
     edges = _family_ties(tasks, names, place)
     made = []
@@ -74,6 +79,7 @@ def read_wfformat(text: str, file: str, options: Mapping[str, str]) -> WorkflowP
             extra["energy"] = 3.6e6 * number_of(run, "energyInKWh", where)
         made.append(Task(id=name, work=number_of(run, "runtimeInSeconds", where), **extra))
     fields = machine_fields(options) or {"machines": _own_machines(execution)}
+    _check_inputs(options.get("inputs"), fields["machines"])
     return WorkflowProblem.parse(
         {
             "name": str(root.get("name", ""))[:1000],
@@ -83,6 +89,26 @@ def read_wfformat(text: str, file: str, options: Mapping[str, str]) -> WorkflowP
             **fields,
         }
     )
+
+
+def _told_twice(what: str, place: str, name: str) -> ProblemError:
+    return ProblemError(
+        f"a {what} must not be described twice in different ways",
+        place=f"{place}.id",
+        value=name,
+        remedy="Remove one of the entries, or rename it.",
+    )
+
+
+def _check_inputs(inputs: str | None, machines: list[Any]) -> None:
+    names = [mc.name if isinstance(mc, Machine) else mc["name"] for mc in machines]
+    if inputs is not None and inputs not in names:
+        raise ProblemError(
+            f"the option inputs must name a machine: {', '.join(names[:20])}",
+            place="option inputs",
+            value=inputs,
+            remedy="Correct the name.",
+        )
 
 
 def _family_ties(tasks: list[Any], names: list[str], place: str) -> list[tuple[str, str]]:
