@@ -54,9 +54,9 @@ def search(instance: Instance, shop: UnitShop, run: Run) -> None:
 
 def _from_below(instance: Instance, shop: UnitShop, run: Run, seconds: float) -> None:
     """Ask for schedules that meet the bound, which every refutation raises."""
-    end = run.clock.remaining() - seconds
-    while not run.done() and run.clock.remaining() > end:
-        if _meet_bound(instance, shop, run, run.clock.remaining() - end) != "INFEASIBLE":
+    end = run.clock.used() + seconds
+    while not run.done() and run.clock.used() < end:
+        if _meet_bound(instance, shop, run, end - run.clock.used()) != "INFEASIBLE":
             return
 
 

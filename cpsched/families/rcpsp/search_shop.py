@@ -100,9 +100,9 @@ def _prove(instance: Instance, jobs: Jobs, run: Run, workers: int, seed: int) ->
     more: TabuSearch | None = None
     refuter = Refuter(instance, run)
     if instance.n <= TINY:
-        end = run.clock.remaining() - GLANCE
-        while not run.done() and run.clock.remaining() > end:
-            refuter.decide(int(run.value() or 0) - 1, workers, run.clock.remaining() - end)
+        end = run.clock.used() + GLANCE
+        while not run.done() and run.clock.used() < end:
+            refuter.decide(int(run.value() or 0) - 1, workers, end - run.clock.used())
     units = unit_shop_of(instance)
     floating = 0 if instance.single_mode else FLOATING
     neighbourhoods = (
