@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import random
 import threading
 import time
@@ -68,16 +67,14 @@ def search(q: Prepared, run: Run) -> None:
         program = partial(prices.__setitem__, "program")
         if ascent is None or not branching:
             bound.raise_time_indexed(q, run, name, run.clock.remaining() - end, program)
-        # Short searches first, then better prices for longer ones.
-        share = 0.06
-        while branching and prices and not run.done():
-            final = ascent is None or ascent.over or share > 0.5
-            seconds = math.inf if final else share * left
-            over = branch.prove(q, run, name, list(prices.values()), seconds)
-            if over or final or ascent is None:
+        # A short search first, then one with better prices for the time that is left.
+        if branching and prices and ascent is not None and not ascent.over:
+            if branch.prove(q, run, name, list(prices.values()), 0.06 * left):
                 return
-            share *= 2.0
-            ascent.improve(0.5 * share * left)
+            ascent.improve(0.1 * left)
+        if branching and prices and not run.done():
+            branch.prove(q, run, name, list(prices.values()))
+            return
         best = run.best_bound(0)
         if ascent is not None and best is not None and best.argument == priced.ARGUMENT:
             ascent.improve(run.clock.remaining() - end)
