@@ -62,8 +62,8 @@ def list_schedule(
     work
         Full checks after which nothing is looked past any more: what keeps the time bounded.
     steps
-        Machines looked at, and moves in the queue, after which the rest is left out; a full check
-        counts as 150 and two per round.
+        Units of about 4 ns after which the rest is left out: 15 for a machine looked at, 1 for a move
+        in the queue, 150 for a full check and two for each round and limit that it looks at.
 
     Returns
     -------
@@ -157,7 +157,7 @@ def list_schedule(
             i = order[queue[position]]
             if steps < 0 and fixed_machine[i] < 0:
                 return start, machine
-            steps -= m
+            steps -= 15 * m  # three reads far apart in memory
             stopped = False
             done = False
             best = -1
@@ -184,7 +184,8 @@ def list_schedule(
                     ):
                         continue
                     checks += 1
-                    steps -= 150 + 2 * rounds
+                    scans = 1 + (limits[1, g] < 2**59) + 2 * (limits[2, g] < 2**59)
+                    steps -= 150 + 2 * rounds * scans
                     profile = use[0, g, now : now + rounds] + memory[a : a + rounds]
                     for q in range(node_offset[i], node_offset[i + 1]):
                         until = max(np.int64(0), hold[g, nodes[q]] - t)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 #: Seconds that building and checking a schedule takes per request, more of them with a token
 #: budget and with stages, and per block of a prefix.
-CHECK, TOKENS, STAGES, BLOCK = 2.5e-5, 1e-5, 5.5e-5, 6e-6
+CHECK, TOKENS, STAGES, BLOCK = 2.5e-5, 1.2e-5, 5.5e-5, 6e-6
 
 
 def check_seconds(q: Prepared) -> float:
