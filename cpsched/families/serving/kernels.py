@@ -62,8 +62,8 @@ def list_schedule(
     work
         Full checks after which nothing is looked past any more: what keeps the time bounded.
     steps
-        Units of about 4 ns after which the rest is left out: 15 for a machine looked at, 1 for a move
-        in the queue, 150 for a full check and two for each round and limit that it looks at.
+        Units of about 4 ns after which the rest is left out: 15 for a machine looked at, 1 for a
+        move in the queue, 150 for a full check and two for each round and limit it looks at.
 
     Returns
     -------
