@@ -107,12 +107,10 @@ def packed_best(p):
     return int(g.value.sum()) - best
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_packing_is_optimal(seed):
-    """On small programs the pinned gaps are the best of all subsets."""
-    rng = random.Random(seed)
+def programs(rng, count, outputs):
+    """Calls of programs in three steps with growing prompts; ``outputs``: range of the outputs."""
     rows = []
-    for k in range(3):
+    for k in range(count):
         moment = rng.randint(0, 5)
         for step in range(3):
             rows.append(
@@ -120,13 +118,20 @@ def test_packing_is_optimal(seed):
                     id=f"{k}:{step}",
                     arrival=moment,
                     prompt=rng.randint(2, 6) + 3 * step,
-                    output=rng.randint(0, 2),
+                    output=rng.randint(*outputs),
                     duration=2,
                     program=str(k),
                     step=step,
                 )
             )
             moment += 2 + rng.randint(0, 5)
+    return rows
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_packing_is_optimal(seed):
+    """On small programs the pinned gaps are the best of all subsets."""
+    rows = programs(random.Random(seed), 3, (0, 2))
     p = ServingProblem(question="cache", requests=tuple(rows), instances=(Instance(capacity=20),))
     result = cpsched.solve(p, time_limit=60)
     assert result.status == "OPTIMAL"
@@ -148,17 +153,7 @@ def evaluate_all(p, pins):
 def test_both_counts_of_a_cache(seed, names):
     """One count after the other: the best of all places of all gaps, reloads at their price."""
     rng = random.Random(seed)
-    rows = []
-    for k in range(2):
-        moment = rng.randint(0, 5)
-        for step in range(3):
-            rows.append(
-                Request(
-                    id=f"{k}:{step}", arrival=moment, prompt=rng.randint(2, 6) + 3 * step,
-                    output=1, duration=2, program=str(k), step=step,
-                )
-            )  # fmt: skip
-            moment += 2 + rng.randint(0, 5)
+    rows = programs(rng, 2, (1, 1))
     one = Instance(capacity=14, host_capacity=9)
     p = ServingProblem(
         question="cache", requests=tuple(rows), instances=(one,), reload_percent=35, block_tokens=3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -250,6 +251,8 @@ def _shaken(q: Prepared, run: Run) -> None:
     prices = [m.price for m in q.problem.machines]
     while run.incumbent is not None and not run.done():
         used = sorted({o.instance for o in run.incumbent.schedule.requests if o.instance >= 0})
+        if not used:
+            return
         victim = int(rng.choice(used))
         rest = [g for g in used if g != victim]
         others = [g for g in range(q.machines) if g not in used and prices[g] < prices[victim]]
@@ -271,7 +274,7 @@ def _shaken(q: Prepared, run: Run) -> None:
             if refused or missed.sum() > q.misses:
                 continue
             where = np.where(machine >= 0, machines[machine], -1)
-            if run.offer(lambda s=start, w=where: q.schedule(s, w), "shaken"):  # type: ignore[misc]
+            if run.offer(partial(q.schedule, start, where), "shaken"):
                 break
 
 
