@@ -340,3 +340,10 @@ def test_a_use_longer_than_the_interval_meets_every_slot():
     problem = random_loop(859681, size=5, modes=True)
     result = cpsched.solve(problem, 60.0, workers=1, strict=True)
     assert result.stop_reason == "proved"
+
+
+def test_greedy_pipelining_keeps_within_memory():
+    """A loop whose deepest ring does not fit: nothing invalid is offered, and it is proved."""
+    loop = Path(__file__).resolve().parents[2] / "instances" / "kernel" / "window.json"
+    result = cpsched.solve(cpsched.load(loop), 60.0, workers=1, strict=True)
+    assert (result.stop_reason, result.objective) == ("proved", [3, 8])
