@@ -61,7 +61,7 @@ def _wfinstance(path: Path, bandwidth: float) -> Case:
     return Case(path.stem, load, path)
 
 
-def stg(size: int, every: int) -> Callable[[Path | None], list[Case]]:
+def stg(size: int) -> Callable[[Path | None], list[Case]]:
     """Standard Task Graphs with published makespans; a best value may be an unproved one."""
 
     def cases(data: Path | None) -> list[Case]:
@@ -73,7 +73,7 @@ def stg(size: int, every: int) -> Callable[[Path | None], list[Case]]:
             table = root / "Optimal_values" / f"Case{size}_{processors}_OPT.csv"
             with table.open(newline="") as stream:
                 rows = [r for r in csv.reader(stream) if (root / r[0]).is_file()]
-            out += [_stg(root / r[0], processors, float(r[-1])) for r in rows[::every]]
+            out += [_stg(root / r[0], processors, float(r[-1])) for r in rows]
         return out
 
     return cases
@@ -169,7 +169,7 @@ SUITES = {
             )
             for megabytes in (1, 10, 100)
         ),
-        *(Suite(f"stg-{n}", f"STG graphs of {n} tasks", stg(n, 9), 10.0) for n in (50, 100)),
+        *(Suite(f"stg-{n}", f"STG graphs of {n} tasks", stg(n), 10.0) for n in (50, 100)),
         Suite("workflow-random", "random graphs, three machines", random_cases, 10.0, EXACT),
         Suite("workflow-large", "10,000 and 50,000 tasks", large_cases, 60.0),
         Suite("workflow-agents", "budgeted agents", agent_cases, 5.0, {}, replayed),

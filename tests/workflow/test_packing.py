@@ -12,6 +12,7 @@ from cpsched.bound import recompute
 from cpsched.core.clock import Clock
 from cpsched.families.workflow import greedy, local
 from cpsched.families.workflow.area import grain_value
+from cpsched.families.workflow.balance import Balancer
 from cpsched.families.workflow.packing import Subsets, packing_value, partition, works
 from cpsched.families.workflow.prepare import prepare
 from cpsched.result import Bound
@@ -142,3 +143,21 @@ def test_exchanges_let_machines_finish_together(seed):
     better = annealer.balance(Clock(100.0, deterministic=True), goal, 20.0)
     assert better is not None
     assert better.makespan(inst) == goal
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_exchanges_reach_tasks_of_several_stages(seed):
+    """Machines finish together although few of the tasks could take each other's places."""
+    rng = random.Random(seed)
+    work = [rng.randint(1000, 3000) for _ in range(23)]
+    work.append(3000 - sum(work) % 3000)
+    p = problem(
+        tasks=[{"id": f"t{k}", "work": w} for k, w in enumerate(work)],
+        edges=[{"source": f"t{k}", "target": f"t{k + 8}"} for k in range(len(work) - 8)],
+    )
+    inst = prepare(p)
+    goal, plan, clock = inst.ticks(sum(work) / 3), greedy.heft(inst), Clock(100, deterministic=True)
+    assert plan.makespan(inst) > goal
+    balancer, annealer = Balancer(inst, seed), local.Annealer(inst, plan, 0, False)
+    made = (balancer.step(plan, goal + goal // 100, goal, clock) for _ in range(60))
+    assert min(annealer.decode(*m).makespan(inst) for m in made if m) == goal

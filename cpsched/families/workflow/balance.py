@@ -1,8 +1,9 @@
 """Exchange of sets of tasks between machines until the machines finish together.
 
-Annealing moves one or two tasks at a time: where many tasks wait for nothing but a machine, the
-machines then finish within some ten-thousandths of each other. Here tens of such tasks are spread
-over the machines anew, by `packing.partition`, so that every machine finishes at a goal.
+Annealing moves one or two tasks at a time: where machines hardly ever wait, they then finish within
+some ten-thousandths of each other. Here tens of tasks are spread over the machines anew, by
+`packing.partition`, so that every machine finishes at a goal: in every other round tasks that could
+take each other's places, else any tasks, in the hope that none will have to wait.
 """
 
 from __future__ import annotations
@@ -55,8 +56,9 @@ class Balancer:
         rng = self.rng
         seconds = 0.1 * clock.remaining()
         self.round += 1
-        pool = movable(self.inst, plan, rng)
-        size = SIZES[int(rng.integers(len(SIZES)))]
+        any_task = self.round % 2 == 0
+        pool = spreadable(self.inst, plan) if any_task else movable(self.inst, plan, rng)
+        size = SIZES[-1] if any_task else SIZES[int(rng.integers(len(SIZES)))]
         if len(pool) <= MOST_PACKED and seconds_of(len(pool)) <= seconds:
             size = MOST_PACKED
         while seconds_of(size) > seconds and size > SIZES[0]:
@@ -64,14 +66,15 @@ class Balancer:
         if len(pool) > size:
             pool = np.sort(rng.choice(pool, size, replace=False))
         clock.spend(seconds_of(len(pool)))
-        target = _target(self.inst, plan, pool, best, goal)
+        free = (_idle_free if any_task else _free)(self.inst, plan, pool)
+        target = _target(self.inst, plan, pool, free, best, goal)
         if target is None:
             return None
         self.spread += 1
-        work, free, grain, span = target
+        work, grain, span = target
         span += int(SHARES[self.round % 3] * (best - 1 - span))
         where = partition(work, np.maximum(0, span + free) // grain, rng, TRIES)
-        return None if where is None else _placed(self.inst, plan, pool, where)
+        return None if where is None else _placed(self.inst, plan, pool, where, any_task)
 
     def kicked(self, plan: Plan) -> Placed:
         """The plan with the machines of a few tasks of about the same length exchanged."""
@@ -94,6 +97,12 @@ class Balancer:
         return order_of(inst, plan), plan.row, mach
 
 
+def spreadable(inst: Instance, plan: Plan) -> Ints:
+    """Tasks that may run on any machine, take time there and have no deadline."""
+    able = (inst.dur[plan.row] > 0).all(axis=1) & (inst.deadline >= NEVER)
+    return np.flatnonzero(able)
+
+
 def movable(inst: Instance, plan: Plan, rng: np.random.Generator) -> Ints:
     """Tasks that could take each other's places: all wait for nothing, and none waits for them.
 
@@ -110,8 +119,8 @@ def movable(inst: Instance, plan: Plan, rng: np.random.Generator) -> Ints:
     after = np.full(inst.n, NEVER, dtype=np.int64)
     source = np.repeat(np.arange(inst.n), np.diff(inst.succ_ptr))
     np.minimum.at(after, source, plan.start[inst.succ_dst])
-    able = (inst.dur[plan.row] > 0).all(axis=1) & (ready <= plan.start)
-    able &= inst.deadline >= NEVER
+    able = ready <= plan.start
+    able[np.setdiff1d(np.arange(inst.n), spreadable(inst, plan))] = False
     starts = plan.start[able]
     if not len(starts):
         return np.zeros(0, dtype=np.int64)
@@ -133,46 +142,60 @@ def movable(inst: Instance, plan: Plan, rng: np.random.Generator) -> Ints:
 
 
 def _target(
-    inst: Instance, plan: Plan, pool: Ints, best: int, goal: int
-) -> tuple[Ints, Ints, Ints, int] | None:
-    """(work, free, grain, span): what is to be spread, and what there is room for.
+    inst: Instance, plan: Plan, pool: Ints, free: Ints, best: int, goal: int
+) -> tuple[Ints, Ints, int] | None:
+    """(work, grain, span): what is to be spread, and the least makespan that has room for it.
 
-    ``free`` plus a makespan are the ticks of each machine for the pool, ``span`` is the least
-    makespan from the goal on that has room for all. None where there is not, or far too much of it:
-    then the tasks of the pool are not what counts.
+    ``free`` plus a makespan are the ticks of each machine for the pool; the makespan is at least
+    the goal. None where none below the best one has room, or far too much of it: then the tasks of
+    the pool are not what counts.
     """
     related = works(inst.dur[plan.row[pool]]) if len(pool) > 1 else None
     if related is None or best - 1 <= goal:
         return None
     work, grain = related
     need = int(work.sum())
-    free = _room(inst, plan, pool, heads_and_tails(inst)[1])
 
     def room(span: int) -> int:
         return int((np.maximum(0, span + free) // grain).sum())
 
     if not need <= room(best - 1) <= 1.02 * need:
         return None
-    return work, free, grain, least_span(lambda span: room(span) >= need, goal)
+    return work, grain, least_span(lambda span: room(span) >= need, goal)
 
 
-def _placed(inst: Instance, plan: Plan, pool: Ints, where: Ints) -> Placed:
-    """The tasks of the pool on their machines in each other's places, long tails first."""
+def _placed(inst: Instance, plan: Plan, pool: Ints, where: Ints, any_task: bool) -> Placed:
+    """The tasks of the pool on their machines in each other's places, long tails first.
+
+    Tasks that may wait for each other stay where they are in the order.
+    """
     mach = plan.mach.copy()
     mach[pool] = where
     order = order_of(inst, plan)
+    if any_task:
+        return order, plan.row, mach
     places = np.flatnonzero(np.isin(order, pool))
     tails = heads_and_tails(inst)[1][pool, where]
     order[places] = pool[np.argsort(-tails, kind="stable")]
     return order, plan.row, mach
 
 
-def _room(inst: Instance, plan: Plan, pool: Ints, tails: Ints) -> Ints:
+def _idle_free(inst: Instance, plan: Plan, pool: Ints) -> Ints:
+    """The same as `_free` for a plan in which no task waits for any other."""
+    heads, tails = heads_and_tails(inst)
+    length = inst.dur[plan.row, plan.mach].copy()
+    length[pool] = 0
+    load = np.bincount(plan.mach, weights=length, minlength=inst.m).astype(np.int64)
+    free: Ints = -load - heads.min(axis=0) - tails.min(axis=0)
+    return free
+
+
+def _free(inst: Instance, plan: Plan, pool: Ints) -> Ints:
     """Ticks that the tasks of the pool may take per machine, less the makespan aimed at.
 
     For tasks that come after the whole pool and wait for some of it the tails stand.
     """
-    end = plan.end(inst)
+    end, tails = plan.end(inst), heads_and_tails(inst)[1]
     chosen = np.zeros(inst.n, dtype=np.bool_)
     chosen[pool] = True
     later = _descendants(inst, chosen) & (plan.start >= int(end[pool].max()))
