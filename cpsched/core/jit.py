@@ -78,6 +78,7 @@ COMPILING = 1800.0
 _lock = threading.Lock()
 _active: set[str] = set()
 _asked: dict[str, float] = {}
+_cached: set[str] = set()
 _postponed: set[str] = set()
 
 
@@ -96,13 +97,16 @@ def ready(seconds: float = math.inf, family: str | None = None) -> bool:
     if not available():
         return False
     for group in sorted(waiting):
-        now = time.monotonic()
-        if now - _asked.get(group, -math.inf) < 1.0:
-            continue
-        _asked[group] = now
-        if not _stamp(group).exists():
-            _spawn_compiler(group)
-        elif seconds >= LOAD_SECONDS:
+        if group not in _cached:
+            now = time.monotonic()
+            if now - _asked.get(group, -math.inf) < 1.0:
+                continue
+            _asked[group] = now
+            if not _stamp(group).exists():
+                _spawn_compiler(group)
+                continue
+            _cached.add(group)
+        if seconds >= LOAD_SECONDS:
             _activate(group)
         elif group not in _postponed:
             _postponed.add(group)

@@ -61,3 +61,16 @@ def test_cold_kernels_of_another_family_do_not_matter():
         "print(jit.ready(), jit.ready(family='workflow'))"
     )
     assert run(code) == "False True"
+
+
+def test_a_call_with_time_loads_right_after_one_without(tmp_path):
+    """Compiled code that a short call had no time for is loaded by the next one at once."""
+    code = (
+        "from cpsched.core import jit\n"
+        "import cpsched.families.workflow.kernels, pathlib\n"
+        "jit._stamp = lambda group: pathlib.Path(__import__('sys').executable)\n"
+        "jit.available = lambda: True\n"
+        "jit._activate = jit._active.add\n"
+        "print(jit.ready(0.1), jit.ready(5.0))"
+    )
+    assert run(code) == "False True"

@@ -57,6 +57,33 @@ def test_bounds_hold(seed):
         assert recompute(p, b) == pytest.approx(b.value)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_quick_bounds_of_large_graphs_hold(seed, monkeypatch):
+    """Bounds for which heads would take too long hold too, and are recomputed as they are."""
+    from cpsched.bound import recompute
+    from cpsched.families.workflow import bound
+
+    p = random_problem(seed)
+    best = brute_force(p)
+    monkeypatch.setattr(bound, "_heads_affordable", lambda inst, run: False)
+    found = {b.argument: b for b in cpsched.bound(p)}
+    for b in found.values():
+        assert b.value <= best + 1e-9
+        assert recompute(p, b) == pytest.approx(b.value)
+    assert found["critical-path"].value > 0
+    wide = problem(tasks=[{"id": str(k), "work": 3} for k in range(4)])
+    area = next(b for b in cpsched.bound(wide) if b.argument == "area")
+    assert area.value == recompute(wide, area) == 12 / sum(m.speed for m in wide.machines)
+
+
+@pytest.mark.parametrize("objective", ["makespan", "cost"])
+def test_a_thousand_tasks_have_a_schedule_at_once(objective):
+    """Without compiled kernels and with no time left there is a checked schedule."""
+    p = layered(800, 50, 1.0, 1.0, 2.5, 1)
+    result = cpsched.solve(p, time_limit=0.0, workers=1, objective=objective)
+    assert result.status == "FEASIBLE"
+
+
 def test_identical_machines_are_one_class():
     """Independent tasks on identical machines are proved optimal."""
     p = problem(

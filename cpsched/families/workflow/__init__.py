@@ -72,7 +72,7 @@ def _prepare(problem: WorkflowProblem, run: Any) -> Any:
     from cpsched.families.workflow.prepare import prepare
 
     # With next to no time small problems are prepared all the same, for a first schedule.
-    return prepare(problem, run.clock.check) if len(problem.tasks) > 2000 else prepare(problem)
+    return prepare(problem, run.clock.check) if len(problem.tasks) > 1000 else prepare(problem)
 
 
 FAMILY: Family[WorkflowProblem, WorkflowSchedule, Any] = Family(

@@ -32,10 +32,13 @@ def area_value(
 
     ``C (sum y cap + sum z) >= sum_t min_p [...] + sum y cap (a + b)``.
     """
-    heads, tails = heads_and_tails(inst)
+    zero = np.broadcast_to(np.int64(0), (inst.n, inst.m))
+    heads, tails, longest = zero, zero, 0
+    if paths or any(a or b for _, _, a, b, _ in rows):
+        heads, tails = heads_and_tails(inst)
+        longest = critical_path(inst)
     owner = inst.row_task
     cost = np.zeros((inst.rows, inst.m))
-    longest = critical_path(inst)
     base = Fraction(0)
     total = Fraction(0)
     free = ~inst.conditional[owner]
@@ -77,15 +80,26 @@ def _thresholds(values: Ints, most: int) -> Ints:
     return unique
 
 
-def best_window(inst: Instance, heads: Ints, tails: Ints) -> tuple[list[AreaRow], int]:
-    """The best single (head, tail) for all machines, weighted by how fast they are on average."""
+def _speeds(inst: Instance) -> Floats:
+    """One over the mean duration per machine; 0 where nothing can run."""
     dur = inst.dur.astype(np.float64)
-    speed = np.array(
+    return np.array(
         [
             (1.0 / max(1.0, dur[dur[:, p] >= 0, p].mean())) if (dur[:, p] >= 0).any() else 0.0
             for p in range(inst.m)
         ]
     )
+
+
+def whole_time(inst: Instance) -> list[AreaRow]:
+    """Rows of the plain area argument: no heads, no tails, the first resource of all machines."""
+    return [(p, 0, 0, 0, y) for p, y in enumerate(_speeds(inst).tolist()) if inst.cap[p, 0] > 0]
+
+
+def best_window(inst: Instance, heads: Ints, tails: Ints) -> tuple[list[AreaRow], int]:
+    """The best single (head, tail) for all machines, weighted by how fast they are on average."""
+    dur = inst.dur.astype(np.float64)
+    speed = _speeds(inst)
     if speed.sum() <= 0:
         return [], 0
     best: tuple[list[AreaRow], int] = ([], 0)

@@ -11,17 +11,32 @@ from typing import Any
 
 import numpy as np
 
+from cpsched.core import jit
 from cpsched.core.clock import Clock
 from cpsched.core.run import Run
 from cpsched.errors import Infeasible, OutOfTime, ProblemError
 from cpsched.families.workflow import terms
-from cpsched.families.workflow.area import area_lp, area_value, best_grain, best_window, grain_value
+from cpsched.families.workflow.area import (
+    area_lp,
+    area_value,
+    best_grain,
+    best_window,
+    grain_value,
+    whole_time,
+)
 from cpsched.families.workflow.greedy import least_durations
-from cpsched.families.workflow.heads import critical_path, heads_and_tails
+from cpsched.families.workflow.heads import (
+    critical_path,
+    heads_and_tails,
+    path_without_transfers,
+)
 from cpsched.families.workflow.merge import without_idle_tasks
 from cpsched.families.workflow.prepare import Instance, Ints, prepare
 from cpsched.families.workflow.problem import WorkflowProblem
 from cpsched.result import Bound, Number
+
+#: Interpreted kernels take about so many seconds per edge or task and machine (and pair of them).
+SECONDS_OF_HEADS = 4.5e-5
 
 
 def quick_bounds(inst: Instance, run: Run) -> None:
@@ -30,20 +45,21 @@ def quick_bounds(inst: Instance, run: Run) -> None:
     if inst.n == 0:
         run.raise_bound(Bound(0.0, "empty", "makespan"))
         return
-    cells = inst.m * (len(inst.pred_src) + inst.n)
-    from cpsched.core import jit
-
-    pairs = inst.m if inst.communicates and not inst.uniform else 1
-    if cells * pairs > 1e5 and not jit.ready(run.clock.remaining(), "workflow"):
-        return
-    heads, tails = heads_and_tails(inst)
-    _refute(inst, heads)
-    if not any(o.name == "makespan" for o in run.objectives):
-        return
+    makespan = any(o.name == "makespan" for o in run.objectives)
 
     def give(ticks: int, argument: str, data: dict[str, Any]) -> None:
         run.raise_bound(Bound(inst.time(ticks), argument, "makespan", data))
 
+    if not _heads_affordable(inst, run):
+        if makespan:
+            give(path_without_transfers(inst), "critical-path", {"transfers": False})
+            row = whole_time(inst)
+            give(area_value(inst, row), "area", {"rows": row})
+        return
+    heads, tails = heads_and_tails(inst)
+    _refute(inst, heads)
+    if not makespan:
+        return
     give(critical_path(inst), "critical-path", {})
     row, value = best_window(inst, heads, tails)
     if value > 0:
@@ -66,6 +82,19 @@ def quick_bounds(inst: Instance, run: Run) -> None:
     if value > 0:
         give(value, "area", {"rows": rows, "paths": paths})
         inst.cache["area_rows"] = rows
+
+
+def _heads_affordable(inst: Instance, run: Run) -> bool:
+    """Whether heads and tails can be computed in the time left, with compiled kernels or without.
+
+    A small part of a second is always spent on them.
+    """
+    pairs = inst.m if inst.communicates and not inst.uniform else 1
+    seconds = SECONDS_OF_HEADS * pairs * inst.m * (len(inst.pred_src) + inst.n)
+    left = run.clock.remaining()
+    if seconds <= 0.05 or (seconds <= 4.0 and seconds <= 0.1 * left):
+        return True
+    return jit.ready(left, "workflow")
 
 
 def _refute(inst: Instance, heads: Ints) -> None:
@@ -207,7 +236,8 @@ def recompute(problem: WorkflowProblem, bound: Bound) -> Number:
     if bound.argument == "empty" and inst.n == 0:
         return 0.0
     if bound.argument == "critical-path":
-        return inst.time(critical_path(inst))
+        with_transfers = bound.data.get("transfers", True)
+        return inst.time(critical_path(inst) if with_transfers else path_without_transfers(inst))
     if bound.argument == "area":
         return inst.time(area_value(inst, bound.data["rows"], bound.data.get("paths", ())))
     if bound.argument == "grain":

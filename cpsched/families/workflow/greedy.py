@@ -15,12 +15,30 @@ import numpy as np
 
 from cpsched.core import jit
 from cpsched.core.run import Run
-from cpsched.families.workflow import kernels, kernels_paths
+from cpsched.families.workflow import kernels, kernels_paths, vectorised
 from cpsched.families.workflow.extract import Plan, schedule_of
 from cpsched.families.workflow.prepare import NEVER, Floats, Instance, Ints
 
+#: Above this many tasks not even a first schedule is worth more than the deadline.
+LARGE = 1000
+
 #: Building and checking a schedule takes about so many seconds per task and edge.
-SECONDS_OF_CHECK = 4e-5
+SECONDS_OF_CHECK = 2.5e-5
+
+#: Choosing one of the machines for a task takes about so many seconds in a kernel.
+COMPILED, INTERPRETED = 2e-7, 2.2e-5
+
+
+def seconds_of(inst: Instance, compiled: bool) -> float:
+    """Estimated seconds of placing every task once."""
+    if not compiled and is_vectorised(inst):
+        return vectorised.seconds_of(inst)
+    return inst.rows * inst.m * (COMPILED if compiled else INTERPRETED)
+
+
+def is_vectorised(inst: Instance) -> bool:
+    """Whether numpy makes the same plans as the interpreted kernel, but faster."""
+    return inst.m > 1 and bool(inst.unit.all())
 
 
 def least_durations(inst: Instance) -> Ints:
@@ -162,7 +180,10 @@ def list_plan(
     fix_row = free if fix_row is None else fix_row
     fix_mach = free if fix_mach is None else fix_mach
     bias = np.zeros((0, 0)) if bias is None else bias
-    chunk = max(1, 2_000_000 // max(1, inst.rows * inst.m // max(1, inst.n)) // 20)
+    compiled = jit.slowdown("workflow") == 1.0
+    if not compiled and is_vectorised(inst):
+        return vectorised.list_plan(inst, order, fix_row, fix_mach, bias, check)
+    chunk = max(1, int(0.02 * inst.n / max(1e-9, seconds_of(inst, compiled))))
     for use in _rooms(inst):
         times, row, mach = _blank(inst)
         for first in range(0, inst.n, chunk):
@@ -179,6 +200,13 @@ def list_plan(
         else:
             return Plan(times.start, row, mach)
     return None
+
+
+def appended(inst: Instance, check: Callable[[], object]) -> Plan | None:
+    """HEFT without insertion, every task alone on its machine: quick without compiled kernels."""
+    none, unbiased = np.full(inst.n, -1, dtype=np.int64), np.zeros((0, 0))
+    order = by_rank(inst, upward_ranks(inst))
+    return vectorised.list_plan(inst, order, none, none, unbiased, check, insert=False)
 
 
 def dynamic_plan(inst: Instance, rule: int) -> Plan | None:
@@ -258,7 +286,7 @@ def offer(run: Run, inst: Instance, plan: Plan | None, source: str) -> bool:
         return False
     seconds = SECONDS_OF_CHECK * (inst.n + len(inst.pred_src))
     late = run.clock.elapsed() + seconds > run.clock.limit + 0.1
-    if inst.n > 2000 and late and not run.deterministic:
+    if inst.n > LARGE and late and not run.deterministic:
         return False
     plain = len(run.objectives) == 1 and run.objectives[0].name == "makespan"
     values = (inst.time(plan.makespan(inst)),) if plain else None
@@ -282,15 +310,22 @@ def portfolio(inst: Instance, run: Run) -> None:
     """Offer the list schedulers' plans, HEFT first, costly ones only where they are affordable."""
     clock = run.clock
     compiled = is_compiled(inst, run)
-    work = inst.rows * inst.m
-    size = work * (2e-7 if compiled else 1e-5)
+    size = seconds_of(inst, compiled)
+    kernel = inst.rows * inst.m * (COMPILED if compiled else INTERPRETED)
 
-    large = inst.n > 2000
+    large = inst.n > LARGE
     best: tuple[int, Plan, str] | None = None
+
+    def affordable(seconds: float) -> bool:
+        if run.incumbent is None and (not large or seconds == size):
+            # HEFT is tried in any case, and a small instance gets a schedule when time is over.
+            return not run.done() or not large
+        share = 1.0 if run.incumbent is None else 0.15
+        return not run.done() and seconds <= share * clock.remaining()
 
     def attempt(name: str, make: Callable[[], Plan | None], seconds: float) -> None:
         nonlocal best
-        if run.done() or (run.incumbent is not None and seconds > 0.15 * clock.remaining()):
+        if not affordable(seconds):
             return
         clock.spend(seconds)
         plan = make()
@@ -302,11 +337,15 @@ def portfolio(inst: Instance, run: Run) -> None:
             if best is None or value < best[0]:
                 best = (value, plan, f"greedy:{name}")
 
-    attempt("heft", lambda: heft(inst, None if run.incumbent is None else clock.check), size)
+    quick = vectorised.seconds_of(inst, insert=False)
+    if not compiled and large and size > max(2 * quick, 0.15 * clock.remaining()):
+        attempt("appended", lambda: appended(inst, clock.check), quick)
+    hurry = large or run.incumbent is not None
+    attempt("heft", lambda: heft(inst, clock.check if hurry else None), size)
     ready = min(inst.n, 2000)
-    attempt("peft", lambda: peft(inst), 1.5 * size)
+    attempt("peft", lambda: peft(inst), size + kernel)
     attempt("cpop", lambda: cpop(inst), size)
-    attempt("lookahead", lambda: lookahead(inst), 1.5 * size)
+    attempt("lookahead", lambda: lookahead(inst), size + kernel)
     attempt("latest-start", lambda: latest_start(inst), 1.5 * size)
     priority = [t.priority for t in inst.problem.tasks]
     if any(priority):
@@ -316,7 +355,7 @@ def portfolio(inst: Instance, run: Run) -> None:
         attempt(
             name,
             lambda rule=rule: dynamic_plan(inst, rule),  # type: ignore[misc]
-            size * ready / 20,
+            kernel * ready / 20,
         )
     if best is not None:
         offer(run, inst, best[1], best[2])

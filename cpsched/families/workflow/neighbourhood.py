@@ -14,8 +14,9 @@ from cpsched.core import lns
 from cpsched.core.run import Run
 from cpsched.families.workflow import levels, objectives
 from cpsched.families.workflow.extract import Plan, plan_of
+from cpsched.families.workflow.heads import rough_heads_and_tails
 from cpsched.families.workflow.merge import undominated
-from cpsched.families.workflow.prepare import Instance
+from cpsched.families.workflow.prepare import Instance, Ints
 from cpsched.families.workflow.problem import MAXIMISED
 
 
@@ -100,4 +101,14 @@ def _placed(inst: Instance, plan: Plan, free: set[int]) -> Instance:
         kept[inst.row_ptr[t] : inst.row_ptr[t + 1]] = True
     names = ("plain", "heads", "needed", "dominators")
     cache = {name: inst.cache[name] for name in names if name in inst.cache}
+    if "heads" not in cache:
+        # They were too dear for a bound, and are for a model of a few free tasks.
+        cache["heads"] = _rough_heads(inst)
     return dataclasses.replace(inst, dur=np.where(kept, inst.dur, -1), cache=cache)
+
+
+def _rough_heads(inst: Instance) -> tuple[Ints, Ints]:
+    if "rough heads" not in inst.cache:
+        inst.cache["rough heads"] = rough_heads_and_tails(inst)
+    rough: tuple[Ints, Ints] = inst.cache["rough heads"]
+    return rough

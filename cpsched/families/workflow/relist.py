@@ -26,7 +26,7 @@ def relist(inst: Instance, run: Run, plan: Plan, compiled: bool) -> Plan:
     backwards = None if any(inst.blocked) else mirrored(inst)
     best, value = plan, plan.makespan(inst)
     offers = local.Offers(inst, run, "relist")
-    cost = inst.rows * inst.m * (2e-7 if compiled else 1e-5)
+    cost = greedy.seconds_of(inst, compiled)
     noise = 0.0
     factors = np.ones(inst.n)
     trial: Plan | None = plan

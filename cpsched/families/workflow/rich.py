@@ -7,30 +7,31 @@ list scheduler places them. Plans that break a budget or limit are dropped by th
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from cpsched.core.run import Run
 from cpsched.families.workflow import greedy, kernels, terms
 from cpsched.families.workflow.extract import Plan, needed_data, order_of
-from cpsched.families.workflow.prepare import NEVER, Instance, Ints
+from cpsched.families.workflow.prepare import NEVER, Floats, Instance, Ints
 from cpsched.families.workflow.problem import Option
 
 
 def rich_portfolio(inst: Instance, run: Run) -> None:
     """Offer plans of every strategy while time remains."""
-    seconds = 1e-5 * inst.rows * inst.m  # of what one strategy looks at
+    seconds = greedy.seconds_of(inst, greedy.is_compiled(inst, run))
     large = inst.rows * inst.m > 20_000
     if large and run.incumbent is not None and seconds > 0.3 * run.clock.remaining():
         return
     order = greedy.by_rank(inst, greedy.upward_ranks(inst))
+    check = run.clock.check if large else None
     for name, row, mach in _strategies(inst):
         # Small problems get a schedule also when the time is over already.
         if run.clock.expired() and (run.incumbent is not None or large):
             return
         run.clock.spend(seconds)
-        plan = greedy.list_plan(inst, order, fix_row=row, fix_mach=mach)
+        plan = greedy.list_plan(inst, order, fix_row=row, fix_mach=mach, check=check)
         if plan is not None and inst.problem.contention:
             plan = with_links(inst, order_of(inst, plan), plan.row, plan.mach)
         greedy.offer(run, inst, plan, f"greedy:{name}")
@@ -40,45 +41,46 @@ def rich_portfolio(inst: Instance, run: Run) -> None:
 
 def _strategies(inst: Instance) -> Iterator[tuple[str, Ints | None, Ints | None]]:
     yield "heft", None, None
-    criteria: list[tuple[str, Callable[[int, int], float]]] = []
     problem = inst.problem
-
-    def option_of(r: int) -> Option:
-        return problem.tasks[int(inst.row_task[r])].choices[int(inst.row_option[r])]
-
-    def spend(resource: str) -> Callable[[int, int], float]:
-        def amount(r: int, p: int) -> float:
-            option, machine = option_of(r), problem.machines[p]
-            own = 0.0 if resource == "carbon" else terms.own_use(option, resource)
-            rate = terms.rate_steps(machine, resource)[0][1]
-            return own + rate * terms.share(option, machine) * inst.time(inst.dur[r, p])
-
-        return amount
-
-    criteria += [(name, spend(name)) for name in ("cost", "energy", "carbon", "tokens")]
-    if any(o.success < 1 for t in problem.tasks for o in t.choices):
-        criteria.append(("success", lambda r, p: -terms.log_success(option_of(r))))
-    for name, value in criteria:
-        row, mach = _cheapest(inst, value)
+    options = [
+        problem.tasks[t].choices[k]
+        for t, k in zip(inst.row_task.tolist(), inst.row_option.tolist(), strict=True)
+    ]
+    for name in ("cost", "energy", "carbon", "tokens"):
+        row, mach = _cheapest(inst, _spend(inst, options, name))
         yield name, row, None
         yield f"{name}-placed", row, mach
+    if any(o.success < 1 for o in options):
+        unlikely = np.array([-terms.log_success(o) for o in options])
+        row, mach = _cheapest(inst, np.repeat(unlikely[:, None], inst.m, axis=1))
+        yield "success", row, None
+        yield "success-placed", row, mach
     if inst.m <= 64:
         for p in range(inst.m):
             if bool((greedy.least_durations(inst)[:, p] < NEVER).all()):
                 yield f"only-{problem.machines[p].name}", None, np.full(inst.n, p, dtype=np.int64)
 
 
-def _cheapest(inst: Instance, value: Callable[[int, int], float]) -> tuple[Ints, Ints]:
-    row = np.zeros(inst.n, dtype=np.int64)
-    mach = np.zeros(inst.n, dtype=np.int64)
-    for t in range(inst.n):
-        cells = [
-            (value(r, p), int(inst.dur[r, p]), r, p)
-            for r in inst.rows_of(t)
-            for p in np.flatnonzero(inst.dur[r] >= 0).tolist()
-        ]
-        _, _, row[t], mach[t] = min(cells)
-    return row, mach
+def _spend(inst: Instance, options: Sequence[Option], resource: str) -> Floats:
+    """What each row spends of a resource per machine, at the first of its rates."""
+    own = [0.0 if resource == "carbon" else terms.own_use(o, resource) for o in options]
+    out = np.repeat(np.array(own)[:, None], inst.m, axis=1)
+    for p, machine in enumerate(inst.problem.machines):
+        rate = terms.rate_steps(machine, resource)[0][1]
+        if rate > 0:
+            share = np.array([terms.share(o, machine) for o in options])
+            out[:, p] += rate * share * inst.dur[:, p] / float(inst.scale)
+    return out
+
+
+def _cheapest(inst: Instance, value: Floats) -> tuple[Ints, Ints]:
+    """Row and machine of the least value per task; of equals the fastest, then the first."""
+    rows, machines = np.nonzero(inst.dur >= 0)
+    owner = inst.row_task[rows]
+    order = np.lexsort((machines, rows, inst.dur[rows, machines], value[rows, machines], owner))
+    _, first = np.unique(owner[order], return_index=True)
+    best = order[first]
+    return rows[best], machines[best]
 
 
 def with_links(inst: Instance, order: Ints, row: Ints, mach: Ints) -> Plan | None:

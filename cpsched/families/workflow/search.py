@@ -60,6 +60,8 @@ def first_schedules(inst: Instance, run: Run) -> None:
 
 def search(inst: Instance, run: Run) -> None:
     """Improve and prove until the run is done."""
+    if run.done():
+        return
     inst.cache["plain"] = is_plain(inst)
     only_makespan = [o.name for o in run.objectives] == ["makespan"]
     if only_makespan and inst.cache["plain"] and run.incumbent is not None:
