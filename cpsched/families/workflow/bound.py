@@ -15,7 +15,7 @@ from cpsched.core import jit
 from cpsched.core.clock import Clock
 from cpsched.core.run import Run
 from cpsched.errors import Infeasible, OutOfTime, ProblemError
-from cpsched.families.workflow import terms
+from cpsched.families.workflow import sequence, terms
 from cpsched.families.workflow.area import (
     area_lp,
     area_value,
@@ -42,6 +42,8 @@ SECONDS_OF_HEADS = 4.5e-5
 def quick_bounds(inst: Instance, run: Run) -> None:
     """Give the run every bound that needs no search."""
     _separate(inst, run)
+    if any(o.name == "peak_storage" for o in run.objectives):
+        sequence.prove(inst, run)
     if inst.n == 0:
         run.raise_bound(Bound(0.0, "empty", "makespan"))
         return
@@ -235,6 +237,8 @@ def recompute(problem: WorkflowProblem, bound: Bound) -> Number:
         return separate_value(inst, bound.objective) if inst.n else 0.0
     if bound.argument == "empty" and inst.n == 0:
         return 0.0
+    if bound.argument == "orders" and sequence.applies(inst):
+        return float(sequence.best_order(inst, int(bound.data["states"])).least)
     if bound.argument == "critical-path":
         with_transfers = bound.data.get("transfers", True)
         return inst.time(critical_path(inst) if with_transfers else path_without_transfers(inst))
