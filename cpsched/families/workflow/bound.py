@@ -35,8 +35,8 @@ from cpsched.families.workflow.prepare import Instance, Ints, prepare
 from cpsched.families.workflow.problem import WorkflowProblem
 from cpsched.result import Bound, Number
 
-#: Interpreted kernels take about so many seconds per edge or task and machine (and pair of them).
-SECONDS_OF_HEADS = 4.5e-5
+#: Heads and tails take about so many seconds per edge or task and machine (and pair of them).
+SECONDS_OF_HEADS, COMPILED_HEADS = 4.5e-5, 2.5e-7
 
 
 def quick_bounds(inst: Instance, run: Run) -> None:
@@ -92,11 +92,12 @@ def _heads_affordable(inst: Instance, run: Run) -> bool:
     A small part of a second is always spent on them.
     """
     pairs = inst.m if inst.communicates and not inst.uniform else 1
-    seconds = SECONDS_OF_HEADS * pairs * inst.m * (len(inst.pred_src) + inst.n)
+    cells = pairs * inst.m * (len(inst.pred_src) + inst.n)
     left = run.clock.remaining()
+    seconds = SECONDS_OF_HEADS * cells
     if seconds <= 0.05 or (seconds <= 4.0 and seconds <= 0.1 * left):
         return True
-    return jit.ready(left, "workflow")
+    return COMPILED_HEADS * cells <= left + 0.05 and jit.ready(left, "workflow")
 
 
 def _refute(inst: Instance, heads: Ints) -> None:

@@ -251,25 +251,27 @@ def fits(task: Task, option: Option, machine: Machine) -> bool:
     return option.gpus <= machine.gpus
 
 
+class Fitting:
+    """The machines that options fit on; tasks that ask for the same share one tuple of them."""
+
+    def __init__(self, problem: WorkflowProblem) -> None:
+        self.all = problem.machines
+        self.known: dict[tuple[object, ...], tuple[Machine, ...]] = {}
+
+    def machines(self, task: Task, option: Option) -> tuple[Machine, ...]:
+        """The machines that an option of a task can run on, in order."""
+        named = None if option.durations is None else frozenset(option.durations)
+        key = (task.labels, task.machines, named, option.cores, option.memory, option.gpus)
+        found = self.known.get(key)
+        if found is None:
+            found = self.known[key] = tuple(m for m in self.all if fits(task, option, m))
+        return found
+
+
 def _check_fits(problem: WorkflowProblem) -> None:
-    fitting: set[tuple[object, ...]] = set()
+    fitting = Fitting(problem)
     for i, task in enumerate(problem.tasks):
-        for option in task.choices:
-            durations = None if option.durations is None else frozenset(option.durations)
-            shape = (
-                task.labels,
-                task.machines,
-                durations,
-                option.cores,
-                option.memory,
-                option.gpus,
-            )
-            if shape in fitting:
-                break
-            if any(fits(task, option, machine) for machine in problem.machines):
-                fitting.add(shape)
-                break
-        else:
+        if not any(fitting.machines(task, option) for option in task.choices):
             raise ProblemError(
                 "the task fits no machine: see its labels, cores, memory, gpus and durations",
                 place=f"tasks.{i}",

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cpsched.errors import ProblemError
 from cpsched.families.workflow import terms
-from cpsched.families.workflow.consistent import dependencies
+from cpsched.families.workflow.consistent import Fitting, dependencies
 from cpsched.families.workflow.problem import Machine, Option, Task, WorkflowProblem
 from cpsched.families.workflow.terms import exact
 
@@ -249,16 +249,16 @@ def prepare(problem: WorkflowProblem, check: Callable[[], object] = lambda: None
 def _allowed(
     problem: WorkflowProblem, owners: Sequence[Task], options: Sequence[Option]
 ) -> NDArray[np.bool_]:
-    from cpsched.families.workflow.consistent import fits
-
-    memory: dict[tuple[Any, ...], list[bool]] = {}
+    fitting = Fitting(problem)
+    masks: dict[int, list[bool]] = {}
     out = []
     for task, option in zip(owners, options, strict=True):
-        named = None if option.durations is None else frozenset(option.durations)
-        key = (task.labels, task.machines, named, option.cores, option.memory, option.gpus)
-        if key not in memory:
-            memory[key] = [fits(task, option, mc) for mc in problem.machines]
-        out.append(memory[key])
+        machines = fitting.machines(task, option)
+        mask = masks.get(id(machines))
+        if mask is None:
+            names = {mc.name for mc in machines}
+            mask = masks[id(machines)] = [mc.name in names for mc in problem.machines]
+        out.append(mask)
     return np.array(out, dtype=np.bool_).reshape(len(out), len(problem.machines))
 
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from cpsched.families.workflow.consistent import fits
+from cpsched.families.workflow.consistent import Fitting, fits
 
 if TYPE_CHECKING:
     from cpsched.families.workflow.problem import (
@@ -177,14 +177,24 @@ def members(problem: WorkflowProblem) -> list[tuple[Workflow, list[Task]]]:
     return [(w, tasks[w.id]) for w in problem.workflows if tasks[w.id]]
 
 
-def fastest(problem: WorkflowProblem, task: Task) -> float:
-    """Least reserved time of a task over its options and machines."""
-    return min(
-        duration(option, machine)
-        for option in task.choices
-        for machine in problem.machines
-        if fits(task, option, machine)
-    )
+def fastest(problem: WorkflowProblem) -> dict[str, float]:
+    """Least reserved time per task over its options and machines."""
+    fitting = Fitting(problem)
+    speeds: dict[int, float] = {}
+    out = {}
+    for task in problem.tasks:
+        times = []
+        for option in task.choices:
+            machines = fitting.machines(task, option)
+            if option.durations is not None:
+                times += [duration(option, m) for m in machines]
+            elif machines:
+                speed = speeds.get(id(machines))
+                if speed is None:
+                    speed = speeds[id(machines)] = max(m.speed for m in machines)
+                times.append((option.work or 0.0) / speed * (option.retries + 1))
+        out[task.id] = min(times)
+    return out
 
 
 def ideal_times(problem: WorkflowProblem) -> list[float]:
@@ -195,10 +205,11 @@ def ideal_times(problem: WorkflowProblem) -> list[float]:
     least: dict[str, float] = {}
     before: dict[str, list[str]] = {}
     listed = members(problem)
+    times = fastest(problem)
     for number, (_, tasks) in enumerate(listed):
         for task in tasks:
             group[task.id] = number
-            least[task.id] = fastest(problem, task)
+            least[task.id] = times[task.id]
             before[task.id] = []
     after: dict[str, list[str]] = {name: [] for name in group}
     for source, target in dependencies(problem):
@@ -281,7 +292,7 @@ def link_rates(problem: WorkflowProblem) -> dict[tuple[str, str], tuple[float | 
 
 def held_at_once(problem: WorkflowProblem) -> list[float]:
     """Per task that takes time: the bytes that it reads and writes, which exist while it runs."""
-    held = {task.id: 0.0 for task in problem.tasks if fastest(problem, task) > 0}
+    held = {name: 0.0 for name, time in fastest(problem).items() if time > 0}
     for edge in problem.edges:
         for name in (edge.source, edge.target):
             if name in held:
