@@ -37,6 +37,8 @@ from cpsched.result import Bound, Number
 
 #: Heads and tails take about so many seconds per edge or task and machine (and pair of them).
 SECONDS_OF_HEADS, COMPILED_HEADS = 4.5e-5, 2.5e-7
+#: Bounds without them take about so many seconds per row and machine.
+ROUGH = 1e-7
 
 
 def quick_bounds(inst: Instance, run: Run) -> None:
@@ -53,7 +55,8 @@ def quick_bounds(inst: Instance, run: Run) -> None:
         run.raise_bound(Bound(inst.time(ticks), argument, "makespan", data))
 
     if not _heads_affordable(inst, run):
-        if makespan:
+        rough = ROUGH * inst.rows * (inst.m + 50)
+        if makespan and rough <= run.clock.remaining() + 0.05:
             give(path_without_transfers(inst), "critical-path", {"transfers": False})
             row = whole_time(inst)
             give(area_value(inst, row), "area", {"rows": row})

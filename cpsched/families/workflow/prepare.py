@@ -166,9 +166,9 @@ def prepare(problem: WorkflowProblem, check: Callable[[], object] = lambda: None
     check()
     link, rates = _links(problem)
     data = {k: math.fsum(s for _, s in v) if v else -1.0 for k, v in needs.items()}
-    scale, is_exact = _tick(problem, options, data, rates)
     check()
-    dur = _durations(options, machines, allowed, scale)
+    scale, is_exact = _tick(problem, options, data, rates, check)
+    dur = _durations(options, machines, allowed, scale, check)
     unit = np.array([mc.cores is None for mc in machines], dtype=np.bool_)
     demand, cap = _resources(options, machines)
     flows = {w.id: w for w in problem.workflows}
@@ -283,10 +283,14 @@ def _tick(
     options: Sequence[Option],
     data: dict[tuple[str, str], float],
     rates: Sequence[tuple[float | None, float]],
+    check: Callable[[], object],
 ) -> tuple[Fraction, bool]:
     """Ticks per time unit, and whether every time is a whole number of them."""
     parts: set[Fraction] = set()
-    works = {exact(o.work) for o in options if o.work is not None}
+    works: set[Fraction] = set()
+    for first in range(0, len(options), 10_000):
+        check()
+        works |= {exact(o.work) for o in options[first : first + 10_000] if o.work is not None}
     common = _common(works)
     speeds = {exact(mc.speed) for mc in problem.machines}
     parts.update(Fraction(1, 1) / (common * s) for s in speeds if works)
@@ -310,6 +314,7 @@ def _tick(
     if "makespan" in problem.limits:
         times.append(problem.limits["makespan"])
     parts.update(exact(t) for t in times)
+    check()
     sizes = {exact(s) for s in data.values() if s > 0}
     sizes |= {exact(f.size) for f in problem.files if f.producer is None and f.location}
     bandwidths = {exact(bw) for bw, _ in rates if bw is not None}
@@ -350,15 +355,23 @@ def _durations(
     machines: Sequence[Machine],
     allowed: NDArray[np.bool_],
     scale: Fraction,
+    check: Callable[[], object],
 ) -> Ints:
     dur = np.full(allowed.shape, -1, dtype=np.int64)
     inverse = [scale / exact(mc.speed) for mc in machines]
     columns: dict[Fraction, list[int]] = defaultdict(list)
     for k, factor in enumerate(inverse):
         columns[factor].append(k)
-    works = [exact(o.work) * (o.retries + 1) if o.work is not None else None for o in options]
+    works: list[Fraction | None] = []
+    for first in range(0, len(options), 10_000):
+        check()
+        works += [
+            exact(o.work) * (o.retries + 1) if o.work is not None else None
+            for o in options[first : first + 10_000]
+        ]
     given = np.array([w is not None for w in works], dtype=np.bool_)
     for factor, members in columns.items():
+        check()
         column = np.array([0 if w is None else _floor(w, factor) for w in works], dtype=np.int64)
         for k in members:
             dur[:, k] = np.where(allowed[:, k] & given, column, -1)
