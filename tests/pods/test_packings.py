@@ -12,7 +12,7 @@ import cpsched
 from cpsched.core.clock import Clock
 from cpsched.core.run import Run
 from cpsched.families import family
-from cpsched.families.pods import balance, kernels_balance, patterns, volume, waste
+from cpsched.families.pods import balance, disrupt, kernels_balance, patterns, volume, waste
 from cpsched.families.pods.bound import recompute
 from cpsched.families.pods.prepare import prepare
 from cpsched.families.pods.problem import PodsProblem
@@ -140,3 +140,38 @@ def test_what_runs_beyond_a_node_may_stay() -> None:
     result = cpsched.solve(cluster, 2.0, workers=1, strict=True)
     assert (result.status, result.objective) == ("OPTIMAL", [4, 2]) or result.objective[0] == 3
     assert result.stop_reason != "contradiction"
+
+
+class Ticking(Clock):
+    """A clock that is over after a number of looks at it."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__(1000.0)
+        self.looks = looks
+
+    def remaining(self) -> float:
+        """Seconds left, as long as there are looks left."""
+        self.looks -= 1
+        return 100.0 if self.looks >= 0 else 0.0
+
+
+@pytest.mark.parametrize("looks", [0, 1, 2, 3, 5, 8, 13, 100])
+def test_column_generation_ends_between_two_nodes(looks: int) -> None:
+    """Wherever the time ends, what was proved before it stands and nothing else is claimed."""
+    sizes = [3, 5, 7, 4, 6, 2]
+    running = [pod(f"r{k}", s, node=f"n{k % 3}") for k, s in enumerate(sizes[:3])]
+    waiting = [pod(f"w{k}", s) for k, s in enumerate(sizes[3:])]
+    cluster = problem([node(f"n{k}", 9) for k in range(3)], [*running, *waiting])
+    instance = prepare(cluster, Run(cluster, family("pods"), (), Clock(None)))
+    pack = patterns.packing(instance)
+    full = patterns.generate(pack, 0, [], [], Clock(None))
+    assert full.bound is not None
+    part = patterns.generate(pack, 0, [], [], Ticking(looks))
+    assert part.bound is None or part.bound >= full.bound
+    stage = disrupt.Stage(patterns.packing(instance, distinct=True), [6])
+    most, _, _ = disrupt.generate(stage, [], Clock(None), reached=10**6)
+    least, multipliers, master = disrupt.generate(stage, [], Ticking(looks), reached=10**6)
+    assert 0 <= least <= most
+    assert (multipliers is None) == (least == 0)
+    found = disrupt.dive(stage, master, Ticking(looks))
+    assert found is None or sum(found.values()) <= 6

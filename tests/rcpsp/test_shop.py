@@ -232,3 +232,16 @@ def test_solves_a_flexible_shop_to_optimality(workers: int) -> None:
     result = cpsched.solve(problem, time_limit=20.0, workers=workers, strict=True)
     assert result.status.name == "OPTIMAL"
     assert result.objective == optimum(problem)
+
+
+@pytest.mark.parametrize("alternatives", [1, 2])
+def test_a_large_shop_has_a_schedule_at_once_without_compiled_kernels(
+    alternatives: int, monkeypatch: Any
+) -> None:
+    """Where no dispatching rule ends in time, operations go by their heads."""
+    monkeypatch.setattr(shop.jit, "slowdown", lambda *_: 400.0)
+    monkeypatch.setattr(shop, "LOOK", 1.0)
+    problem = shop_problem(3, 6, 4, alternatives)
+    result = cpsched.solve(problem, time_limit=0.0, workers=1)
+    assert result.status == "FEASIBLE"
+    assert result.source == "greedy:heads"

@@ -86,10 +86,13 @@ def test_local_search_is_never_worse_than_its_start() -> None:
         order = np.random.default_rng(seed).permutation(25)
         before = kernels_tardiness.cost_of(*one, order)
         ends, rng = np.zeros(25, np.int64), np.array([seed + 1])
-        after = kernels_tardiness.improve(*one, order, ends, rng)
+        after = kernels_tardiness.improve(*one, order, ends, rng, kernels_tardiness.EVERY)
         assert sorted(order.tolist()) == list(range(25))
         assert after == kernels_tardiness.cost_of(*one, order) < before
         assert ends.tolist() == np.cumsum(single.dur[order]).tolist()
+        part = np.random.default_rng(seed).permutation(25)
+        short = kernels_tardiness.improve(*one, part, ends, np.array([seed + 1]), 3)
+        assert after <= short == kernels_tardiness.cost_of(*one, part) <= before
 
 
 def test_local_optimum_has_no_better_insertion() -> None:
@@ -97,7 +100,8 @@ def test_local_optimum_has_no_better_insertion() -> None:
     _, _, single = begun(jobs(3, 9))
     one = (single.dur, single.due, single.weight)
     order = np.arange(9)
-    least = kernels_tardiness.improve(*one, order, np.zeros(9, np.int64), np.array([5]))
+    ends, rng = np.zeros(9, np.int64), np.array([5])
+    least = kernels_tardiness.improve(*one, order, ends, rng, kernels_tardiness.EVERY)
     for i in range(9):
         rest = [j for j in order.tolist() if j != order[i]]
         for k in range(9):
@@ -112,6 +116,22 @@ def test_wrong_prices_are_refused() -> None:
     claim = cpsched.result.Bound(7, "lagrangian", "weighted_tardiness", data)
     with pytest.raises(cpsched.ProblemError, match="prices"):
         bound.recompute(problem, claim)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_bound_in_numpy_is_that_of_the_kernel(seed: int, monkeypatch: Any) -> None:
+    """Without compiled kernels the relaxation has the same value and takes the same time."""
+    _, _, single = begun(jobs(seed, 12))
+    rng, block = np.random.default_rng(seed), [1, 3, 7][seed % 3]
+    blocks = -(-int(single.dur.sum()) // block) + seed % 2
+    price = rng.integers(0, 5 * tardiness.SCALE, blocks)
+    results = []
+    for slower in (1.0, 400.0):
+        monkeypatch.setattr(tardiness.jit, "slowdown", lambda *_, s=slower: s)
+        busy = np.zeros(blocks, np.int64)
+        results.append((tardiness.relaxed(single, price, block, busy), busy.tolist()))
+    assert results[0] == results[1]
+    assert sum(results[0][1]) == int(single.dur.sum())
 
 
 def test_rules_order_every_job_once() -> None:

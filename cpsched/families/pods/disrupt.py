@@ -21,10 +21,11 @@ import numpy as np
 from cpsched.core import engine, jit
 from cpsched.core.clock import Clock
 from cpsched.core.run import Run
+from cpsched.errors import OutOfTime
 from cpsched.families.pods import kernels
 from cpsched.families.pods.arrays import Ints
 from cpsched.families.pods.dive import running_counts
-from cpsched.families.pods.patterns import DIVE_NODES, LEAST_NODES, SCALE, Packing
+from cpsched.families.pods.patterns import DIVE_NODES, LEAST_NODES, SCALE, Packing, in_time
 
 #: Multipliers of a Lagrangian bound, scaled integers: rows E+M, M, E, F per class; one per tier.
 Multipliers = tuple[Ints, Ints, Ints, Ints, Ints]
@@ -114,11 +115,13 @@ class Stage:
         m: Multipliers,
         least: Callable[[Ints, Ints], list[int]] | None = None,
         rows: int = 4,
+        check: Callable[[], object] = lambda: None,
     ) -> tuple[int, list[Ints]]:
         """A lower bound on the disruption (scaled), and good fillings per node.
 
         ``m`` must be clamped. ``least`` gives per node the value of a known filling, from the
-        profit of a pod of each class and the bonus when it stays.
+        profit of a pod of each class and the bonus when it stays. ``check`` is called before every
+        node and may raise to stop.
         """
         a, b, c, d, t = m
         total = int(((a + c) * self.running).sum() - (b * self.pending).sum())
@@ -131,6 +134,7 @@ class Stage:
         for g, ((index, limit, bonus, size), group) in enumerate(
             zip(self.items, self.pack.groups, strict=True)
         ):
+            check()
             found = np.zeros((rows, len(index)), dtype=np.int64)
             profit = base[index] + bonus * stay[index]
             _, best, filled, _ = kernels.knapsack(
@@ -298,7 +302,10 @@ def generate(
         if centre is not None and misses % 2 == 0:
             mixed = tuple((3 * x + 7 * y) // 10 for x, y in zip(centre, duals, strict=True))
             at = stage.clamp(mixed)  # type: ignore[arg-type]
-        scaled, fillings = stage.bound(at, master.known_values)
+        try:
+            scaled, fillings = stage.bound(at, master.known_values, check=in_time(clock, until))
+        except OutOfTime:
+            break
         clock.spend(1e-3 * len(stage.pack.groups))
         bound = stage.rounded(scaled)
         if centre is None or scaled > centre_value:
@@ -342,6 +349,8 @@ def dive(
             worth = [max(0, int(SCALE * row.dual_value() * -1) + 1) for row in master.nodes]
             added = 0
             for g in open_nodes:
+                if clock.remaining() <= until:
+                    return None
                 for filling in stage.price(g, base, stay, worth[g], left):
                     added += master.add(g, filling)
             clock.spend(1e-3 * len(open_nodes))

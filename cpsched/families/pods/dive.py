@@ -10,8 +10,17 @@ import numpy as np
 from cpsched.core import engine
 from cpsched.core.clock import Clock
 from cpsched.core.run import Run
+from cpsched.errors import OutOfTime
 from cpsched.families.pods.arrays import Ints
-from cpsched.families.pods.patterns import DIVE_NODES, SCALE, Master, Packing, price, profits_of
+from cpsched.families.pods.patterns import (
+    DIVE_NODES,
+    SCALE,
+    Master,
+    Packing,
+    in_time,
+    price,
+    profits_of,
+)
 
 #: Pricing rounds after each fixing.
 ROUNDS = 3
@@ -51,7 +60,11 @@ def dive(
                 max(0, int(SCALE * row.dual_value()) + 1) if free else 2**60
                 for row, free in zip(master.group_rows, members, strict=True)
             ]
-            priced = price(pack, profits, least, counts=counts, nodes=DIVE_NODES)
+            check = in_time(clock, until)
+            try:
+                priced = price(pack, profits, least, counts=counts, nodes=DIVE_NODES, check=check)
+            except OutOfTime:
+                return None
             clock.spend(2e-3 * len(pack.groups))
             added = sum(
                 master.add(g, filling)

@@ -8,6 +8,7 @@ the resources of nodes, static rules and at most one pod per node are relaxed.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from cpsched.core import jit
 from cpsched.core.clock import Clock
+from cpsched.errors import OutOfTime
 from cpsched.families.pods import kernels
 from cpsched.families.pods.arrays import Bools, Ints
 from cpsched.families.pods.prepare import Instance
@@ -147,6 +149,16 @@ class Priced:
     visited: int
 
 
+def in_time(clock: Clock, until: float) -> Callable[[], None]:
+    """A check between knapsacks, which take long without compiled kernels; raises `OutOfTime`."""
+
+    def check() -> None:
+        if clock.remaining() <= until or clock.cancelled:
+            raise OutOfTime("pricing ran out of time")
+
+    return check
+
+
 def price(
     pack: Packing,
     profits: Ints,
@@ -155,6 +167,7 @@ def price(
     counts: Ints | None = None,
     nodes: int = 0,
     repeats: int = REPEATS,
+    check: Callable[[], object] = lambda: None,
 ) -> Priced:
     """Solve the pricing problem of every group.
 
@@ -171,12 +184,15 @@ def price(
     repeats
         Further fillings per group from what the ones before leave, so that one round gives
         columns for all classes.
+    check
+        Called before every group; may raise to stop.
     """
     bounds, fillings, visited = [], [], 0
     available = pack.available if counts is None else counts
     found = np.zeros((1, len(profits)), dtype=np.int64)
     nodes = nodes or max(LEAST_NODES, PRICING_NODES // max(1, len(pack.groups)))
     for group, known in zip(pack.groups, least, strict=True):
+        check()
         limit = np.minimum(group.limit, available)
         _, bound, rows, steps = kernels.knapsack(
             profits, pack.size, limit, group.room, nodes, known, found
@@ -366,7 +382,16 @@ def generate(
         duals = master.multipliers()
         at = duals if centre is None or misses % 2 else _between(centre, duals)
         profits = profits_of(pack, tier, *at)
-        priced = price(pack, profits, master.known_values(profits), nodes=nodes)
+        try:
+            priced = price(
+                pack,
+                profits,
+                master.known_values(profits),
+                nodes=nodes,
+                check=in_time(clock, until),
+            )
+        except OutOfTime:
+            break
         bound = lagrangian(pack, frozen, *at, priced)
         clock.spend(2e-3 * len(pack.groups) + NODE_SECONDS * jit.slowdown("pods") * priced.visited)
         if best.bound is None or bound < best.bound:

@@ -6,6 +6,7 @@ that are broken already); here the states are walked through one action at a tim
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -38,7 +39,7 @@ def applies(instance: Instance) -> bool:
     ):
         return False
     fits = [int(np.count_nonzero(instance.allowed[c])) for c in instance.class_of.tolist()]
-    return float(np.prod([1.0 + k for k in fits])) <= MOST
+    return float(np.log1p(fits).sum()) <= math.log(MOST)
 
 
 def search(instance: Instance, run: Run) -> None:

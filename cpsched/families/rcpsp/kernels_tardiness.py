@@ -11,6 +11,8 @@ from cpsched.families.rcpsp.kernels import draw
 
 #: Jobs farther apart than this many places are not swapped.
 REACH = 60
+#: More jobs than any improvement looks at.
+EVERY = 2**60
 
 
 @kernel
@@ -25,10 +27,11 @@ def cost_of(dur: Any, due: Any, weight: Any, order: Any) -> int:
 
 
 @kernel
-def improve(dur: Any, due: Any, weight: Any, order: Any, ends: Any, rng: Any) -> int:
+def improve(dur: Any, due: Any, weight: Any, order: Any, ends: Any, rng: Any, most: int) -> int:
     """Insert and swap jobs, each the best of its moves, until no move helps; the cost.
 
-    ``ends`` is scratch (n,). Jobs are looked at in a cyclic order from a random place.
+    ``ends`` is scratch (n,). At most ``most`` jobs are looked at, in a cyclic order from a random
+    place.
     """
     n = order.shape[0]
     end = 0
@@ -36,8 +39,9 @@ def improve(dur: Any, due: Any, weight: Any, order: Any, ends: Any, rng: Any) ->
         end += dur[order[k]]
         ends[k] = end
     quiet, at = 0, draw(rng, n)
-    while quiet < n:
+    while quiet < n and most > 0:
         quiet += 1
+        most -= 1
         at = (at + 1) % n
         a = order[at]
         own = weight[a] * max(0, ends[at] - due[a])
@@ -96,9 +100,19 @@ def improve(dur: Any, due: Any, weight: Any, order: Any, ends: Any, rng: Any) ->
 
 @kernel
 def iterate(
-    dur: Any, due: Any, weight: Any, order: Any, best: Any, ends: Any, rng: Any, count: int
+    dur: Any,
+    due: Any,
+    weight: Any,
+    order: Any,
+    best: Any,
+    ends: Any,
+    rng: Any,
+    count: int,
+    most: int,
 ) -> int:
     """Iterated local search from ``order``: disturb, improve, go back when that got worse.
+
+    Each of the ``count`` improvements looks at most at ``most`` jobs.
 
     ``best`` (n,) is the best order so far; every hundredth step or so begins there anew. Returns
     the best cost.
@@ -113,7 +127,7 @@ def iterate(
             a = draw(rng, n)
             b = min(n - 1, max(0, a + 1 + draw(rng, 20) - 10))
             order[a], order[b] = order[b], order[a]
-        made = improve(dur, due, weight, order, ends, rng)
+        made = improve(dur, due, weight, order, ends, rng, most)
         if made < least:
             least = made
             best[:] = order
@@ -166,5 +180,5 @@ def warm_up() -> None:
     """Run every kernel once on three jobs, so that the compiler caches all of them."""
     dur, due, weight = np.array([2, 3, 1]), np.array([1, 3, 6]), np.array([1, 2, 1])
     order, best, ends = np.arange(3), np.arange(3), np.zeros(3, np.int64)
-    iterate(dur, due, weight, order, best, ends, np.array([7]), 2)
+    iterate(dur, due, weight, order, best, ends, np.array([7]), 2, EVERY)
     relaxed(dur, due, weight, np.zeros(3, np.int64), 2, 100, ends)

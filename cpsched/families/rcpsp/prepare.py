@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
 __all__ = ["FAR", "Instance", "prepare"]
 
+#: Up to this many tasks are prepared whatever the limit, for a first schedule.
+AT_ONCE = 1000
+
 
 def prepare(problem: RcpspProblem, run: Run) -> Instance:
     """Index the problem, tighten it, and prove it infeasible where that is easy.
@@ -53,7 +56,7 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
     ProblemError
         When times or units are too large to be added up in 64 bits.
     OutOfTime
-        When the clock ran out on the way.
+        When the clock ran out on the way and there are more than `AT_ONCE` tasks.
     """
     tasks = problem.tasks
     # Making and checking one schedule takes about this long; later offers measure it.
@@ -86,7 +89,8 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
     demand[duration == 0] = 0  # what takes no time holds nothing
     holds = demand > 0
     consumption = np.ascontiguousarray(units[:, len(renewable) :])
-    run.clock.check()
+    if n > AT_ONCE:
+        run.clock.check()
 
     profiles = capacity_profiles(problem)
     extras: dict[str, Any] = {}
@@ -131,7 +135,8 @@ def prepare(problem: RcpspProblem, run: Run) -> Instance:
     stretch = longest_rest(pieces) if pausable.any() else 0
     worked, longest = longest, np.where(pausable & (longest > 0), longest + stretch, longest)
     arcs = _arcs(edges, shortest, longest)
-    run.clock.check()
+    if n > AT_ONCE:
+        run.clock.check()
 
     head = longest_paths(n, arcs[~optional[arcs[:, 0]]], release.tolist(), ids, run)
     back = arcs[~optional[arcs[:, 1]]][:, [1, 0, 2]]

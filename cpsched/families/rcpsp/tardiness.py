@@ -33,6 +33,8 @@ LARGEST = 2**50
 PROVABLE = 200
 #: Virtual seconds of local search per pair of jobs.
 COST = 4e-8
+#: Seconds that an interpreted kernel takes for one exchange of two jobs.
+LOOK = 4e-7
 
 
 @dataclass(frozen=True)
@@ -158,10 +160,23 @@ class LocalSearch:
         one = self.single
         per_round = COST * one.n * one.n * jit.slowdown()
         count = max(1, int(seconds / per_round)) if run.deterministic else self._count
+        most = kernels.EVERY
+        if jit.slowdown("rcpsp") > 1.0:
+            # One improvement of many jobs would take far longer than a slice.
+            reach = min(one.n, kernels.REACH)
+            most = max(1, int(seconds / (LOOK * (one.n + 0.5 * reach * reach))))
         began = time.perf_counter()
         least = int(
             kernels.iterate(
-                one.dur, one.due, one.weight, self.order, self.best, self._ends, self._rng, count
+                one.dur,
+                one.due,
+                one.weight,
+                self.order,
+                self.best,
+                self._ends,
+                self._rng,
+                count,
+                most,
             )
         )
         took = max(1e-6, time.perf_counter() - began)
@@ -209,10 +224,8 @@ class Prices:
         spent = 0.0
         while not run.done():
             prices = np.maximum(0, np.rint(self.price)).astype(np.int64)
-            value = int(
-                kernels.relaxed(one.dur, one.due, one.weight, prices, self.block, SCALE, self._busy)
-            )
-            work = 3e-9 * one.n * self.horizon * jit.slowdown()
+            value = relaxed(one, prices, self.block, self._busy)
+            work = 3e-9 * one.n * self.horizon * (1.0 if jit.slowdown() == 1.0 else 4.0)
             spent += work
             run.clock.spend(work)
             if value > self.best:
@@ -247,6 +260,29 @@ class Prices:
                 return
 
 
+def relaxed(single: Single, price: IntArray, block: int, busy: IntArray) -> int:
+    """`kernels.relaxed` of a problem; over all ends at once in numpy where it is interpreted."""
+    if jit.slowdown("rcpsp") == 1.0:
+        return int(
+            kernels.relaxed(single.dur, single.due, single.weight, price, block, SCALE, busy)
+        )
+    horizon = int(single.dur.sum())
+    ends = np.arange(horizon + 1)
+    paid = np.concatenate([[0], np.cumsum(price[ends[:-1] // block])])
+    taken = np.zeros(horizon + 1, np.int64)
+    total = -int(paid[horizon])
+    jobs = zip(single.dur.tolist(), single.due.tolist(), single.weight.tolist(), strict=True)
+    for dur, due, weight in jobs:
+        late = np.maximum(ends[dur:] - due, 0)
+        value = paid[dur:] - paid[: horizon + 1 - dur] + SCALE * weight * late
+        start = int(np.argmin(value))
+        total += int(value[start])
+        taken[start] += 1
+        taken[start + dur] -= 1
+    busy[:] = np.bincount(ends[:-1] // block, np.cumsum(taken)[:-1], minlength=len(busy))
+    return total
+
+
 def recompute(instance: Instance, bound: Bound) -> int:
     """The Lagrangian bound from its prices.
 
@@ -260,17 +296,7 @@ def recompute(instance: Instance, bound: Bound) -> int:
     if single is None or block * len(prices) < int(single.dur.sum()) or min(prices) < 0:
         raise ProblemError("the prices must fit the problem", value=bound.argument)
     busy = np.zeros(len(prices), np.int64)
-    value = int(
-        kernels.relaxed(
-            single.dur,
-            single.due,
-            single.weight,
-            np.array(prices, np.int64),
-            block,
-            SCALE,
-            busy,
-        )
-    )
+    value = relaxed(single, np.array(prices, np.int64), block, busy)
     return -(-value // SCALE)
 
 
@@ -281,10 +307,11 @@ def search(instance: Instance, single: Single, run: Run, exact: Callable[[int], 
     """
     local = LocalSearch(instance, single, run.seed)
     prices = Prices(single, local.order)
-    jit.ready(run.clock.remaining())
+    compiled = jit.ready(run.clock.remaining(), "rcpsp")
     provable = single.n <= PROVABLE
     half = 0.5 * run.clock.remaining() if provable else 0.0
-    alone = run.deterministic or run.workers == 1
+    # Interpreted kernels would only take the interpreter from each other.
+    alone = run.deterministic or run.workers == 1 or not compiled
     beside = Searcher(local, run)
     if not alone:
         beside.start()
