@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 #: ``start(j) >= start(i) + w`` as (i, j, w).
 Arc = tuple[int, int, int]
 
+#: Up to this many tasks are prepared whatever the limit, for a first schedule.
+AT_ONCE = 1000
 #: Up to this many tasks the reduction is exact; beyond, it looks at detours over one task.
 EXACT_REDUCTION = 4000
 
@@ -208,7 +210,7 @@ def _implied_exactly(
     reach = [0] * n
     redundant: set[tuple[int, int]] = set()
     for count, i in enumerate(reversed(order)):
-        if count % 256 == 0:
+        if count % 256 == 0 and n > AT_ONCE:
             run.clock.check()
         beyond = direct = 0
         for j in out[i]:

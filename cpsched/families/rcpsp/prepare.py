@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cpsched.errors import Infeasible, ProblemError
 from cpsched.families.rcpsp.facts import held_names, without_facts
-from cpsched.families.rcpsp.graph import longest_paths, reduced_edges
+from cpsched.families.rcpsp.graph import AT_ONCE, longest_paths, reduced_edges
 from cpsched.families.rcpsp.horizon import horizon_of
 from cpsched.families.rcpsp.instance import (
     EDGE_TYPES,
@@ -41,9 +41,6 @@ if TYPE_CHECKING:
     from cpsched.families.rcpsp.problem import RcpspProblem
 
 __all__ = ["FAR", "Instance", "prepare"]
-
-#: Up to this many tasks are prepared whatever the limit, for a first schedule.
-AT_ONCE = 1000
 
 
 def prepare(problem: RcpspProblem, run: Run) -> Instance:
