@@ -29,11 +29,15 @@ MOST_SECONDS = 100.0
 
 
 def close_gap(
-    inst: Instance, run: Run, annealer: local.Annealer, background: local.Background | None
+    inst: Instance,
+    run: Run,
+    annealer: local.Annealer,
+    background: local.Background | None,
+    seconds: float = MOST_SECONDS,
 ) -> None:
     """Ask for better and better schedules until there is none, or the time for it is over."""
     clock = run.clock
-    begun, seconds = clock.used(), min(clock.remaining(), MOST_SECONDS)
+    begun, seconds = clock.used(), min(clock.remaining(), seconds)
     # The last makespan that shaving alone did not refute, and what is left for it.
     asked, left = 0, inst.dur
     hard = False

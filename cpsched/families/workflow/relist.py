@@ -84,16 +84,18 @@ def justified(inst: Instance, backwards: Instance, plan: Plan, run: Run) -> Plan
     best = plan
     for _ in range(4):
         run.clock.check()
-        late = _again(backwards, best, inst)
-        early = None if late is None else _again(inst, late, backwards)
+        late = _again(backwards, best, inst, run)
+        early = None if late is None else _again(inst, late, backwards, run)
         if early is None or early.makespan(inst) >= best.makespan(inst):
             break
         best = early
     return best
 
 
-def _again(there: Instance, plan: Plan, here: Instance) -> Plan | None:
+def _again(there: Instance, plan: Plan, here: Instance, run: Run) -> Plan | None:
     """A plan of ``here`` placed anew in the other direction, on the same machines."""
     turned = Plan(plan.makespan(here) - plan.end(here), plan.row, plan.mach)
     order = order_of(there, turned)
-    return greedy.list_plan(there, order, fix_row=plan.row, fix_mach=plan.mach)
+    return greedy.list_plan(
+        there, order, fix_row=plan.row, fix_mach=plan.mach, check=run.clock.check
+    )

@@ -30,6 +30,9 @@ LARGEST_MODEL = 60_000
 #: makespan counts.
 ALL_AT_ONCE = 150
 
+#: Below this relative gap a short try at proofs by cases comes before better schedules.
+PROMISING = 0.025
+
 
 def is_plain(inst: Instance) -> bool:
     """Whether tasks, machines, data and deadlines are all there is to a valid schedule."""
@@ -86,7 +89,7 @@ def _makespan(inst: Instance, run: Run) -> None:
     original = inst
     if inst.n <= 20_000:
         inst = merge.without_idle_tasks(inst)
-    compiled = greedy.is_compiled(inst, run)
+    compiled = greedy.is_compiled(inst, run) or jit.slowdown("workflow") == 1.0
     plan = plan_of(inst, run.incumbent.schedule)
     if inst.n > 2000:
         relist(inst, run, plan, compiled)
@@ -110,7 +113,10 @@ def _makespan(inst: Instance, run: Run) -> None:
     packing.prove(original, run)
     if small and compiled and not run.done():
         # Many problems of this size need no cases; the others need a good schedule first.
-        _exact_makespan(inst, run, None, fine=False, seconds=min(0.5, 0.05 * limit))
+        if annealer.best - local.target(inst, run) <= PROMISING * annealer.best:
+            cases.close_gap(inst, run, annealer, None, seconds=min(1.5, 0.15 * limit))
+        if not run.done():
+            _exact_makespan(inst, run, None, fine=False, seconds=min(0.5, 0.05 * limit))
         if not run.done() and not annealer.is_close(local.target(inst, run)):
             improve_levels(inst, run, seconds=min(1.0, 0.1 * limit), call_seconds=0.3)
         annealer.adopt(plan_of(inst, run.incumbent.schedule))
