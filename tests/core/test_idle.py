@@ -1,4 +1,4 @@
-"""Work that waits for a moment between calls."""
+"""Work that waits for a pause between calls."""
 
 import threading
 
@@ -21,4 +21,16 @@ def test_calls_may_overlap():
         with idle.busy():
             idle.when_idle(0.0, begun.set)
         assert not begun.wait(0.2)
+    assert begun.wait(5.0)
+
+
+def test_calls_close_together_are_not_disturbed():
+    """The action waits for a pause that is longer than a moment between two calls."""
+    begun = threading.Event()
+    with idle.busy():
+        idle.when_idle(0.0, begun.set)
+    for _ in range(5):
+        assert not begun.wait(0.02)
+        with idle.busy():
+            pass
     assert begun.wait(5.0)
