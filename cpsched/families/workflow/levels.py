@@ -89,7 +89,9 @@ def build(
                 return None
         return schedule
 
-    return v, exact.Built(v.model, extract, value_of, proves=not (between and whole))
+    careful = exact.CAREFUL if v.notes.get("large") else {}
+    proves = not (between and whole)
+    return v, exact.Built(v.model, extract, value_of, proves=proves, parameters=careful)
 
 
 def may_start_between(inst: Instance, run: Run, level: int) -> bool:

@@ -16,6 +16,9 @@ from cpsched.families.workflow.prepare import integers
 from cpsched.families.workflow.problem import MAXIMISED, Machine, Option
 from cpsched.families.workflow.terms import exact
 
+#: Coefficients above this ask for a careful presolve.
+LARGE = 2**20
+
 
 @dataclass(frozen=True)
 class Expression:
@@ -191,6 +194,8 @@ def _sum_of_choices(
                 literals.append(x)
                 coefficients.append(whole)
         worst += largest
+    if max(map(abs, coefficients), default=0) > LARGE:
+        v.notes["large"] = True
     return literals, coefficients, scale, worst / scale
 
 
