@@ -83,3 +83,60 @@ def test_certain_success_is_replayed():
     )
     found = agents.replay(p, agents.Planner(1.0), 5)
     assert (found.successes, found.mean_spent) == (5, 5.0)
+
+
+def two_tries(budget: float, deadline: float) -> WorkflowProblem:
+    """A task that succeeds every other time, then one that always does."""
+    return problem(
+        tasks=[
+            {"id": "a", "work": 1, "cost": 2, "success": 0.5},
+            {"id": "b", "work": 1, "cost": 1},
+        ],
+        edges=[{"source": "a", "target": "b"}],
+        machines=[{"name": "m"}],
+        budgets={"cost": budget},
+        deadline=deadline,
+    )
+
+
+@pytest.mark.parametrize(
+    ("budget", "deadline", "tries"),
+    [(2, 9, 0), (3, 9, 1), (5, 9, 2), (9, 2, 1), (9, 3, 2), (7, 9, 3), (7, 1, 0)],
+)
+def test_the_chance_of_a_plan_counts_all_tries(budget, deadline, tries):
+    """Money and time for so many tries of a coin: one minus a half to that power."""
+    p = two_tries(budget, deadline)
+    chance = agents.Chances(p, agents.State(), 4000).of({"a": 0, "b": 0})
+    assert chance == pytest.approx(1 - 0.5**tries, abs=0.03)
+
+
+def test_a_task_under_way_has_been_paid():
+    """Its first try costs nothing more and ends when it does."""
+    p = two_tries(3, 9)
+    state = agents.State(now=0.5, running={"a": (0, 1.0)}, spent=2.0)
+    assert agents.Chances(p, state, 4000).of({"a": 0, "b": 0}) == pytest.approx(0.5, abs=0.03)
+    state.spent = 3.0
+    assert agents.Chances(p, state).of({"a": 0, "b": 0}) == 0.0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_improving_a_plan_never_lowers_its_chance(seed):
+    """One task after the other changes for the better; tasks under way keep their option."""
+    p = agent(8, 3, 2, 0.3, seed)
+    chances = agents.Chances(p, agents.State())
+    plan = {t.id: 0 for t in p.tasks}
+    value, better = chances.improved(plan, ["t0"], 5.0)
+    assert value == chances.of(better) >= chances.of(plan)
+    assert better["t0"] == 0
+    for task in p.tasks[1:]:
+        assert all(chances.of(better | {task.id: k}) <= value for k in range(len(task.choices)))
+
+
+def test_a_reserve_for_second_tries_beats_spending_everything():
+    """The planner succeeds more often than the plan that is best without second tries."""
+    p = agent(20, 3, 3, 0.15, 0)
+    planner = agents.Planner(1.0)
+    all_in = planner.solve(p, agents.State())
+    chances = agents.Chances(p, agents.State())
+    value, plan = planner.choose(p, agents.State())
+    assert value == chances.of(plan) > chances.of(all_in) + 0.1

@@ -2,20 +2,34 @@
 
 A plan chooses an option (model and number of samples) for every subtask such that the probability
 that all succeed is largest, the worst-case spend of everything planned stays within the budget and
-the critical path within the deadline. After an outcome that the plan did not expect the rest is
-planned anew: spent money is gone, and what runs in parallel stays reserved in full.
+the critical path within the deadline. A planner that may try again leaves part of the budget for it.
+After an outcome that the plan did not expect the rest is planned anew: spent money is gone, and what
+runs in parallel stays reserved in full.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cpsched.families.workflow import terms
 from cpsched.families.workflow.consistent import dependencies, fits
 from cpsched.families.workflow.problem import Budgets, Task, WorkflowProblem
+
+#: Outcomes over which plans are compared.
+SAMPLES = 400
+#: Parts of the money that plans leave for second tries.
+RESERVES = (0.0, 0.1, 0.2, 0.3, 0.4)
+#: Tries of what never succeeds.
+NEVER = 1e12
+#: A plan is kept while its chance is not lower by more than this.
+WORTH = 0.03
 
 #: ``policy(problem, state)``: option per open task to start when it is ready; None gives up.
 Policy = Callable[[WorkflowProblem, "State"], Mapping[str, int] | None]
@@ -83,10 +97,120 @@ def remaining_problem(problem: WorkflowProblem, state: State) -> WorkflowProblem
     )
 
 
-class Planner:
-    """A policy that re-solves after every failure and keeps to its plan otherwise.
+class Chances:
+    """Success of plans whose failed tasks are tried again, over the same random outcomes for all.
 
-    While everything succeeds the rest of an optimal plan stays optimal, so nothing is solved.
+    A task is tried until it succeeds; what counts is whether money and time suffice for all tries.
+    Machines are not contended.
+    """
+
+    def __init__(self, problem: WorkflowProblem, state: State, samples: int = SAMPLES) -> None:
+        rng = np.random.default_rng(SAMPLES)
+        self.samples = samples
+        self.money = math.inf if problem.budgets.cost is None else problem.budgets.cost
+        self.money -= state.spent
+        self.time = math.inf if problem.deadline is None else problem.deadline
+        before: dict[str, list[str]] = {t.id: [] for t in problem.tasks}
+        for source, target in dependencies(problem):
+            before[target].append(source)
+        self.tasks = [t for t in problem.tasks if t.id not in state.done]
+        ids = [t.id for t in self.tasks]
+        luck = np.log(rng.random((len(ids), samples)))
+        ready = np.full(samples, state.now)
+        #: Per task and option: money and time for all tries, each (samples,).
+        self.money_of: dict[str, list[NDArray[np.float64]]] = {}
+        self.time_of: dict[str, list[NDArray[np.float64]]] = {}
+        self.begun: dict[str, NDArray[np.float64]] = {}
+        self.before = {i: [b for b in before[i] if b not in state.done] for i in ids}
+        for task, own in zip(self.tasks, luck, strict=True):
+            under_way = state.running.get(task.id)
+            money: list[NDArray[np.float64]] = []
+            lasts: list[NDArray[np.float64]] = []
+            for k, option in enumerate(task.choices):
+                chance = terms.success(option)
+                tries = np.ones(samples)
+                if chance <= 0.0:
+                    tries = np.full(samples, NEVER)
+                elif chance < 1.0:
+                    tries = np.clip(np.ceil(own / math.log1p(-chance)), 1.0, NEVER)
+                length = duration_of(problem, task, k)
+                if under_way is not None:
+                    # Its first try is paid, and ends at a known time.
+                    lasts.append(under_way[1] - state.now + (tries - 1.0) * length)
+                    money.append((tries - 1.0) * terms.own_use(option, "cost"))
+                else:
+                    lasts.append(tries * length)
+                    money.append(tries * terms.own_use(option, "cost"))
+            self.money_of[task.id], self.time_of[task.id] = money, lasts
+            self.begun[task.id] = np.maximum(ready, task.release)
+        self.order = _in_order(ids, self.before)
+
+    def of(self, plan: Mapping[str, int]) -> float:
+        """Share of the outcomes in which the plan ends well."""
+        ends: dict[str, NDArray[np.float64]] = {}
+        spent = np.zeros(self.samples)
+        last = np.zeros(self.samples)
+        for name in self.order:
+            start = self.begun[name]
+            for other in self.before[name]:
+                start = np.maximum(start, ends[other])
+            ends[name] = start + self.time_of[name][plan[name]]
+            last = np.maximum(last, ends[name])
+            spent += self.money_of[name][plan[name]]
+        well = (spent <= self.money * (1 + 1e-12)) & (last <= self.time * (1 + 1e-12))
+        return float(well.mean())
+
+    def improved(
+        self, plan: Mapping[str, int], fixed: Iterable[str], seconds: float
+    ) -> tuple[float, dict[str, int]]:
+        """The plan after changes of one task each that raise its chance, within some seconds."""
+        best, value = dict(plan), self.of(plan)
+        end = time.perf_counter() + seconds
+        held = set(fixed)
+        quiet = 0
+        open_ = [t for t in self.tasks if t.id not in held and len(t.choices) > 1]
+        while open_ and quiet < len(open_):
+            for task in open_:
+                quiet += 1
+                kept = best[task.id]
+                for k in range(len(task.choices)):
+                    if k == kept:
+                        continue
+                    made = self.of(best | {task.id: k})
+                    if made > value:
+                        best[task.id], value, quiet = k, made, 0
+                if time.perf_counter() > end or value >= 1.0:
+                    return value, best
+                if quiet >= len(open_):
+                    break
+        return value, best
+
+
+def _in_order(names: Sequence[str], before: Mapping[str, Sequence[str]]) -> list[str]:
+    out: list[str] = []
+    seen: set[str] = set()
+    for name in names:
+        stack = [name]
+        while stack:
+            top = stack[-1]
+            missing = [b for b in before[top] if b not in seen]
+            if missing and top not in seen:
+                stack += missing
+                continue
+            stack.pop()
+            if top not in seen:
+                seen.add(top)
+                out.append(top)
+    return out
+
+
+class Planner:
+    """A policy that plans anew after failures and keeps to its plan otherwise.
+
+    A plan that spends all the money is most likely to succeed at the first try of every task, but
+    leaves nothing for a second one. So optimal plans are made for parts of the money, the one with
+    the best chance when failed tasks are tried again is taken (by `Chances`), and improved task by
+    task. While everything goes as expected the rest of a plan stays as good, so nothing is solved.
 
     Parameters
     ----------
@@ -98,36 +222,64 @@ class Planner:
         self.seconds = seconds
         self.plan: dict[str, int] | None = None
         self.failures = -1
-        self._memory: dict[object, dict[str, int] | None] = {}
+        self.expected = 0.0
+        self._memory: dict[object, tuple[float, dict[str, int]] | None] = {}
 
     def __call__(self, problem: WorkflowProblem, state: State) -> Mapping[str, int] | None:
         """Options of the open tasks."""
-        if self.plan is None or state.failures != self.failures or not state.spent:
+        if not state.spent:
+            self.plan = None
+        if self.plan is None or state.failures != self.failures:
             self.failures = state.failures
-            self.plan = self.solve(problem, state)
+            running = tuple(sorted((t, o, e - state.now) for t, (o, e) in state.running.items()))
+            chosen = None if self.plan is None else tuple(sorted(self.plan.items()))
+            done = frozenset(state.done)
+            key = (id(problem), done, running, state.now, state.spent, chosen)
+            if key not in self._memory:
+                self._memory[key] = self.choose(problem, state)
+            found = self._memory[key]
+            if found is None:
+                return None
+            self.expected, self.plan = found
         return self.plan
 
-    def solve(self, problem: WorkflowProblem, state: State) -> dict[str, int] | None:
-        """An optimal choice for what is open; None when budget or time no longer suffice."""
+    def choose(self, problem: WorkflowProblem, state: State) -> tuple[float, dict[str, int]] | None:
+        """The plan to go on with and its chance; None when money or time no longer suffice."""
+        chances = Chances(problem, state)
+        running = {t: o for t, (o, _) in state.running.items()}
+        if self.plan is not None:
+            value = chances.of(self.plan)
+            if value >= self.expected - WORTH:
+                return value, self.plan
+        plans = [
+            plan
+            for reserve in RESERVES
+            if (plan := self.solve(problem, state, 1.0 - reserve)) is not None
+        ]
+        if self.plan is not None:
+            plans.append(self.plan)
+        if not plans:
+            return None
+        rated = [(chances.of(running | plan), running | plan) for plan in plans]
+        _, best = max(rated, key=lambda pair: pair[0])
+        return chances.improved(best, running, 0.5 * self.seconds)
+
+    def solve(
+        self, problem: WorkflowProblem, state: State, part: float = 1.0
+    ) -> dict[str, int] | None:
+        """An optimal choice for what is open and a part of the money, or None."""
         from cpsched.solve import solve
 
-        running = tuple(sorted((t, o, e - state.now) for t, (o, e) in state.running.items()))
-        key = (id(problem), frozenset(state.done), running, state.now, state.spent)
-        if key not in self._memory:
-            left = remaining_problem(problem, state)
-            if left.deadline is not None and left.deadline < 0:
-                self._memory[key] = None
-            else:
-                result = solve(left, time_limit=self.seconds, workers=1)
-                plan = None
-                if result.schedule is not None:
-                    plan = {
-                        p.task: p.option
-                        for p in result.schedule.tasks
-                        if p.task not in state.running
-                    }
-                self._memory[key] = plan
-        return self._memory[key]
+        left = remaining_problem(problem, state)
+        if left.deadline is not None and left.deadline < 0:
+            return None
+        if left.budgets.cost is not None:
+            budgets = Budgets(cost=part * left.budgets.cost)
+            left = left.model_copy(update={"budgets": budgets})
+        result = solve(left, time_limit=self.seconds, workers=1)
+        if result.schedule is None:
+            return None
+        return {p.task: p.option for p in result.schedule.tasks if p.task not in state.running}
 
 
 @dataclass(frozen=True)
@@ -281,6 +433,7 @@ def wilson(successes: int, runs: int, z: float = 1.96) -> tuple[float, float]:
 
 
 __all__: Sequence[str] = (
+    "Chances",
     "Planner",
     "Policy",
     "Replay",
