@@ -2,9 +2,9 @@
 
 A plan chooses an option (model and number of samples) for every subtask such that the probability
 that all succeed is largest, the worst-case spend of everything planned stays within the budget and
-the critical path within the deadline. A planner that may try again leaves part of the budget for it.
-After an outcome that the plan did not expect the rest is planned anew: spent money is gone, and what
-runs in parallel stays reserved in full.
+the critical path within the deadline. A planner that may try again leaves part of the budget for
+that. After an outcome that the plan did not expect the rest is planned anew: spent money is gone,
+and what runs in parallel stays reserved in full.
 """
 
 from __future__ import annotations
