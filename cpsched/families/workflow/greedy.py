@@ -316,16 +316,15 @@ def portfolio(inst: Instance, run: Run) -> None:
     large = inst.n > LARGE
     best: tuple[int, Plan, str] | None = None
 
-    def affordable(seconds: float) -> bool:
-        if run.incumbent is None and (not large or seconds == size):
-            # HEFT is tried in any case, and a small instance gets a schedule when time is over.
-            return not run.done() or not large
-        share = 1.0 if run.incumbent is None else 0.15
-        return not run.done() and seconds <= share * clock.remaining()
-
-    def attempt(name: str, make: Callable[[], Plan | None], seconds: float) -> None:
+    def attempt(
+        name: str, make: Callable[[], Plan | None], seconds: float, share: float = 0.15
+    ) -> None:
         nonlocal best
-        if not affordable(seconds):
+        if run.incumbent is None and (not large or name == "heft"):
+            # HEFT is tried in any case, and a small instance gets a schedule when time is over.
+            if run.done() and large:
+                return
+        elif run.done() or seconds > (1.0 if run.incumbent is None else share) * clock.remaining():
             return
         clock.spend(seconds)
         plan = make()
@@ -341,7 +340,7 @@ def portfolio(inst: Instance, run: Run) -> None:
     if not compiled and large and size > max(2 * quick, 0.15 * clock.remaining()):
         attempt("appended", lambda: appended(inst, clock.check), quick)
     hurry = large or run.incumbent is not None
-    attempt("heft", lambda: heft(inst, clock.check if hurry else None), size)
+    attempt("heft", lambda: heft(inst, clock.check if hurry else None), size, 0.5)
     ready = min(inst.n, 2000)
     attempt("peft", lambda: peft(inst), size + kernel)
     attempt("cpop", lambda: cpop(inst), size)
