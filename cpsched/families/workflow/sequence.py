@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 
-from cpsched.core.clock import Clock
 from cpsched.core.run import Run
 from cpsched.families.workflow import greedy
 from cpsched.families.workflow.prepare import NEVER, Instance, Ints, integers
@@ -64,7 +63,9 @@ def applies(inst: Instance) -> bool:
     return not inst.problem.branches and not bool((inst.dur == 0).any())
 
 
-def best_order(inst: Instance, states: int = STATES, clock: Clock | None = None) -> Order:
+def best_order(
+    inst: Instance, states: int = STATES, over: Callable[[], bool] = lambda: False
+) -> Order:
     """The order of the tasks with the least peak, or a bound on it after so many sets.
 
     Sets of finished tasks are taken by increasing peak, so the peak of the set that is looked at
@@ -114,7 +115,7 @@ def best_order(inst: Instance, states: int = STATES, clock: Clock | None = None)
         if done == everything:
             return Order(Fraction(peak) / files.scale, looked, _path(came, done))
         looked += 1
-        if looked >= states or (clock is not None and looked % 256 == 0 and clock.expired()):
+        if looked >= states or over():
             break
         ran: list[int] = []
         now, height = done, level
@@ -173,8 +174,9 @@ def prove(inst: Instance, run: Run) -> None:
         return
     states = STATES if clock.deterministic else 10 * STATES
     states = max(100, min(states, int(STATES * 0.2 * clock.remaining() / seconds)))
+    end = clock.used() + 0.3 * clock.remaining()
+    found = best_order(inst, states, lambda: clock.cancelled or clock.used() > end)
     clock.spend(seconds * states / STATES)
-    found = best_order(inst, states, clock)
     data = {"states": found.states + (found.order is not None)}
     run.raise_bound(Bound(float(found.least), "orders", "peak_storage", data))
     if found.order is None:
