@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import pytest
 
@@ -140,3 +141,21 @@ def test_a_reserve_for_second_tries_beats_spending_everything():
     chances = agents.Chances(p, agents.State())
     value, plan = planner.choose(p, agents.State())
     assert value == chances.of(plan) > chances.of(all_in) + 0.1
+
+
+def test_policies_are_replayed_from_the_command_line(tmp_path):
+    """By name; other names and estimates are refused in one line."""
+    from typer.testing import CliRunner
+
+    from cpsched.cli.main import app
+
+    p = two_tries(3, 9)
+    file = tmp_path / "agent.json"
+    file.write_text(json.dumps(p.to_dict()))
+    call = ["replay", str(file), "--json", "--policy"]
+    for policy in ("planner", "greedy", "cost-aware"):
+        found = CliRunner().invoke(app, [*call, policy])
+        assert found.exit_code == 0
+        assert json.loads(found.stdout)["probability"] == pytest.approx(0.5, abs=0.2)
+    for wrong in (["other"], ["greedy", "--estimates", "mean"]):
+        assert CliRunner().invoke(app, [*call, *wrong]).exit_code != 0

@@ -58,11 +58,11 @@ def _lazily(module: str, function: str) -> Callable[..., Any]:
     The solving modules need ortools and numba, which reading and checking do without.
     """
 
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: Any, **named: Any) -> Any:
         import importlib
 
         loaded = importlib.import_module(f"cpsched.families.workflow.{module}")
-        return getattr(loaded, function)(*arguments)
+        return getattr(loaded, function)(*arguments, **named)
 
     call.__name__ = function
     return call
@@ -95,6 +95,7 @@ FAMILY: Family[WorkflowProblem, WorkflowSchedule, Any] = Family(
     draw=draw,
     revise=_lazily("revise", "revise"),
     limit=limit,
+    tools={"replay": _lazily("agents", "replay_by_name")},
     formats=FORMATS,
     writers=WRITERS,
     generators=GENERATORS,

@@ -13,11 +13,12 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cpsched.errors import ProblemError
 from cpsched.families.workflow import terms
 from cpsched.families.workflow.consistent import dependencies, fits
 from cpsched.families.workflow.problem import Budgets, Task, WorkflowProblem
@@ -292,6 +293,17 @@ class Replay:
     high: float
     mean_spent: float
 
+    def to_dict(self) -> dict[str, float]:
+        """The figures by name, for JSON."""
+        return {"probability": self.probability, **asdict(self)}
+
+    def table(self) -> str:
+        """One line to read."""
+        return (
+            f"{self.successes} of {self.runs} runs succeed ({self.probability:.2f}, 95 % interval "
+            f"{self.low:.2f} to {self.high:.2f}), mean spend {self.mean_spent:g}"
+        )
+
     @property
     def probability(self) -> float:
         """Share of the runs in which every task succeeded on time and within budget."""
@@ -349,6 +361,44 @@ def _play(problem: WorkflowProblem, policy: Policy, rng: random.Random) -> tuple
         else:
             state.failures += 1
     return True, state.spent
+
+
+def replay_by_name(
+    problem: WorkflowProblem,
+    policy: object,
+    *,
+    estimates: str | None = None,
+    time_limit: float | None = None,
+    seed: int = 0,
+) -> Replay:
+    """`replay` 100 times: ``planner`` (solves of ``time_limit``), ``greedy``, ``cost-aware``.
+
+    Raises
+    ------
+    ProblemError
+        For another policy, or estimates, which workflows do not have.
+    """
+    policies: dict[object, Policy] = {
+        "planner": Planner(2.0 if time_limit is None else min(2.0, time_limit)),
+        "greedy": greedy_policy,
+        "cost-aware": cost_aware_policy,
+    }
+    chosen = policies.get(policy) if isinstance(policy, str) else None
+    if chosen is None:
+        raise ProblemError(
+            f"policies of workflows are {', '.join(map(str, policies))}",
+            place="policy",
+            value=policy if isinstance(policy, str) else "a plan",
+            remedy="Choose one.",
+        )
+    if estimates is not None:
+        raise ProblemError(
+            "workflows have no hidden lengths",
+            place="estimates",
+            value=estimates,
+            remedy="Leave the estimates out.",
+        )
+    return replay(problem, chosen, 100, seed)
 
 
 def duration_of(problem: WorkflowProblem, task: Task, choice: int) -> float:
